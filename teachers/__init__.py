@@ -1,0 +1,1 @@
+"""Frozen backbones behind one contract. Imports nothing of ours."""
