@@ -1,0 +1,63 @@
+"""The rooms of the house: who may import whom. Every import of every file is parsed, none is executed."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "imagery": set(),
+    "teachers": set(),
+    "featsharp_adapter": {"teachers", "imagery"},
+    "eval_suite": {"teachers", "imagery"},
+    "distill": {"teachers", "featsharp_adapter", "imagery"},
+}
+# Entry scripts stand at the top of their room: they may wire rooms together, and nobody imports them.
+ENTRY_SCRIPTS = {
+    "distill/run.py",
+    "distill/ablate.py",
+    "featsharp_adapter/train.py",
+    "eval_suite/__main__.py",
+    "teachers/tiny/train.py",
+}
+ALWAYS_FORBIDDEN = {"benchmarks", "tests"}
+FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
+
+
+def imported_modules(source: str) -> list[str]:
+    """Dotted names a source imports anywhere, `from a.b import c` counting as both a.b and a.b.c."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the room"
+            names += [node.module or ""] + [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def violations(file: str, source: str) -> list[str]:
+    """What in `source`, standing at the repository path `file`, breaks the house rules."""
+    room = file.split("/", 1)[0]
+    entries = {entry.removesuffix(".py").replace("/", ".") for entry in ENTRY_SCRIPTS}
+    found = []
+    for name in imported_modules(source):
+        target = name.split(".", 1)[0]
+        if target in ALWAYS_FORBIDDEN or name in entries:
+            found.append(f"{file} imports {name}")
+        elif target in MAY_IMPORT and target not in MAY_IMPORT[room] | {room} and file not in ENTRY_SCRIPTS:
+            found.append(f"{file} imports {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path: Path) -> None:
+    assert violations(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) == []
+
+
+def test_the_check_sees_a_violation() -> None:
+    assert violations("imagery/x.py", "import teachers.contracts") == ["imagery/x.py imports teachers.contracts"]
+    assert violations("eval_suite/x.py", "def f():\n    from distill.student import S") != []
+    assert violations("distill/x.py", "from distill.run import main") != []
+    assert violations("distill/run.py", "from eval_suite.suite import run_suite") == []
