@@ -1,0 +1,66 @@
+"""Crop, zoom, stretch and mirror: one antialiased resampling from the source pixels, decided by (seed, position).
+
+The base is what FeatSharp trains on (arXiv 2502.16025): bring the smallest side to the output size, zoom by a uniform
+factor, crop at random. Crop and resize are one operation, so pixels are interpolated once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from imagery.errors import UserError
+from imagery.order import mix
+
+_AUGMENT = 0xA06  # keeps these random numbers apart from the other uses of (seed, position)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to an image on its way to height x width; the default is a random crop and nothing else.
+
+    zoom: range of the uniform factor by which the picture is enlarged beyond the smallest fit (1 = smallest side fits).
+    aspect: range of the stretch width : height, log-uniform (1 = none).
+    hflip: probability of a mirror image.
+    random_crop: a random window; False takes the centre.
+    """
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[float, float] = (1.0, 1.0)
+    hflip: float = 0.0
+    random_crop: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.zoom[0] <= self.zoom[1]:
+            raise UserError(f"augment.zoom is a range low, high with 1 <= low <= high, got {self.zoom}")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise UserError(f"augment.aspect is a range low, high with 0 < low <= high, got {self.aspect}")
+        if not 0 <= self.hflip <= 1:
+            raise UserError(f"augment.hflip is a probability, got {self.hflip}")
+
+    def apply(self, image: np.ndarray, height: int, width: int, *, seed: int, position: int) -> np.ndarray:
+        """uint8 [H, W, 3] -> uint8 [height, width, 3]; the same (seed, position) always does the same."""
+        random = np.random.Generator(np.random.PCG64(mix(seed, position, _AUGMENT)))
+        box = self.box(image.shape[0], image.shape[1], height, width, random)
+        # BICUBIC in Pillow widens its kernel when it shrinks: antialiased, unlike a plain interpolation.
+        crop = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box)
+        pixels = np.asarray(crop)
+        return pixels[:, ::-1] if random.random() < self.hflip else pixels
+
+    def box(
+        self, source_height: int, source_width: int, height: int, width: int, random: np.random.Generator
+    ) -> tuple[float, float, float, float]:
+        """The window (left, top, right, bottom) of the source, in source pixels, that becomes height x width."""
+        zoom = random.uniform(*self.zoom)
+        stretch = float(np.exp(random.uniform(*np.log(self.aspect))))
+        across, down = random.random(2) if self.random_crop else (0.5, 0.5)
+        # A picture stretched in width shows less of its width: the window is narrower than the output's shape.
+        shape = width / height / stretch
+        box_height = min(source_height, source_width / shape) / zoom
+        box_width = min(source_width, source_height * shape) / zoom
+        left, top = across * (source_width - box_width), down * (source_height - box_height)
+        return left, top, min(left + box_width, source_width), min(top + box_height, source_height)
+
+
+PLAIN = Augment(random_crop=False)
+"""No augmentation: smallest side to the output size, centre crop."""

@@ -1,0 +1,88 @@
+"""Untrusted bytes -> RGB pixels. Whatever is wrong with a file, the answer is `BadImage`, never a crash or a guess.
+
+Only raster formats that Pillow decodes in-process are accepted: EPS and friends start an outside program. Colour
+profiles are ignored (as every training pipeline in the field does); transparency is laid over white.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+# Pillow's own limit, a quarter of a gigabyte as RGB: beyond it a small file is more likely a bomb than a photograph.
+MAX_PIXELS = 89_478_485
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"))
+
+# EXIF orientation tag (CIPA DC-008, 4.6.4) -> what turns the stored picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(Exception):
+    """This image cannot be used; the message says why. Streams replace and count it."""
+
+
+def decode_image(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode one image file, first frame, upright -> uint8 RGB [H, W, 3].
+
+    `data` is the file's content or its path. Greyscale, palette, CMYK, 16-bit and transparent images become 8-bit RGB.
+    Raises `BadImage` for anything that is not a complete image of at most `max_pixels`.
+    """
+    try:
+        content = data.read_bytes() if isinstance(data, Path) else data
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BadImage(f"{image.width} x {image.height} is more than {max_pixels} pixels")
+            image.load()
+            return np.array(_upright(_to_rgb(image), _orientation(image)))
+    except BadImage:
+        raise
+    except Exception as error:
+        # On damaged files Pillow's decoders raise nearly every exception there is (SyntaxError, struct.error, ...).
+        raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; a damaged EXIF block says nothing about the pixels, so it counts as upright."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode -> RGB."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return _from_wide_grey(image)
+    if image.mode == "F":
+        raise BadImage("32-bit float pixels have no fixed range")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        picture = image.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_wide_grey(image: Image.Image) -> Image.Image:
+    """16-bit greyscale (modes I;16, I;16B, I) -> RGB; Pillow's own conversion would clip at 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage("32-bit integer pixels have no fixed range")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))

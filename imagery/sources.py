@@ -1,0 +1,74 @@
+"""From a line of a recipe to a source of images.
+
+scenes:seed=1,count=4096[,size=224][,cache=true]      rendered on the fly; size=HEIGHTxWIDTH for other shapes
+imagefolder:PATH                                      every image under a folder
+webdataset:PATH                                       tar shards: a file, a folder, a glob, or {000..127} braces
+hf:NAME_OR_PATH[?split=train][&column=image][&config=...][&revision=...][&streaming=true][&window=1024]
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+
+from imagery.contracts import SequentialSource, Source
+from imagery.errors import UserError
+from imagery.local_sources import FolderSource, ScenesSource
+
+
+def open_source(spec: str) -> Source | SequentialSource:
+    """Open the images that `spec` (forms above) names. UserError if the form is wrong or there is nothing there."""
+    kind, colon, rest = spec.partition(":")
+    if kind not in _OPENERS:
+        raise UserError(f'unknown source of images "{spec}"{_nearest(kind, _OPENERS)}; known: {", ".join(_OPENERS)}')
+    if not colon or not rest:
+        raise UserError(f'"{spec}" says where images come from but not which: {kind}:...')
+    return _OPENERS[kind](rest)
+
+
+def _open_scenes(rest: str) -> Source:
+    options = _options("scenes", rest.split(","), ("seed", "count", "size", "cache"))
+    if not {"seed", "count"} <= options.keys():
+        raise UserError(f'scenes needs a seed and a count, e.g. "scenes:seed=1,count=4096", got "scenes:{rest}"')
+    size = re.fullmatch(r"(\d+)(?:x(\d+))?", options.get("size", "224"))
+    if size is None:
+        raise UserError(f'scenes: size is PIXELS or HEIGHTxWIDTH, got "{options["size"]}"')
+    height, width = int(size[1]), int(size[2] or size[1])
+    seed, count = _integer("seed", options["seed"]), _integer("count", options["count"])
+    return ScenesSource(seed, count, height, width, cache=_truth("cache", options.get("cache", "false")))
+
+
+_OPENERS: dict[str, Callable[[str], Source | SequentialSource]] = {
+    "scenes": _open_scenes,
+    "imagefolder": FolderSource,
+}
+
+
+def _options(kind: str, parts: Iterable[str], known: tuple[str, ...]) -> dict[str, str]:
+    """["a=1", "b=2"] -> {"a": "1", "b": "2"}; UserError for anything else."""
+    options = {}
+    for part in parts:
+        name, equals, value = part.strip().partition("=")
+        if name not in known:
+            raise UserError(f'{kind} has no option "{name}"{_nearest(name, known)}; it takes: {", ".join(known)}')
+        if not equals or not value:
+            raise UserError(f'{kind}: write {name}=VALUE, got "{part}"')
+        options[name] = value
+    return options
+
+
+def _integer(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(f'{name} is a whole number, got "{value}"') from None
+
+
+def _truth(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise UserError(f'{name} is true or false, got "{value}"')
+    return value.lower() == "true"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{close[0]}"?)' if close else ""

@@ -1,0 +1,228 @@
+"""Endless batches of images for training: shuffled, augmented, split over ranks, resumable to the image.
+
+Shapes: b images a rank and step, w ranks. At the step that starts at global position p, rank r takes the positions
+p + r*b + [0..b), and the next step starts at p + b*w. Which image stands at a position, how it is augmented and what
+replaces it if it is bad depend on (seed, position) alone, so the union over ranks is what one process with batch b*w
+sees, and a run goes on after an interruption as if there had been none, on any number of ranks.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from imagery.augment import Augment
+from imagery.contracts import SequentialSource, Source
+from imagery.cursor import Candidates, open_cursor
+from imagery.decode import BadImage
+from imagery.errors import UserError
+
+BATCHES_AHEAD = 2
+MAX_ATTEMPTS = 32
+MIN_READ_TO_JUDGE = 100  # below this many reads one bad file would already be a large share
+MAX_KEYS_LISTED = 1000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: uint8 [b, 3, H, W], RGB; positions: int64 [b], global; keys: the names of the images shown."""
+
+    images: torch.Tensor
+    positions: torch.Tensor
+    keys: list[str]
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 0..255 -> float32 0..1, what every backbone takes."""
+    return images.float().div_(255)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    pixels: np.ndarray  # uint8 [3, H, W]
+    key: str
+    bad: tuple[tuple[str, str], ...]  # (key, reason) of what had to be replaced
+
+
+@dataclass
+class _Pending:
+    """A batch on its way: where it starts, the cursor's state before it, and its samples, done or in the making."""
+
+    start: int
+    cursor_state: dict[str, Any]
+    positions: range
+    samples: list["Future[_Sample]"] = field(default_factory=list)
+
+
+class ImageStream:
+    """An endless iterator of `Batch`; a second `for` loop over it goes on where the first one stopped.
+
+    workers: threads that decode and augment ahead (Pillow releases the interpreter lock); 0 works in the caller.
+    Neither their number nor their timing changes what comes out. Bad images are replaced, counted and listed in
+    `report()`; UserError once they are more than `max_bad_share` of the images read.
+    """
+
+    def __init__(
+        self,
+        source: Source | SequentialSource,
+        *,
+        batch_size: int,
+        height: int,
+        width: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        augment: Augment,
+        shuffle: bool = True,
+        workers: int = 0,
+        max_bad_share: float = 0.05,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not in 0..{world - 1}")
+        if min(batch_size, height, width) < 1 or workers < 0:
+            raise UserError("batch size, height and width must be positive, workers zero or more")
+        if source.lost_share > max_bad_share:
+            raise UserError(f"{source.lost_share:.0%} of {source.name} is unreadable, e.g. {source.problems[0]}")
+        self.source, self.seed, self.augment, self.shuffle = source, seed, augment, shuffle
+        self.batch_size, self.height, self.width = batch_size, height, width
+        self.rank, self.world, self.workers, self.max_bad_share = rank, world, workers, max_bad_share
+        self._cursor = open_cursor(source, seed, shuffle=shuffle)
+        self._next_start = 0  # of the next batch to be prepared; the next one to be given out may be earlier
+        self._pending: deque[_Pending] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+        self._read, self._bad = 0, 0
+        self._bad_reasons: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self._pending) <= (BATCHES_AHEAD if self.workers else 0):
+            self._pending.append(self._prepare())
+        pending = self._pending[0]
+        samples = [future.result() for future in pending.samples]
+        self._count(samples)
+        self._pending.popleft()  # only now: had a sample failed, the state would still point at this batch
+        return Batch(
+            images=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            positions=torch.tensor(pending.positions, dtype=torch.int64),
+            keys=[sample.key for sample in samples],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on with the batch after the last one given out; plain JSON types."""
+        ahead = self._pending[0] if self._pending else None
+        return {
+            "position": ahead.start if ahead else self._next_start,
+            "cursor": ahead.cursor_state if ahead else self._cursor.snapshot(),
+            **self._identity(),
+            "counts": {"rank": self.rank, "world": self.world, "read": self._read, "bad": self._bad},
+            "bad_reasons": dict(self._bad_reasons),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, on any rank of any number of ranks. UserError if the images or their order differ."""
+        for name, now in self._identity().items():
+            if state[name] != now:
+                raise UserError(
+                    f"the checkpoint was made with other images: {name} was {state[name]!r} and is {now!r} "
+                    f"({self.source.name}); start a new run, or put the data back"
+                )
+        self._drop_pending()
+        self._next_start = state["position"]
+        self._cursor.restore(state["cursor"])
+        counts = state["counts"]
+        mine = (counts["rank"], counts["world"]) == (self.rank, self.world)
+        self._read, self._bad = (counts["read"], counts["bad"]) if mine else (0, 0)
+        self._bad_reasons = dict(state["bad_reasons"]) if mine else {}
+
+    def report(self) -> dict[str, Any]:
+        """What this rank read so far: images read, bad ones among them, their keys with reasons, unreadable parts."""
+        return {
+            "read": self._read,
+            "bad": self._bad,
+            "bad_keys": sorted(self._bad_reasons),
+            "bad_reasons": dict(self._bad_reasons),
+            "problems": list(self.source.problems),
+        }
+
+    def close(self) -> None:
+        """Stop the threads; the stream can still be used, it starts them again."""
+        self._rewind_to_given_out()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self.seed, "shuffle": self.shuffle, "fingerprint": self.source.fingerprint}
+
+    def _prepare(self) -> _Pending:
+        """Start on the next batch of this rank: decide what is in it, and hand it to the threads if there are any."""
+        start = self._next_start
+        first = start + self.rank * self.batch_size
+        pending = _Pending(start, self._cursor.snapshot(), range(first, first + self.batch_size))
+        for position in pending.positions:
+            pending.samples.append(self._submit(position, self._cursor.pick(position)))
+        self._next_start = start + self.batch_size * self.world
+        return pending
+
+    def _submit(self, position: int, candidates: Candidates) -> "Future[_Sample]":
+        if self.workers:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="imagery")
+            return self._pool.submit(self._make, position, candidates)
+        done: Future[_Sample] = Future()
+        try:
+            done.set_result(self._make(position, candidates))
+        except UserError as error:
+            done.set_exception(error)  # raised where the batch is given out, as it is with threads
+        return done
+
+    def _make(self, position: int, candidates: Candidates) -> _Sample:
+        """The augmented image at `position`, or its first good replacement."""
+        bad: list[tuple[str, str]] = []
+        for attempt in range(MAX_ATTEMPTS):
+            item = candidates(attempt)
+            try:
+                image = item.load()
+            except BadImage as error:
+                bad.append((item.key, str(error)))
+                continue
+            pixels = self.augment.apply(image, self.height, self.width, seed=self.seed, position=position)
+            return _Sample(np.ascontiguousarray(pixels.transpose(2, 0, 1)), item.key, tuple(bad))
+        raise UserError(f"{MAX_ATTEMPTS} bad images in a row in {self.source.name}, e.g. {_examples(dict(bad))}")
+
+    def _count(self, samples: list[_Sample]) -> None:
+        """Add a batch to the report, in order of position; UserError, and nothing added, if too much is bad."""
+        found = [entry for sample in samples for entry in sample.bad]
+        read, bad = self._read + len(samples) + len(found), self._bad + len(found)
+        if found and read >= MIN_READ_TO_JUDGE and bad > self.max_bad_share * read:
+            raise UserError(
+                f"{bad} of {read} images read from {self.source.name} are bad, more than "
+                f"{self.max_bad_share:.0%} (max_bad_share), e.g. {_examples(self._bad_reasons | dict(found))}"
+            )
+        self._read, self._bad = read, bad
+        for key, reason in found:
+            if len(self._bad_reasons) < MAX_KEYS_LISTED:
+                self._bad_reasons[key] = reason
+
+    def _drop_pending(self) -> None:
+        for pending in self._pending:
+            for sample in pending.samples:
+                sample.cancel()
+        self._pending.clear()
+
+    def _rewind_to_given_out(self) -> None:
+        """Forget the batches prepared ahead, so that they are prepared again."""
+        if self._pending:
+            self._next_start = self._pending[0].start
+            self._cursor.restore(self._pending[0].cursor_state)
+            self._drop_pending()
+
+
+def _examples(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{key} ({reason})" for key, reason in list(reasons.items())[:3])
