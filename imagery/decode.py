@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 # Pillow's own limit, a quarter of a gigabyte as RGB: beyond it a small file is more likely a bomb than a photograph.
 MAX_PIXELS = 89_478_485
+MAX_FILE_BYTES = 4 * MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"))
 
@@ -38,7 +39,7 @@ def decode_image(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     Raises `BadImage` for anything that is not a complete image of at most `max_pixels`.
     """
     try:
-        content = data.read_bytes() if isinstance(data, Path) else data
+        content = read_file(data) if isinstance(data, Path) else data
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"{image.width} x {image.height} is more than {max_pixels} pixels")
@@ -49,6 +50,18 @@ def decode_image(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     except Exception as error:
         # On damaged files Pillow's decoders raise nearly every exception there is (SyntaxError, struct.error, ...).
         raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file; BadImage for a missing or oversized one and for what only looks like a file."""
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            raise BadImage("no such file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadImage(f"larger than {MAX_FILE_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImage(str(error)) from error
 
 
 def _orientation(image: Image.Image) -> int:

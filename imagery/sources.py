@@ -3,7 +3,8 @@
 scenes:seed=1,count=4096[,size=224][,cache=true]      rendered on the fly; size=HEIGHTxWIDTH for other shapes
 imagefolder:PATH                                      every image under a folder
 webdataset:PATH                                       tar shards: a file, a folder, a glob, or {000..127} braces
-hf:NAME_OR_PATH[?split=train][&column=image][&config=...][&revision=...][&streaming=true][&window=1024]
+hf:NAME_OR_PATH[?split=train][&column=image][&streaming=true]
+    hf: also takes config=, revision=, data_files=, and when streaming window= (images shuffled among each other)
 """
 
 import difflib
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterable
 
 from imagery.contracts import SequentialSource, Source
 from imagery.errors import UserError
+from imagery.hub_sources import HubDataset, HubSource, HubStream
 from imagery.local_sources import FolderSource, ScenesSource
+from imagery.tar_source import TarSource
 
 
 def open_source(spec: str) -> Source | SequentialSource:
@@ -37,9 +40,26 @@ def _open_scenes(rest: str) -> Source:
     return ScenesSource(seed, count, height, width, cache=_truth("cache", options.get("cache", "false")))
 
 
+def _open_hub(rest: str) -> Source | SequentialSource:
+    name, _, query = rest.partition("?")
+    known = ("split", "column", "config", "revision", "data_files", "streaming", "window")
+    options = _options("hf", query.split("&") if query else [], known)
+    streaming = _truth("streaming", options.pop("streaming", "false"))
+    window = options.pop("window", None)
+    column = options.pop("column", None)
+    if window is not None and not streaming:
+        raise UserError("hf: window is for streaming=true; without it every image can be reached at once")
+    dataset = HubDataset(name, **options)
+    if not streaming:
+        return HubSource(dataset, column)
+    return HubStream(dataset, column, **({} if window is None else {"window": _integer("window", window)}))
+
+
 _OPENERS: dict[str, Callable[[str], Source | SequentialSource]] = {
     "scenes": _open_scenes,
     "imagefolder": FolderSource,
+    "webdataset": TarSource,
+    "hf": _open_hub,
 }
 
 

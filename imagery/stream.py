@@ -200,7 +200,7 @@ class ImageStream:
         """Add a batch to the report, in order of position; UserError, and nothing added, if too much is bad."""
         found = [entry for sample in samples for entry in sample.bad]
         read, bad = self._read + len(samples) + len(found), self._bad + len(found)
-        if found and read >= MIN_READ_TO_JUDGE and bad > self.max_bad_share * read:
+        if read >= MIN_READ_TO_JUDGE and bad > self.max_bad_share * read:
             raise UserError(
                 f"{bad} of {read} images read from {self.source.name} are bad, more than "
                 f"{self.max_bad_share:.0%} (max_bad_share), e.g. {_examples(self._bad_reasons | dict(found))}"
