@@ -1,0 +1,51 @@
+"""Correspondence: recall of matched points within a distance, and PCK of keypoints."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eval_suite.metrics.score import Score, cluster_rows, jackknife, mean_at, mean_class_share
+from teachers.errors import UserError
+
+
+def recall_at(errors: Tensor, valid: Tensor, thresholds: Sequence[float]) -> dict[float, Score]:
+    """Share of all valid points closer than each threshold, percent, pooled over pairs (Probe3D).
+
+    errors [P, K]: distance of point k of pair p from where it should be; valid bool [P, K]. The unit of the standard
+    error is the pair.
+    """
+    valid = valid.bool()
+    counts = valid.double().sum(1)
+    _check(errors[valid])
+    scores = {}
+    for threshold in thresholds:
+        hit = ((errors < threshold) & valid).double().sum(1)
+        rows = torch.stack([hit, counts], 1)[counts > 0]
+        value, stderr = jackknife(rows, mean_at(0, weight=1, scale=100.0))
+        scores[threshold] = Score(value, int(counts.sum()), stderr)
+    return scores
+
+
+def pck(errors: Tensor, sides: Tensor, *, pairs: Tensor, kinds: Tensor | None = None, alpha: float = 0.1) -> Score:
+    """Percentage of correct keypoints: error <= alpha * side, side = the longer side of the target's box.
+
+    errors, sides [M] in the same unit; pairs int [M] says which image pair a keypoint is of (the unit of the standard
+    error). With kinds int [M] the result is the mean over kinds (SPair-71k), else over keypoints.
+    """
+    _check(errors)
+    kinds = torch.zeros_like(pairs) if kinds is None else kinds
+    names, where = torch.unique(kinds, return_inverse=True)
+    member = F.one_hot(where, len(names)).double()
+    hit = member * (errors <= alpha * sides)[:, None]
+    rows = cluster_rows(torch.cat([hit, member], 1), pairs)
+    value, stderr = jackknife(rows, mean_class_share)
+    return Score(value, len(errors), stderr)
+
+
+def _check(errors: Tensor) -> None:
+    if not len(errors):
+        raise UserError("nothing to score: no pair has a point that is visible in both images")
+    if not torch.isfinite(errors).all():
+        raise UserError("a correspondence error is not finite; check the features for NaN")

@@ -1,0 +1,55 @@
+"""Surface normals: the angle between prediction and label, in degrees."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eval_suite.metrics.score import Tally, mean_at, same_shape
+from teachers.errors import UserError
+
+THRESHOLDS = (11.25, 22.5, 30.0)
+
+
+class Normals(Tally):
+    """Mean angular error and rmse (degrees), and recall (percent) within 11.25, 22.5 and 30 degrees.
+
+    `pool="pixel"` pools all pixels (the PASCAL-Context and NYUDv2 multi-task harness), `pool="image"` averages the
+    values of the images (probe3d).
+    """
+
+    def __init__(self, *, pool: Literal["image", "pixel"] = "pixel") -> None:
+        names = ("mean", "rmse", *(f"recall_{threshold:g}" for threshold in THRESHOLDS))
+        root = pool == "pixel"
+        super().__init__(
+            {
+                name: mean_at(index, weight=5, scale=100.0 if index > 1 else 1.0, root=root and name == "rmse")
+                for index, name in enumerate(names)
+            }
+        )
+        self.pool = pool
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Vectors [b, 3, h, w]; the prediction need not be of unit length, label pixels of length 0 do not count."""
+        same_shape(pred, target)
+        valid = (target.double().norm(dim=1) > 0.5).flatten(1)
+        if not torch.isfinite(pred).all():
+            raise UserError("a predicted normal is not finite; check the features for NaN")
+        angles = angular_error(pred, target).flatten(1)
+        parts = [angles, angles.square(), *(angles < threshold for threshold in THRESHOLDS), torch.ones_like(angles)]
+        rows = torch.stack([torch.where(valid, part.double(), 0.0).sum(1) for part in parts], 1)
+        if self.pool == "image":
+            rows = rows / rows[:, 5:].clamp(min=1.0)
+            rows[:, 1] = rows[:, 1].sqrt()
+        self.add(rows, valid.any(1))
+
+
+def angular_error(pred: Tensor, target: Tensor) -> Tensor:
+    """Angle in degrees between vectors [b, 3, h, w] -> [b, h, w]; a prediction of length 0 is 90 degrees off.
+
+    2 atan2(|p - q|, |p + q|) stays exact at small angles, where the arc cosine of a rounded product does not.
+    """
+    pred, target = F.normalize(pred.double(), dim=1), F.normalize(target.double(), dim=1)
+    angle = 2.0 * torch.atan2((pred - target).norm(dim=1), (pred + target).norm(dim=1))
+    return torch.rad2deg(torch.where(pred.norm(dim=1) > 0, angle, torch.pi / 2))
