@@ -1,0 +1,76 @@
+"""`render_scene`: one scene of the endless world (seed, index), at any size."""
+
+import numpy as np
+
+from imagery.errors import UserError
+from imagery.scenes.facts import object_facts
+from imagery.scenes.geometry import surfels
+from imagery.scenes.labels import SALIENT_OBJECTS, label_maps
+from imagery.scenes.scene import ObjectFacts, Scene
+from imagery.scenes.settings import SceneSettings
+from imagery.scenes.shading import shade
+from imagery.scenes.visibility import trace
+from imagery.scenes.world import World, build_world
+
+_DEFAULT = SceneSettings()
+
+
+def render_scene(
+    seed: int,
+    index: int,
+    height: int,
+    width: int,
+    *,
+    settings: SceneSettings = _DEFAULT,
+    labels: bool = True,
+    second_view: bool = False,
+) -> Scene:
+    """Draw scene `index` of stream `seed` at `height` x `width` pixels.
+
+    The world behind it is the same for every size and aspect (the shorter side spans the same angle). Without `labels`
+    only the picture and the camera are filled in, at about half the cost.
+    """
+    if min(height, width) < 16:
+        raise UserError(f"a scene of {height} x {width} pixels is too small; the shorter side needs at least 16")
+    world = build_world(seed, index, settings)
+    camera = world.camera
+    hits = trace(world, camera, height, width)
+    seen = surfels(world.table, hits, camera.centre)
+    rgb = shade(world, hits, seen, 1 / (camera.focal * min(height, width)), settings.shadows)
+    intrinsics, pose = camera.intrinsics(height, width), camera.pose()
+    if not labels:
+        return Scene(rgb=rgb, intrinsics=intrinsics, pose=pose)
+    facts = object_facts(world, hits, seen)
+    maps = label_maps(world, camera, hits, seen, salient_instances(facts))
+    return Scene(
+        rgb=rgb,
+        intrinsics=intrinsics,
+        pose=pose,
+        scene_class=world.scene_class,
+        objects=facts,
+        attributes=attributes(world, facts),
+        **maps,
+    )
+
+
+def salient_instances(facts: list[ObjectFacts]) -> list[int]:
+    """The objects that strike first: most visible pixels, weighted down towards the border of the picture."""
+
+    def weight(fact: ObjectFacts) -> float:
+        return fact.pixels * (1.2 - 2 * ((fact.x - 0.5) ** 2 + (fact.y - 0.5) ** 2))
+
+    return [fact.instance for fact in sorted(facts, key=weight, reverse=True)[:SALIENT_OBJECTS]]
+
+
+def attributes(world: World, facts: list[ObjectFacts]) -> dict[str, object]:
+    """Labels of the whole picture; `light_direction` [3] points towards the light in camera axes."""
+    return {
+        "indoor": world.room is not None,
+        "light_direction": (world.camera.axes @ world.light).astype(np.float32),
+        "object_count": sum(fact.clear for fact in facts),
+        "dominant_kind": world.things[world.main].kind,
+        "dominant_colour": world.things[world.main].colour,
+        "ground_pattern": world.ground_pattern,
+        "ground_colour": world.ground_colour,
+        "scene_class": world.scene_class,
+    }
