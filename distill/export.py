@@ -1,0 +1,116 @@
+"""The trained student as a folder: weights, config and a card. PHI-S is undone in the heads' last layer.
+
+The student answers in PHI-S space. The inverse map is affine, so it is folded into the spatial heads (PHI-S,
+arXiv 2410.01680, A.6): W = Theta W', b = Theta b' + mu. What the exported adaptors say is in the teacher's own units.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.recipe import Recipe
+from distill.targets import Targets
+from featsharp_adapter.phi_s import PhiS
+from teachers.contracts import capability
+
+SCHEMA = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def export_student(
+    folder: Path, state: Mapping[str, Tensor], recipe: Recipe, targets: Targets, identity: Mapping[str, Any], step: int
+) -> None:
+    """Write the student folder under another name and rename it: a reader sees all of it or nothing."""
+    weights = dict(state)
+    for name, target in targets.teachers.items():
+        if target.head.spatial_dim is not None:
+            fold_normaliser(weights, f"spatial_heads.{name}.out", target.normaliser)
+    config = describe_student(recipe, targets, identity, step)
+    temporary = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary / WEIGHTS)
+    (temporary / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    (temporary / CARD).write_text(card(config), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def fold_normaliser(weights: dict[str, Tensor], layer: str, normaliser: PhiS) -> None:
+    """Replace the weights of a last layer that speaks PHI-S by those of one that speaks raw units, in float64."""
+    theta = (normaliser.inverse.double() / normaliser.alpha.double()).cpu()
+    weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+    weights[f"{layer}.weight"] = (theta @ weight.double().cpu()).to(weight.dtype)
+    weights[f"{layer}.bias"] = (theta @ bias.double().cpu() + normaliser.mean.double().cpu().flatten()).to(bias.dtype)
+
+
+def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The content of config.json: all that is needed to build the student again, and where it comes from."""
+    return {
+        "schema": SCHEMA,
+        "name": recipe.name,
+        "step": step,
+        "student": recipe.student.model_dump(mode="json") | {"weights": None},
+        "size": list(recipe.data.size),
+        "teachers": {
+            name: {
+                "backbone": target.node.backbone,
+                "spec": target.spec.to_dict(),
+                "head": target.head.to_dict(),
+                "encodes_text": capability(target.backbone, "encode_text") is not None,
+                "upsampler": target.node.upsampler,
+                "factor": target.node.effective_factor,
+                "adapter": target.sharpener.digest,
+            }
+            for name, target in targets.teachers.items()
+        },
+        "identity": dict(identity),
+    }
+
+
+def exported_identity(folder: Path) -> dict[str, Any] | None:
+    """The identity of the run that wrote a student folder, None where there is none yet."""
+    path = folder / CONFIG
+    return json.loads(path.read_text(encoding="utf-8"))["identity"] if path.is_file() else None
+
+
+def card(config: Mapping[str, Any]) -> str:
+    """README.md of a student folder: what it is, whom it learned from and under which licences."""
+    rows = [
+        f"| {name} | {t['spec']['name']} | {t['upsampler']} {t['factor']}x "
+        f"| {t['spec']['licence']} | {t['spec']['source']} |"
+        for name, t in config["teachers"].items()
+    ]
+    student, size = config["student"], config["size"]
+    named = ("patch_size", "embed_dim", "depth", "num_heads")
+    sizes = "".join(f", {key} {student[key]}" for key in named if student[key] is not None)
+    first = next(iter(config["teachers"]))
+    return "\n".join(
+        [
+            f"# {config['name']}",
+            "",
+            f"An agglomerative vision student ({student['model']}{sizes}), distilled for {config['step']} steps at "
+            f"{size[0]}x{size[1]} px from the teachers below. Its weights inherit the terms of all of them.",
+            "",
+            "| teacher | weights | upsampler | licence | source |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "```python",
+            "from teachers.registry import load_backbone",
+            "",
+            'student = load_backbone("run:THIS_FOLDER")  # images [B, 3, H, W] in [0, 1], sides multiples of the patch',
+            "summary, spatial = student(images)",
+            f'theirs = student.adaptor("{first}").project(student(images))  # in the units of teacher {first}',
+            "```",
+            "",
+            "Spatial adaptor outputs are in the teacher's raw units. Summaries are trained by their direction alone "
+            "(cosine): their length means nothing.",
+            "",
+        ]
+    )

@@ -1,0 +1,140 @@
+"""Entry point `run:`: an exported student as a Backbone, from runs/NAME or from the student folder itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distill.export import CONFIG, SCHEMA, WEIGHTS
+from distill.recipe import StudentNode
+from distill.student import HeadSpec, Student
+from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
+from teachers.errors import UserError, unknown
+from teachers.registry import load_backbone
+
+
+class StudentAdaptor:
+    """The student's heads into one teacher's space; its outputs are in that teacher's raw units."""
+
+    def __init__(self, student: "ExportedStudent", name: str) -> None:
+        self.name = name
+        self._student = student
+
+    def project(self, features: Features) -> Features:
+        """The student's own summary [B, S] and spatial map [B, D, h, w] -> the teacher's [B, S'] and [B, C, h, w]."""
+        net, name = self._student.net, self.name
+        summary = None
+        if name in net.summary_heads:
+            if features.summary is None:
+                raise UserError(f"adaptor {name} projects the student's summary, and there is none")
+            row = self._student.summary_names.index(name)
+            width = net.vit.embed_dim
+            summary = net.project_summary(name, features.summary[:, row * width : (row + 1) * width])
+        return Features(summary, net.project_spatial(name, features.spatial))
+
+
+class TextAdaptor(StudentAdaptor):
+    """An adaptor into a teacher that reads text: queries are encoded by the recorded teacher itself."""
+
+    def __init__(self, student: "ExportedStudent", name: str, teacher: dict[str, Any]) -> None:
+        super().__init__(student, name)
+        self._teacher = teacher
+        self._loaded: Backbone | None = None
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
+        if self._loaded is None:
+            loaded = load_backbone(self._teacher["backbone"])
+            if loaded.spec.digest != self._teacher["spec"]["digest"]:
+                raise UserError(
+                    f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"
+                )
+            self._loaded = loaded.to(self._student.net.mean.device)
+        encode = capability(self._loaded, "encode_text")
+        if encode is None:
+            raise UserError(f"teacher {self.name} ({self._loaded.spec.name}) does not read text")
+        return encode(texts)
+
+
+class ExportedStudent(Backbone):
+    """A distilled student. Its summary is the concatenation of the summary tokens, in the teachers' order."""
+
+    def __init__(self, net: Student, spec: BackboneSpec, teachers: dict[str, Any]) -> None:
+        super().__init__()
+        self.net = net
+        self.spec = spec
+        self.teachers = teachers
+        self.summary_names = [name for name in net.teachers if name in net.summary_heads]
+        self.num_blocks = len(net.vit.blocks)
+
+    def forward(self, images: Tensor) -> Features:
+        """[B, 3, H, W] in [0, 1], sides multiples of the patch -> summary [B, T*D], spatial [B, D, h, w]."""
+        check_size(self.spec, images)
+        tokens, spatial = self.net.tokens(images)
+        rows = [self.net.teachers.index(name) for name in self.summary_names]
+        return Features(tokens[:, rows].flatten(1) if rows else None, spatial)
+
+    def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
+        """Patch maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
+        check_size(self.spec, images)
+        normalised = (images - self.net.mean) / self.net.std
+        wanted = sorted(set(blocks))  # timm gives them in this order, whatever was asked
+        maps = self.net.vit.forward_intermediates(
+            normalised, indices=wanted, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return [maps[wanted.index(block)] for block in blocks]
+
+    def adaptor(self, name: str) -> StudentAdaptor:
+        """The heads into teacher `name`; UserError for a teacher it did not learn from."""
+        if name not in self.teachers:
+            raise unknown("adaptor", name, self.teachers)
+        if self.teachers[name]["encodes_text"]:
+            return TextAdaptor(self, name, self.teachers[name])
+        return StudentAdaptor(self, name)
+
+
+def load(name: str) -> Backbone:
+    """Load runs/NAME, or the student folder in it. UserError when there is no exported student."""
+    folder = find_student(Path(name))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config["schema"] != SCHEMA:
+        raise UserError(f"{folder / CONFIG} has schema {config['schema']}, this program reads {SCHEMA}")
+    heads = {teacher: HeadSpec(**entry["head"]) for teacher, entry in config["teachers"].items()}
+    node = StudentNode.model_validate(config["student"])
+    height, width = config["size"]
+    net = Student(node, (height, width), heads)
+    try:
+        net.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from error
+    return ExportedStudent(net, describe(folder, config, net), config["teachers"]).eval().requires_grad_(False)
+
+
+def find_student(folder: Path) -> Path:
+    """The folder that holds the exported student, at or below `folder`."""
+    for candidate in (folder, folder / "student"):
+        if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
+            return candidate
+    raise UserError(f"{folder} holds no exported student; train one with: accelerate launch distill/run.py RECIPE.yaml")
+
+
+def describe(folder: Path, config: dict[str, Any], net: Student) -> BackboneSpec:
+    """The student's spec; its licence is the list of its teachers'."""
+    licences = sorted({entry["spec"]["licence"] for entry in config["teachers"].values()})
+    width = net.vit.embed_dim
+    return BackboneSpec(
+        name=f"run:{folder}",
+        library="run",
+        patch_size=net.vit.patch_embed.patch_size[0],
+        spatial_dim=width,
+        summary_dim=len(net.summary_heads) * width or None,
+        native_size=(config["size"][0], config["size"][1]),
+        resizable=True,
+        mean=tuple(net.mean.flatten().tolist()),
+        std=tuple(net.std.flatten().tolist()),
+        licence=" + ".join(licences),
+        source=f"distilled from {', '.join(config['teachers'])}",
+        digest=state_digest(net),
+    )

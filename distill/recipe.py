@@ -1,0 +1,223 @@
+"""The recipe of a distillation: one typed object, read from YAML (`teachers.config` does the reading).
+
+Every field is read by the code that does the work; a field that nobody reads would be a lie. `fingerprint` says which
+fields decide the numbers of a run, so that a resumed run can name what changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from teachers.config import Node, read_recipe, validate
+from teachers.errors import UserError, unknown
+
+Align = Literal["student", "teacher", "min", "max"]
+UNTRAINED = "untrained"
+
+
+class AugmentNode(Node):
+    """`imagery.augment.Augment`, field by field."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[float, float] = (1.0, 1.0)
+    hflip: float = 0.0
+    random_crop: bool = True
+
+
+class DataNode(Node):
+    """Where images come from and at what size the student sees them."""
+
+    train: str  #: `imagery.sources.open_source` form
+    size: tuple[int, int]  #: (height, width) in pixels
+    augment: AugmentNode = AugmentNode()
+    workers: int = Field(0, ge=0)  #: threads or processes that decode ahead
+    max_bad_share: float = Field(0.05, ge=0, le=1)  #: more unreadable images than this is an error
+
+
+class StudentNode(Node):
+    """A timm VisionTransformer; the sizes given here override those of the named model."""
+
+    model: str
+    patch_size: int | None = None
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    weights: str | None = None  #: "pretrained" (timm's own) or a local file; None starts from scratch
+    head_hidden: int | None = None  #: hidden width of the heads; None takes the student's width
+
+    def overrides(self) -> dict[str, Any]:
+        """Sizes to give to timm on top of the named model."""
+        sizes = {name: getattr(self, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}
+        return {name: value for name, value in sizes.items() if value is not None}
+
+
+class WeightNode(Node):
+    """Weights of a teacher's two losses; 0 leaves a loss and its head out."""
+
+    summary: float = Field(1.0, ge=0)
+    spatial: float = Field(1.0, ge=0)
+
+
+class TeacherNode(Node):
+    """One teacher and what sharpens it."""
+
+    backbone: str | dict[str, Any]  #: a backbone node, see `teachers.registry`
+    upsampler: str = "none"
+    factor: int = Field(1, ge=1)
+    adapters: dict[str, str] = Field(
+        default_factory=dict
+    )  #: upsampler -> adapter folder or builtin:NAME, for those that must be trained
+    denoise: str | None = None  #: adapter whose bias alone cleans the low-resolution map, with `upsampler: none`
+    chunk: int = Field(64, ge=1)  #: images (tiles count) in one teacher forward
+    weight: WeightNode = WeightNode()
+
+    @field_validator("upsampler")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in UPSAMPLERS:
+            raise unknown("upsampler", name, UPSAMPLERS)
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.adapters:
+            if name not in UPSAMPLERS:
+                raise unknown("upsampler", name, UPSAMPLERS)
+        if self.denoise is not None and self.upsampler != "none":
+            raise ValueError("denoise is for a teacher with `upsampler: none`; an adapter denoises by itself")
+        if self.weight.summary == 0 and self.weight.spatial == 0:
+            raise ValueError("both weights are 0: leave the teacher out")
+        return self
+
+    @property
+    def effective_factor(self) -> int:
+        """How much finer than the teacher's own grid the target is; `none` leaves the grid as it is."""
+        return 1 if self.upsampler == "none" else self.factor
+
+
+class LossNode(Node):
+    """Which loss compares student and teacher (`distill.losses`)."""
+
+    summary: Literal["cosine"] = "cosine"
+    spatial: Literal["mse", "hybrid"] = "mse"
+
+
+class NormaliserNode(Node):
+    """PHI-S statistics of each teacher: estimated on the first batches of the run's data, then frozen."""
+
+    batches: int = Field(32, ge=1)
+
+
+class OptimNode(Node):
+    """AdamW with linear warm-up and a cosine to `final_share` of the peak."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  #: over all processes
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = Field(0, ge=0)
+    final_share: float = Field(0.0, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)  #: largest norm of the whole gradient
+
+
+class EngineNode(Node):
+    """How the arithmetic is done; none of it changes what is computed."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  #: auto: bf16 where the hardware has it
+    deepspeed: Literal["auto", "on", "off"] = "auto"  #: auto: when launched with --use_deepspeed
+    zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
+
+
+class CheckpointNode(Node):
+    """When to save, and how many checkpoints to keep."""
+
+    every: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class LogNode(Node):
+    """`log.jsonl` is always written; trackers are Accelerate's."""
+
+    every: int = Field(1, ge=1)
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+
+
+class EvalNode(Node):
+    """What judges the student. Without it a run ends with the exported student."""
+
+    suite: str  #: suite file
+    teachers: bool = True  #: probe the teachers too, as rows to compare with
+    untrained: bool = True  #: probe the untrained student too
+
+
+class Recipe(Node):
+    """A whole distillation; with `arms`, a whole ablation."""
+
+    name: str
+    out: str = "runs"
+    seed: int = 0
+    data: DataNode
+    student: StudentNode
+    teachers: dict[str, TeacherNode] = Field(min_length=1)
+    align: Align = "student"
+    loss: LossNode = LossNode()
+    normaliser: NormaliserNode = NormaliserNode()
+    optim: OptimNode
+    engine: EngineNode = EngineNode()
+    checkpoint: CheckpointNode = CheckpointNode()
+    log: LogNode = LogNode()
+    eval: EvalNode | None = None
+    arms: dict[str, list[str]] = Field(default_factory=dict)  #: arm -> overrides of this recipe
+    baseline: str | None = None  #: the arm every other is compared with
+
+    @model_validator(mode="after")
+    def _arms_make_sense(self) -> Self:
+        if self.arms and self.baseline not in self.arms:
+            raise ValueError(f"baseline must be one of the arms: {', '.join(self.arms)}")
+        if not self.arms and self.baseline is not None:
+            raise ValueError("baseline names an arm, and there are no arms")
+        for name in [*self.arms, *self.teachers]:
+            if not name or "/" in name or "." in name or name.startswith("_") or name == UNTRAINED:
+                raise ValueError(f'"{name}" cannot name an arm or a teacher')
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.out) / self.name
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Dotted field -> value, for the fields that decide the numbers of the training."""
+        data = self.model_dump(mode="json", exclude={"name", "out", "checkpoint", "log", "eval", "arms", "baseline"})
+        data["data"].pop("workers")
+        return dict(_leaves(data, ""))
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load and check a recipe file; UserError says which field is wrong."""
+    return validate(Recipe, read_recipe(path, overrides), str(path))
+
+
+def read_arms(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """The recipe of every arm of an ablation: the arm's overrides laid over the recipe, written below its folder."""
+    whole = read(path, overrides)
+    if not whole.arms:
+        raise UserError(f"{path} has no arms; add `arms: {{NAME: [field=value, ...]}}` or use distill/run.py")
+    return {arm: _arm(path, overrides, whole, arm) for arm in whole.arms}
+
+
+def _arm(path: str | Path, overrides: Sequence[str], whole: Recipe, arm: str) -> Recipe:
+    data = read_recipe(path, [*overrides, *whole.arms[arm]])
+    data |= {"name": arm, "out": str(whole.folder), "arms": {}, "baseline": None}
+    return validate(Recipe, data, f"{path}, arm {arm}")
+
+
+def _leaves(node: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        return [leaf for key, value in node.items() for leaf in _leaves(value, f"{path}.{key}" if path else str(key))]
+    return [(path, node)]

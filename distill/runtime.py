@@ -1,0 +1,161 @@
+"""Accelerate and DeepSpeed: one Accelerator per arm, from a plain `accelerate launch` up to ZeRO-3 on many GPUs."""
+
+import datetime
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from distill.optim import build_optimiser, local_batch
+from distill.recipe import EngineNode, Recipe
+from teachers.errors import UserError
+
+#: Rank 0 probes alone while the others wait at a barrier, which takes longer than torch's default of half an hour.
+PATIENCE = datetime.timedelta(hours=12)
+SINGLE_PROCESS = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+
+
+@dataclass
+class Engine:
+    """A student on its engine: how to go back, update, and get at its weights, alike with and without DeepSpeed."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    optimiser: Any  #: Accelerate's wrapper of the optimiser
+    clip: float
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients, averaged over the processes. (A DeepSpeed engine clips and updates here, at once.)"""
+        self.accelerator.backward(loss)
+
+    def update(self) -> float | Tensor:
+        """Clip, update, forget the gradients; returns the norm of the whole gradient before clipping."""
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if norm is None:
+            raise RuntimeError("DeepSpeed did not report a gradient norm")
+        return norm
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next update."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def student_state(self) -> dict[str, Tensor]:
+        """The student's whole state on the CPU; gathered from all processes, so all must call it."""
+        state = self.accelerator.get_state_dict(self.model)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in (state or {}).items()}
+
+
+def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
+    """An Accelerator for every arm. All arms must agree on whether DeepSpeed is used: it is a fact of the process.
+
+    With DeepSpeed, each arm has a plugin of its own; select it (`prepare` does) before building the arm's engine.
+    """
+    modes = {uses_deepspeed(recipe.engine) for recipe in arms.values()}
+    if len(modes) > 1:
+        raise UserError("engine.deepspeed differs between arms; one launch uses it for all of them or for none")
+    plugins = None
+    if modes == {True}:
+        for name, value in SINGLE_PROCESS.items():
+            os.environ.setdefault(name, value)
+        world = int(os.environ["WORLD_SIZE"])
+        plugins = {arm: DeepSpeedPlugin(hf_ds_config=deepspeed_config(r, world)) for arm, r in arms.items()}
+    accelerators: dict[str, Accelerator] = {}
+    for arm, recipe in arms.items():
+        first = not accelerators
+        accelerators[arm] = Accelerator(
+            mixed_precision="no",  # the student brings its own autocast, the same under every engine
+            log_with=list(recipe.log.trackers) or None,
+            project_dir=recipe.folder,
+            deepspeed_plugins=plugins if first else None,
+            kwargs_handlers=[_process_group()] if first else None,
+        )
+    return accelerators
+
+
+def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Recipe) -> Engine:
+    """Put an arm's student and a new optimiser on its engine."""
+    if accelerator.state.deepspeed_plugins is not None:
+        accelerator.state.select_deepspeed_plugin(arm)
+    model, optimiser = accelerator.prepare(student, build_optimiser(student, recipe.optim))
+    return Engine(accelerator, model, optimiser, recipe.optim.clip)
+
+
+def uses_deepspeed(node: EngineNode) -> bool:
+    """Whether this process is to run on DeepSpeed, from the recipe and the launcher's --use_deepspeed."""
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if launched and node.deepspeed == "off":
+        raise UserError("launched with --use_deepspeed, but the recipe says engine.deepspeed: off")
+    if launched and os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        raise UserError("the DeepSpeed config is made from the recipe; launch without --deepspeed_config_file")
+    return launched or node.deepspeed == "on"
+
+
+def deepspeed_config(recipe: Recipe, world: int) -> dict[str, Any]:
+    """DeepSpeed's own config for an arm. fp32 weights and moments: bf16, where used, is the student's autocast."""
+    launcher = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))
+    return {
+        "train_micro_batch_size_per_gpu": local_batch(recipe.optim, world),
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": recipe.optim.clip,
+        "zero_optimization": {
+            "stage": recipe.engine.zero_stage or launcher,
+            "stage3_gather_16bit_weights_on_model_save": True,  # the name is old: it gathers fp32 just as well
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def wants_bf16(node: EngineNode, device: torch.device) -> bool:
+    """Whether to compute in bf16; `auto` only where the GPU has it in hardware."""
+    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return node.precision == "bf16" or (node.precision == "auto" and has)
+
+
+def describe(accelerator: Accelerator) -> dict[str, Any]:
+    """What the run ran on, for environment.json."""
+    import accelerate
+    import deepspeed
+    import timm
+
+    device = accelerator.device
+    return {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "accelerate": accelerate.__version__,
+        "deepspeed": deepspeed.__version__ if accelerator.state.deepspeed_plugins is not None else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def only_existing(folder: Path) -> Path:
+    """The folder, made if it is not there; UserError where that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder
+
+
+def _process_group() -> InitProcessGroupKwargs:
+    """Without a GPU the backend must be named: left to itself, Accelerate calls every rank of two the only one."""
+    cpu = not torch.cuda.is_available() and "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return InitProcessGroupKwargs(backend="gloo", timeout=PATIENCE) if cpu else InitProcessGroupKwargs(timeout=PATIENCE)

@@ -1,0 +1,164 @@
+"""The student: a timm VisionTransformer with one summary token and one pair of heads per teacher.
+
+Shape letters: B batch, T teachers, N tokens, D student width, C a teacher's spatial width, S a teacher's summary width.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import vision_transformer
+from torch import Tensor, nn
+
+from distill.heads import MlpHead
+from distill.recipe import StudentNode
+from teachers.contracts import Features
+from teachers.errors import UserError
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What one teacher asks of the student: widths of its targets, None for a target that is not distilled."""
+
+    summary_dim: int | None
+    spatial_dim: int | None
+
+    def to_dict(self) -> dict[str, int | None]:
+        return asdict(self)
+
+
+class Student(nn.Module):
+    """images [B, 3, H, W] in [0, 1] -> per teacher Features, the spatial map in PHI-S space at the student's grid.
+
+    The summary tokens are as many as the teachers, as in RADIO (one CLS per teacher); a teacher without a summary
+    target still has its token, which then serves as a register and is left out of the exported summary.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, node: StudentNode, size: tuple[int, int], heads: Mapping[str, HeadSpec], *, bf16: bool = False
+    ) -> None:
+        super().__init__()
+        self.teachers = tuple(heads)
+        self.bf16 = bf16
+        self.vit = build_vit(node, size, len(heads))
+        width = self.vit.embed_dim
+        hidden = node.head_hidden or width
+        self.summary_heads = nn.ModuleDict(
+            {name: MlpHead(width, hidden, head.summary_dim) for name, head in heads.items() if head.summary_dim}
+        )
+        self.spatial_heads = nn.ModuleDict(
+            {name: MlpHead(width, hidden, head.spatial_dim) for name, head in heads.items() if head.spatial_dim}
+        )
+        data = self.vit.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(data["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Features]:
+        """[B, 3, H, W] -> teacher name -> Features; a target that is not distilled is None."""
+        # Autocast stands inside the module: a DeepSpeed engine switches off one that stands around it.
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            tokens, spatial = self.tokens(images)
+            return {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
+        grid = self.grid(images)
+        out = self.vit.forward_features((images - self.mean) / self.std)
+        count = len(self.teachers)
+        return out[:, :count], to_map(out[:, count:], grid)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Token rows and columns for images [B, 3, H, W]; UserError when a side is no multiple of the patch."""
+        patch = self.vit.patch_embed.patch_size[0]
+        height, width = images.shape[-2:]
+        if height % patch or width % patch:
+            raise UserError(f"the student takes sizes that are multiples of {patch} px, got {height}x{width}")
+        return height // patch, width // patch
+
+    def project_summary(self, name: str, token: Tensor) -> Tensor | None:
+        """One teacher's summary token [B, D] -> [B, S], or None where its summary is not distilled."""
+        return self.summary_heads[name](token) if name in self.summary_heads else None
+
+    def project_spatial(self, name: str, spatial: Tensor) -> Tensor | None:
+        """[B, D, h, w] -> [B, C, h, w] in the teacher's PHI-S space, or None where it is not distilled."""
+        if name not in self.spatial_heads:
+            return None
+        return to_map(self.spatial_heads[name](spatial.flatten(2).transpose(1, 2)), tuple(spatial.shape[-2:]))
+
+    def _heads(self, name: str, token: Tensor, spatial: Tensor) -> Features:
+        return Features(self.project_summary(name, token), self.project_spatial(name, spatial))
+
+
+def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B, h*w, C] -> [B, C, h, w]."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
+    """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
+    options: dict[str, Any] = {
+        "img_size": size,
+        "dynamic_img_size": True,
+        "class_token": False,
+        "reg_tokens": summary_tokens,
+        "no_embed_class": True,
+        "global_pool": "",
+        "num_classes": 0,
+        "drop_path_rate": node.drop_path,
+    }
+    try:
+        vit = timm.create_model(node.model, **options, **node.overrides())
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f'student.model "{node.model}": timm cannot build it ({error})') from error
+    if not isinstance(vit, vision_transformer.VisionTransformer):
+        raise UserError(f'student.model "{node.model}" is a {type(vit).__name__}; a student is a VisionTransformer')
+    # timm starts register tokens at almost zero, all alike; summary tokens must differ to be told apart.
+    nn.init.trunc_normal_(vit.reg_token, std=0.02)
+    if node.weights is not None:
+        load_body(vit, node)
+    return vit
+
+
+def load_body(vit: nn.Module, node: StudentNode) -> None:
+    """Start from timm weights made with a class token: its token starts every summary token, patches are resampled."""
+    state = _without_prefix(_body_state(node), vit)
+    state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
+    for name in [name for name in state if name.split(".", 1)[0] in ("head", "fc_norm", "attn_pool")]:
+        del state[name]
+    try:
+        vit.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"student.weights {node.weights} do not fit {node.model}: {error}") from error
+
+
+def _without_prefix(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+    """Class and register tokens taken out, positions of the patches kept, and the class token put in every summary."""
+    state = {name: value for name, value in state.items() if name != "reg_token"}
+    positions = state["pos_embed"]
+    prefix = positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
+    state["pos_embed"] = positions[:, prefix:]
+    token = state.pop("cls_token", None)
+    if token is None:
+        return state | {"reg_token": vit.reg_token.detach()}
+    at = positions[:, :1] if prefix else 0
+    return state | {"reg_token": (token + at).expand_as(vit.reg_token) + vit.reg_token.detach()}
+
+
+def _body_state(node: StudentNode) -> dict[str, Tensor]:
+    if node.weights == "pretrained":
+        return dict(timm.create_model(node.model, pretrained=True).state_dict())
+    path = Path(str(node.weights))
+    if not path.is_file():
+        raise UserError(f'student.weights: no file {path}; give a file or "pretrained"')
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    return loaded.get("model", loaded)

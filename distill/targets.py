@@ -1,0 +1,109 @@
+"""What the student learns from: images -> per teacher {summary, spatial}, the spatial map in PHI-S space.
+
+An adapter maps raw teacher units to raw teacher units, with its own PHI-S inside. The PHI-S here is the run's: it is
+fitted on the teacher's plain low-resolution map, whatever sharpens it, so the arms of an ablation have targets in one
+and the same space and their losses can be compared.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from distill.recipe import Recipe, TeacherNode
+from distill.runtime import wants_bf16
+from distill.sharpen import Sharpener
+from distill.student import HeadSpec
+from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.views import Views, teacher_views
+from teachers.contracts import BackboneSpec, Features
+from teachers.errors import UserError
+from teachers.frozen import FrozenBackbone
+from teachers.registry import load_backbone
+
+
+class TeacherTarget(nn.Module):
+    """One frozen teacher, what sharpens it, and the run's normaliser."""
+
+    def __init__(self, name: str, node: TeacherNode, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.node = node
+        self.backbone = FrozenBackbone(load_backbone(node.backbone), dtype=dtype, chunk=node.chunk)
+        self.head = head_spec(name, node, self.spec)
+        self.sharpener = Sharpener(name, node, self.spec)
+        self.normaliser = PhiS(self.spec.spatial_dim)
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """Of the teacher itself."""
+        return self.backbone.spec
+
+    def views(self, images: Tensor) -> Views:
+        """Everything the teacher has to look at [B, 3, H, W], in one pass; arms of one recipe could share it."""
+        return teacher_views(self.backbone, images, self.sharpener.tile_grids)
+
+    def from_views(self, views: Views, images: Tensor) -> Features:
+        """Views and the images they come from [B, 3, H, W] -> summary [B, S] and the sharpened map in PHI-S space."""
+        return Features(views.summary, self.normaliser.normalise(self.sharpener(views, images)))
+
+
+class Targets(nn.Module):
+    """images [B, 3, H, W] in [0, 1] -> teacher name -> Features, the spatial map in PHI-S space at its own grid."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        super().__init__()
+        dtype = torch.bfloat16 if wants_bf16(recipe.engine, device) else None
+        self.teachers = nn.ModuleDict(
+            {name: TeacherTarget(name, node, dtype) for name, node in recipe.teachers.items()}
+        )
+        self.eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Features]:
+        """[B, 3, H, W] -> Features per teacher; the normalisers must have been fitted or loaded."""
+        return {name: target.from_views(target.views(images), images) for name, target in self.teachers.items()}
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Estimate every PHI-S on these images [B, 3, H, W], over all processes, and freeze it."""
+        statistics = {name: CovarianceStatistics(target.spec.spatial_dim) for name, target in self.teachers.items()}
+        for images in batches:
+            for name, target in self.teachers.items():
+                statistics[name].update(teacher_views(target.backbone, images, ()).low)
+        for name, target in self.teachers.items():
+            statistics[name].all_reduce()
+            target.normaliser.load_state_dict(PhiS.fit(statistics[name]).state_dict())
+
+    def normaliser_state(self) -> dict[str, Tensor]:
+        """The normalisers' buffers by "teacher.buffer": the only state of the targets that training makes."""
+        return {
+            f"{name}.{buffer}": tensor.cpu()
+            for name, target in self.teachers.items()
+            for buffer, tensor in target.normaliser.state_dict().items()
+        }
+
+    def load_normalisers(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `normaliser_state` gave."""
+        for name, target in self.teachers.items():
+            own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            target.normaliser.load_state_dict(own)
+
+    def heads(self) -> dict[str, HeadSpec]:
+        """What each teacher asks of the student."""
+        return {name: target.head for name, target in self.teachers.items()}
+
+    def digests(self) -> dict[str, str | None]:
+        """Digests of teachers and adapters, for the identity of a run."""
+        teachers = {f"digest of teacher {name}": target.spec.digest for name, target in self.teachers.items()}
+        adapters = {f"digest of adapter {name}": target.sharpener.digest for name, target in self.teachers.items()}
+        return teachers | adapters
+
+
+def head_spec(name: str, node: TeacherNode, spec: BackboneSpec) -> HeadSpec:
+    """Widths of the targets with a weight; UserError where the recipe wants a summary the teacher does not have."""
+    if node.weight.summary and spec.summary_dim is None:
+        raise UserError(f"teacher {name} ({spec.name}) has no summary; set teachers.{name}.weight.summary: 0")
+    return HeadSpec(
+        summary_dim=spec.summary_dim if node.weight.summary else None,
+        spatial_dim=spec.spatial_dim if node.weight.spatial else None,
+    )
