@@ -5,6 +5,7 @@ profiles are ignored (as every training pipeline in the field does); transparenc
 """
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 4 * MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"))
+
+# Damaged metadata of an otherwise good image: on a million files from the web that is a flood nobody can act on.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # EXIF orientation tag (CIPA DC-008, 4.6.4) -> what turns the stored picture upright.
 _UPRIGHT = {

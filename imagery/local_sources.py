@@ -1,4 +1,4 @@
-"""Images from a folder, and images rendered on the fly."""
+"""Images from folders, and images rendered on the fly."""
 
 import hashlib
 import os
@@ -8,19 +8,25 @@ import numpy as np
 
 from imagery.decode import SUFFIXES, decode_image
 from imagery.errors import UserError
+from imagery.patterns import expand_braces
 
 
 class FolderSource:
-    """Every image under a folder, at any depth, in the order of the relative path. Hidden files are left out."""
+    """Every image under a folder, at any depth, in the order of the relative path. Hidden files are left out.
 
-    def __init__(self, root: str) -> None:
-        self.name = f"imagefolder:{root}"
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise UserError(f"no such folder: {self.root}")
-        self.paths = sorted(_image_paths(self.root))
+    Braces name several folders (data/{kodak,coco}); keys are then relative to what they have in common.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.name = f"imagefolder:{pattern}"
+        folders = [Path(name).expanduser() for name in expand_braces(pattern)]
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"no such folder: {folder}")
+        self.root = Path(os.path.commonpath(folders))
+        self.paths = sorted({path for folder in folders for path in _image_paths(folder, self.root)})
         if not self.paths:
-            raise UserError(f"no images in {self.root} (looked for {', '.join(sorted(SUFFIXES))} at any depth)")
+            raise UserError(f"no images in {pattern} (looked for {', '.join(sorted(SUFFIXES))} at any depth)")
         self.fingerprint = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
         self.problems: list[str] = []
         self.lost_share = 0.0
@@ -35,10 +41,10 @@ class FolderSource:
         return self.paths[index]
 
 
-def _image_paths(root: Path) -> list[str]:
-    """Relative paths with a known image suffix."""
+def _image_paths(start: Path, root: Path) -> list[str]:
+    """What lies under `start` and has a known image suffix, relative to `root`."""
     found = []
-    for folder, subfolders, files in os.walk(root):
+    for folder, subfolders, files in os.walk(start):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:

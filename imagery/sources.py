@@ -1,7 +1,7 @@
 """From a line of a recipe to a source of images.
 
 scenes:seed=1,count=4096[,size=224][,cache=true]      rendered on the fly; size=HEIGHTxWIDTH for other shapes
-imagefolder:PATH                                      every image under a folder
+imagefolder:PATH                                      every image under a folder; {a,b} braces for several
 webdataset:PATH                                       tar shards: a file, a folder, a glob, or {000..127} braces
 hf:NAME_OR_PATH[?split=train][&column=image][&streaming=true]
     hf: also takes config=, revision=, data_files=, and when streaming window= (images shuffled among each other)

@@ -8,7 +8,6 @@ import glob
 import hashlib
 import itertools
 import os
-import re
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,7 @@ import numpy as np
 
 from imagery.decode import SUFFIXES, BadImage, decode_image
 from imagery.errors import UserError
-
-MAX_SHARDS = 1_000_000
-_GROUP = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+from imagery.patterns import expand_braces
 
 
 @dataclass
@@ -93,30 +89,6 @@ def find_shards(pattern: str) -> list[Path]:
             raise UserError(f"webdataset: no shard at {path}")
         shards.update(found)
     return sorted(shards)
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """'a{08..10}{x,y}' -> ['a08x', 'a08y', 'a09x', ...]; a range keeps the width of its numbers."""
-    parts: list[list[str]] = []
-    end = 0
-    for group in _GROUP.finditer(pattern):
-        parts += [[pattern[end : group.start()]], _alternatives(group[1])]
-        end = group.end()
-    parts.append([pattern[end:]])
-    count = int(np.prod([float(len(part)) for part in parts]))
-    if count > MAX_SHARDS:
-        raise UserError(f'"{pattern}" names {count} shards, more than {MAX_SHARDS}')
-    return ["".join(choice) for choice in itertools.product(*parts)]
-
-
-def _alternatives(group: str) -> list[str]:
-    numbers = _RANGE.fullmatch(group)
-    if numbers is None:
-        return group.split(",")
-    low, high, digits = int(numbers[1]), int(numbers[2]), len(numbers[1])
-    if not low <= high < low + MAX_SHARDS:
-        raise UserError(f"{{{group}}} is not a range of at most {MAX_SHARDS} shards, low number first")
-    return [str(number).zfill(digits) for number in range(low, high + 1)]
 
 
 def index_shard(path: Path) -> ShardIndex:
