@@ -89,12 +89,14 @@ def capability(thing: object, name: str) -> Callable[..., Any] | None:
 def check_size(spec: BackboneSpec, images: Tensor) -> None:
     """UserError unless images [B, 3, H, W] have a size the backbone declares it can take."""
     size = (int(images.shape[-2]), int(images.shape[-1]))
+    if size == tuple(spec.native_size):  # which need be no multiple of the patch: SigLIP's 384 with 14 is none
+        return
     if spec.resizable:
         if size[0] % spec.patch_size or size[1] % spec.patch_size or 0 in size:
             raise UserError(
                 f"{spec.name} takes sizes that are multiples of {spec.patch_size} px, got {size[0]}x{size[1]}"
             )
-    elif size != spec.native_size:
+    else:
         raise UserError(
             f"{spec.name} takes {spec.native_size[0]}x{spec.native_size[1]} px only, got {size[0]}x{size[1]}; "
             "resize the images or sharpen the teacher"

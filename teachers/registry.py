@@ -12,6 +12,7 @@ from typing import Any
 
 from teachers.contracts import Backbone
 from teachers.errors import UserError, nearest, unknown
+from teachers.known import KNOWN
 
 GROUP = "teachers.backbones"
 
@@ -22,11 +23,18 @@ def loaders() -> dict[str, Any]:
 
 
 def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """A short form or a node {spec: PREFIX:REST, option: value, ...} -> (prefix, rest, options)."""
+    """A short form or a node {spec: PREFIX:REST, option: value, ...} -> (prefix, rest, options).
+
+    The spec may also be a short name of teachers/known.py; options given here win over those of its row.
+    """
     options = {} if isinstance(node, str) else dict(node)
     short = node if isinstance(node, str) else options.pop("spec", None)
+    if isinstance(short, str) and short in KNOWN:
+        options = {**KNOWN[short].options, **options}
+        short = KNOWN[short].spec
     if not isinstance(short, str) or ":" not in short:
-        raise UserError(f'a backbone is PREFIX:NAME (e.g. "timm:vit_small_patch16_224"), got {short!r}')
+        hint = nearest(short, KNOWN) if isinstance(short, str) else ""
+        raise UserError(f'a backbone is PREFIX:NAME (e.g. "timm:vit_small_patch16_224"), got {short!r}{hint}')
     prefix, rest = short.split(":", 1)
     known = loaders()
     if prefix not in known:

@@ -1,0 +1,83 @@
+"""A backbone that is only ever looked at: frozen, in eval mode, in memory-bounded pieces."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from teachers.contracts import Backbone, Features, capability, chunked
+from teachers.errors import UserError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class FrozenBackbone(Backbone):
+    """`backbone` for ever in eval mode and without gradients; the same features, in float32.
+
+    Args:
+        dtype: None, or the type to autocast to (weights, norms and what is sensitive stay in float32); a name of
+            `DTYPES` or the torch dtype.
+        chunk: images per forward pass at most, so that many tiles need no more memory than `chunk` of them.
+
+    It has `intermediate`, `num_blocks`, `encode_text` and `adaptor` if and only if `backbone` has them.
+    """
+
+    def __init__(self, backbone: Backbone, dtype: torch.dtype | str | None = None, chunk: int = 64) -> None:
+        super().__init__()
+        if chunk < 1:
+            raise UserError(f"chunk is a number of images, got {chunk}")
+        if isinstance(dtype, str) and dtype not in DTYPES:
+            raise UserError(f'dtype is one of {", ".join(DTYPES)} or nothing, got "{dtype}"')
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.spec = backbone.spec
+        self.dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
+        self.chunk = chunk
+        if capability(backbone, "intermediate"):
+            self.intermediate = self._intermediate
+            self.num_blocks = backbone.num_blocks
+        if capability(backbone, "encode_text"):
+            self.encode_text = self._encode_text
+        if capability(backbone, "adaptor"):
+            self.adaptor = backbone.adaptor
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":
+        """Stays in eval mode whatever is asked."""
+        super().train(False)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "FrozenBackbone":
+        """Stays without gradients whatever is asked."""
+        super().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        """[N, 3, H, W] in [0, 1] -> Features in float32, `chunk` images at a time."""
+        with self._autocast(images.device):
+            return _float(chunked(self.backbone, images, self.chunk))
+
+    @torch.no_grad()
+    def _intermediate(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        with self._autocast(images.device):
+            parts = [self.backbone.intermediate(piece, blocks) for piece in images.split(self.chunk)]
+        return [torch.cat(maps).float() for maps in zip(*parts, strict=True)]
+
+    @torch.no_grad()
+    def _encode_text(self, texts: list[str]) -> Tensor:
+        device = next(self.backbone.parameters()).device
+        with self._autocast(device):
+            return self.backbone.encode_text(texts).float()
+
+    def _autocast(self, device: torch.device) -> Any:
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def _float(features: Features) -> Features:
+    summary = None if features.summary is None else features.summary.float()
+    return Features(summary, features.spatial.float())
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())

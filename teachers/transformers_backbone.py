@@ -1,0 +1,212 @@
+"""transformers models as backbones: `transformers:NAME`, NAME a hub repository or a folder of `save_pretrained`.
+
+SigLIP, SigLIP2 (fixed and NaFlex), CLIP, DINOv2 (with and without registers), DINOv3, ViT and SAM's image encoder: the
+families of the table below, chosen by the configuration's `model_type`. Code from a repository runs only with
+`trust_remote_code: true` (teachers/remote_code.py).
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from teachers.errors import UserError, unknown
+from teachers.library import (
+    RANDOM,
+    Facts,
+    LibraryBackbone,
+    Size,
+    TextEncoder,
+    Tower,
+    as_channels,
+    as_size,
+    assemble,
+    check_choice,
+    choose_resizable,
+)
+from teachers.remote_code import RemoteTower
+from teachers.transformers_towers import FAMILIES, Family, HubText, vision_config
+from teachers.weights import loading, shorten
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+REMOTE = Family(RemoteTower, ("pooled", "none"), ("final",), resizable=True)
+
+
+def load(
+    name: str,
+    pretrained: bool = True,
+    image_size: int | Sequence[int] | None = None,
+    patch_size: int | None = None,
+    summary: str | None = None,
+    spatial: str = "final",
+    resizable: bool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    licence: str = "unknown",
+    trust_remote_code: bool = False,
+    device: str = "cpu",
+) -> LibraryBackbone:
+    """A transformers model from the hub or a folder, with its weights or, with `pretrained: false`, random ones.
+
+    Args:
+        summary: "embedding" (image-text space; CLIP and SigLIP), "pooled" (the library's pooler_output), "cls", "none";
+            by default the family's first one.
+        spatial: "final" (last_hidden_state without prefix tokens; SAM: after the neck), "last_block" (before the
+            final norm; SAM: before the neck), "normed" (CLIP only: last_hidden_state through post_layernorm).
+        image_size: for resizable models, the size to call native; for code from a repository, a required fact.
+        patch_size: a required fact for code from a repository, refused otherwise.
+        trust_remote_code: run the repository's own model code.
+        device: "cpu", or "meta" to build from the configuration alone.
+
+    Raises UserError for an unknown family, missing or misfit weights, an option the model cannot honour.
+    """
+    config = _config(name, trust_remote_code)
+    family = _family(name, config, trust_remote_code)
+    summary = family.summaries[0] if summary is None else summary
+    check_choice("summary", summary, family.summaries)
+    check_choice("spatial", spatial, family.spatials)
+    free = choose_resizable(f"transformers:{name}", resizable, family.resizable)
+    native, patch = _sizes(name, family, config, image_size, patch_size)
+    mean, std = _normalisation(name, mean, std, family is REMOTE)
+
+    def build(where: str) -> Tower:
+        with loading(name):
+            model = _model(name, config, summary, trust_remote_code, where, pretrained)
+        return family.tower(model, summary, spatial, patch)
+
+    def text_of(tower: Tower) -> TextEncoder | None:
+        return _text(name, tower.model) if summary == "embedding" else None
+
+    facts = Facts(
+        name=f"transformers:{name}",
+        library="transformers",
+        patch_size=patch,
+        native_size=native,
+        resizable=free,
+        mean=as_channels(mean, "mean"),
+        std=as_channels(std, "std"),
+        licence=licence,
+        source=_source(name, pretrained),
+    )
+    return assemble(facts, build, text_of, device)
+
+
+def _config(name: str, trust_remote_code: bool) -> Any:
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise UserError(f"there is no folder {name}; save_pretrained makes one")
+    try:
+        with loading(name):
+            return transformers.AutoConfig.from_pretrained(_path(name), trust_remote_code=trust_remote_code)
+    except UserError as error:
+        if "trust_remote_code" in str(error.__cause__):
+            raise UserError(
+                f"{name} brings its own model code; read it, then say trust_remote_code: true to run it"
+            ) from error
+        raise
+
+
+def _family(name: str, config: Any, trust_remote_code: bool) -> Family:
+    if trust_remote_code and "AutoModel" in (config.to_dict().get("auto_map") or {}):
+        warnings.warn(f"running the model code that comes with {name}", stacklevel=2)
+        return REMOTE
+    if config.model_type not in FAMILIES:
+        raise unknown(f"transformers model type (of {name})", config.model_type, FAMILIES)
+    return FAMILIES[config.model_type]
+
+
+def _sizes(name: str, family: Family, config: Any, image_size: Any, patch_size: int | None) -> tuple[Size, int]:
+    """Native size and patch, from the configuration, or from the options where no configuration says them."""
+    if family is REMOTE:
+        if image_size is None or patch_size is None:
+            raise UserError(f"nothing says the size and patch of {name}: set image_size and patch_size")
+        return as_size(image_size), patch_size
+    if patch_size is not None:
+        raise UserError(f"the configuration of {name} says its patch; remove patch_size")
+    if image_size is not None and not family.resizable:
+        raise UserError(f"{name} takes one size only, that of its configuration; remove image_size")
+    vision = vision_config(config)
+    patch = as_size(vision.patch_size, "patch_size of the configuration")[0]
+    if family.grid_of_patches:
+        own = (round(vision.num_patches**0.5) * patch,) * 2
+    else:
+        own = as_size(vision.image_size, "image_size of the configuration")
+    return (own if image_size is None else as_size(image_size)), patch
+
+
+def _normalisation(
+    name: str, mean: Sequence[float] | None, std: Sequence[float] | None, remote: bool
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of pixels in [0, 1]: the options, else what the model's image processor says."""
+    if mean is not None and std is not None:
+        return mean, std
+    missing = UserError(
+        f"nothing says how transformers:{name} normalises its images (it has no image processor); set mean and std"
+    )
+    if remote:
+        raise missing
+    try:
+        with loading(name):
+            processor = transformers.AutoImageProcessor.from_pretrained(_path(name))
+    except UserError as error:
+        raise missing from error
+    if not processor.do_normalize:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return mean or processor.image_mean, std or processor.image_std
+
+
+def _model(name: str, config: Any, summary: str, trust: bool, where: str, pretrained: bool) -> nn.Module:
+    """The model of the configuration's class: empty on "meta", random, or with every one of its weights found."""
+    kind = _class(config)
+    extra = {"add_pooling_layer": summary == "pooled"} if config.model_type == "vit" else {}
+    if where == "meta" or not pretrained:
+        with torch.device(where):
+            if kind is transformers.AutoModel:
+                return kind.from_config(config, trust_remote_code=trust, **extra)
+            return kind(vision_config(config))
+    options = {"trust_remote_code": trust} if kind is transformers.AutoModel else {}
+    model, report = kind.from_pretrained(_path(name), dtype=torch.float32, output_loading_info=True, **options, **extra)
+    _check_report(name, report)
+    return model
+
+
+def _class(config: Any) -> Any:
+    """AutoModel, or for a whole SAM its image encoder alone."""
+    return transformers.SamVisionModel if config.model_type == "sam" else transformers.AutoModel
+
+
+def _check_report(name: str, report: dict[str, Any]) -> None:
+    """UserError when weights of the model are missing or misshapen; heads we do not use may be left over."""
+    problems = [
+        f"{title} {shorten(sorted(str(key) for key in report[kind]))}"
+        for kind, title in (("missing_keys", "missing"), ("mismatched_keys", "other shapes"))
+        if report[kind]
+    ]
+    if problems:
+        left = sorted(report["unexpected_keys"])
+        raise UserError(
+            f"{name} does not fit the model: {'; '.join(problems)}" + (f"; unexpected {shorten(left)}" if left else "")
+        )
+
+
+def _text(name: str, model: nn.Module) -> TextEncoder | None:
+    """`encode_text`, or None where the model has no text tower or its tokenizer files are not there."""
+    if not hasattr(model, "get_text_features"):
+        return None
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return None
+    return HubText(model, _path(name))
+
+
+def _source(name: str, pretrained: bool) -> str:
+    if not pretrained:
+        return RANDOM
+    return str(_path(name)) if Path(name).expanduser().is_dir() else f"hf-hub:{name}"
+
+
+def _path(name: str) -> str:
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
