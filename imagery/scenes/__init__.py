@@ -7,5 +7,6 @@ from imagery.scenes.scene_set import SceneSet
 from imagery.scenes.settings import PRESETS, SceneSettings
 
 __all__ = [
-    "PRESETS", "Keypoint", "ObjectFacts", "Question", "Scene", "SceneSet", "SceneSettings", "SecondView", "render_scene", "vocab",
+    "PRESETS", "Keypoint", "ObjectFacts", "Question", "Scene", "SceneSet", "SceneSettings", "SecondView",
+    "render_scene", "vocab",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Camera:
-    """`centre` [3] metres, `axes` [3, 3] with rows right, down, forward in world axes; `focal` over the shorter side."""
+    """`centre` [3] metres, `axes` [3, 3] rows right, down, forward in world axes, `focal` length over the shorter side."""
 
     centre: np.ndarray
     axes: np.ndarray
@@ -26,7 +26,7 @@ class Camera:
         return pose
 
     def rays(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """World directions [3, H, W] whose camera z is 1 (so a ray's parameter is the depth), and their squares [H, W]."""
+        """World directions [3, H, W] with camera z 1 (a ray's parameter is the depth), and their squares [H, W]."""
         f = self.focal * min(height, width)
         u = (np.arange(width) + 0.5 - width / 2) / f
         v = (np.arange(height) + 0.5 - height / 2) / f

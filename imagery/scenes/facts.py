@@ -91,7 +91,7 @@ def _is_readable(world: World, hits: Hits, seen: Surfels, instance: int) -> bool
 
 
 def plate_corners(world: World, row: int) -> np.ndarray:
-    """World corners [3, 4] of a glyph's plate: top left, top right, bottom right, bottom left as seen from its front."""
+    """World corners [3, 4] of a glyph's plate, clockwise from the top left as seen from its front."""
     half_x, half_z = plate_half_sizes(world.table, np.array([row]))
     table = world.table
     lx = np.array([-1, 1, 1, -1]) * half_x

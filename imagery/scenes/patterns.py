@@ -1,4 +1,4 @@
-"""Two-tone patterns on surfaces. Each returns how much of the second tone [n] a point shows, 0 or 1 before filtering."""
+"""Two-tone patterns on surfaces. Each says how much of the second tone a point shows: [n], 0 or 1 before filtering."""
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def _dots(q: np.ndarray, table: SurfaceTable, code: np.ndarray, seen: Surfels, p
 def _noise(q: np.ndarray, table: SurfaceTable, code: np.ndarray, seen: Surfels, pixels: np.ndarray) -> np.ndarray:
     """Blotches: the sign of a sum of skew waves."""
     phase = 6.3 * table.phase[code]
-    x, y, z = 2.6 * q
+    x, y, z = 3.8 * q
     wave = np.sin(x + 1.7 * np.sin(0.9 * y + z + phase[:, 0]) + phase[:, 1])
     wave += np.sin(y * 1.31 - z * 1.17 + 1.9 * np.sin(0.8 * x - 0.6 * z + phase[:, 2]))
     wave += 0.7 * np.sin(2.3 * z - 1.9 * x + 1.6 * y)

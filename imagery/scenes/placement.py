@@ -16,14 +16,25 @@ _KIND_WEIGHTS = {
     "sign": 0.10, "lamp": 0.07, "table": 0.07, "figure": 0.08,
 }  # fmt: skip
 _CUMULATIVE = np.cumsum([_KIND_WEIGHTS[kind] for kind in KINDS])
-_TALL = ("sign", "lamp", "figure")
+# How large the main object is drawn for its kind, so that slender ones also are the largest thing in the picture.
+_MAIN_SCALE = {
+    "ball": 0.95,
+    "box": 1.0,
+    "cylinder": 1.05,
+    "cone": 1.2,
+    "sign": 0.9,
+    "lamp": 1.0,
+    "table": 1.2,
+    "figure": 1.25,
+}
+_BULKY = {"ball": 0.8, "box": 0.9, "cylinder": 0.85, "sign": 0.8}
 _SMALL_KINDS = ("ball", "box", "cylinder", "cone")
 _SKIN_RGB = (0.80, 0.67, 0.55)
 
 
 @dataclass(frozen=True)
 class Spot:
-    """The view that objects are placed for: focal length, heading in radians, and the walls (left, right, back, front)."""
+    """The view that objects are placed for: focal length, heading (radians), walls (left, right, back, front)."""
 
     focal: float
     heading: float
@@ -47,7 +58,7 @@ def _main_object(rng: np.random.Generator, settings: SceneSettings, spot: Spot) 
     apparent, distance = rng.uniform(*settings.main_apparent), rng.uniform(*settings.main_distance)
     side = rng.uniform(-0.5, 0.5) * (0.5 / spot.focal)
     x, y = _to_world(spot, side * distance, distance)
-    radius = apparent * distance * (0.8 if kind in _TALL else 1.0)
+    radius = apparent * distance * _MAIN_SCALE[kind]
     return _make(rng, settings, kind, x, y, 0.0, radius, always_glyph=kind == "sign"), apparent
 
 
@@ -61,7 +72,7 @@ def _next_object(
         return _on_table(rng, settings, tables[0])
     radius = exp(rng.uniform(log(settings.radius[0]), log(settings.radius[1])))
     radius = max(radius, SMALLEST.get(kind, 0.0))
-    nearest = max(settings.distance[0], radius / largest)
+    nearest = max(settings.distance[0], radius / (largest * _BULKY.get(kind, 1.0)))
     farthest = max(settings.distance[1], nearest * 1.05)
     for _ in range(40):
         distance = exp(rng.uniform(log(nearest), log(farthest)))

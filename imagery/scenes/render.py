@@ -3,16 +3,18 @@
 import numpy as np
 
 from imagery.errors import UserError
+from imagery.scenes.captions import captions
 from imagery.scenes.facts import object_facts
 from imagery.scenes.geometry import surfels
+from imagery.scenes.keypoints import scene_keypoints
 from imagery.scenes.labels import SALIENT_OBJECTS, label_maps
+from imagery.scenes.questions import questions
 from imagery.scenes.scene import ObjectFacts, Scene
-from imagery.scenes.settings import SceneSettings
+from imagery.scenes.second_view import second_view as render_second_view
+from imagery.scenes.settings import DEFAULT, SceneSettings
 from imagery.scenes.shading import shade
 from imagery.scenes.visibility import trace
 from imagery.scenes.world import World, build_world
-
-_DEFAULT = SceneSettings()
 
 
 def render_scene(
@@ -21,7 +23,7 @@ def render_scene(
     height: int,
     width: int,
     *,
-    settings: SceneSettings = _DEFAULT,
+    settings: SceneSettings = DEFAULT,
     labels: bool = True,
     second_view: bool = False,
 ) -> Scene:
@@ -38,8 +40,10 @@ def render_scene(
     seen = surfels(world.table, hits, camera.centre)
     rgb = shade(world, hits, seen, 1 / (camera.focal * min(height, width)), settings.shadows)
     intrinsics, pose = camera.intrinsics(height, width), camera.pose()
+    second = render_second_view(world, seed, index, seen, (height, width), settings) if second_view else None
     if not labels:
-        return Scene(rgb=rgb, intrinsics=intrinsics, pose=pose)
+        return Scene(rgb=rgb, intrinsics=intrinsics, pose=pose, second=second)
+    words = np.random.default_rng((seed, index, 1))
     facts = object_facts(world, hits, seen)
     maps = label_maps(world, camera, hits, seen, salient_instances(facts))
     return Scene(
@@ -47,8 +51,12 @@ def render_scene(
         intrinsics=intrinsics,
         pose=pose,
         scene_class=world.scene_class,
+        keypoints=scene_keypoints(world, camera, height, width),
+        captions=captions(world, facts, words),
+        questions=questions(facts, words),
         objects=facts,
         attributes=attributes(world, facts),
+        second=second,
         **maps,
     )
 

@@ -52,8 +52,11 @@ class ObjectFacts:
 
 @dataclass(frozen=True)
 class SecondView:
-    """The same world from another place. `flow_xy` [H, W, 2] is where each pixel of the first view lies in this one (x, y;
-    -1 where the first view sees sky); `visible` [H, W] says that this view sees the same point, unhidden."""
+    """The same world from another place.
+
+    `flow_xy` [H, W, 2] is where each pixel of the first view lies in this one (x, y; -1 where the first view sees sky);
+    `visible` [H, W] says that this view sees the same point, unhidden.
+    """
 
     rgb: np.ndarray
     depth: np.ndarray

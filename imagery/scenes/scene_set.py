@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from imagery.errors import UserError
 from imagery.scenes.render import render_scene
 from imagery.scenes.scene import Scene
-from imagery.scenes.settings import SceneSettings
+from imagery.scenes.settings import DEFAULT, SceneSettings
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class SceneSet:
     count: int
     height: int
     width: int
-    settings: SceneSettings = SceneSettings()
+    settings: SceneSettings = DEFAULT
     labels: bool = True
     second_view: bool = False
     start: int = 0

@@ -16,7 +16,7 @@ class SceneSettings:
     main_apparent: tuple[float, float] = (0.17, 0.23)
     main_distance: tuple[float, float] = (3.0, 4.6)
     # The others may look at most this share of the main object's size, so that "the main object" is decidable.
-    rival_share: float = 0.6
+    rival_share: float = 0.58
     patterned_share: float = 0.75
     glyph_share: float = 0.4
     on_table_share: float = 0.6
@@ -33,7 +33,8 @@ class SceneSettings:
                 raise UserError(f"scene setting {name} = {getattr(self, name)} must lie between 0 and 1")
 
 
+DEFAULT = SceneSettings()
 INDOOR = SceneSettings(indoor_share=1.0)
 OUTDOOR = SceneSettings(indoor_share=0.0)
 SPARSE = SceneSettings(objects=(3, 6))
-PRESETS = {"default": SceneSettings(), "indoor": INDOOR, "outdoor": OUTDOOR, "sparse": SPARSE}
+PRESETS = {"default": DEFAULT, "indoor": INDOOR, "outdoor": OUTDOOR, "sparse": SPARSE}

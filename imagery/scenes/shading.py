@@ -10,6 +10,7 @@ from imagery.scenes.world import World
 
 _HAZE_DISTANCE = 38.0  # metres until haze has taken 63 %
 _DIRECT = 0.62
+_INDOOR_AMBIENT = 0.14  # light that the walls throw back
 
 
 def shade(world: World, hits: Hits, seen: Surfels, pixel: float, shadows: bool) -> np.ndarray:
@@ -23,7 +24,8 @@ def shade(world: World, hits: Hits, seen: Surfels, pixel: float, shadows: bool) 
     direct = np.maximum(facing, 0).astype(np.float32)
     if shadows:
         direct[shadowed(world, seen, np.flatnonzero(solid & (facing > 0)))] = 0
-    light = world.ambient * (0.86 + 0.14 * seen.normals[2].astype(np.float32))
+    ambient = world.ambient + (_INDOOR_AMBIENT if world.room is not None else 0.0)
+    light = ambient * (0.86 + 0.14 * seen.normals[2].astype(np.float32))
     sky = np.flatnonzero(~solid)
     haze = None if world.room is not None else np.exp(-np.where(solid, depth, 0) / _HAZE_DISTANCE)
     for channel in range(3):
@@ -42,7 +44,7 @@ def shade(world: World, hits: Hits, seen: Surfels, pixel: float, shadows: bool) 
 
 
 def _slant(hits: Hits, seen: Surfels) -> np.ndarray:
-    """Cosine between ray and normal, for the size of a pixel on the surface: square-rooted, a compromise of both axes."""
+    """Root of the cosine between ray and normal: the size of a pixel on the surface, a compromise of both axes."""
     rays = hits.rays.reshape(3, -1)
     cosine = sum(rays[axis] * seen.normals[axis] for axis in range(3))
     return np.sqrt(np.clip(np.abs(cosine), 0.01, 1)).astype(np.float32)
@@ -107,7 +109,7 @@ def _sky(world: World, rays: np.ndarray) -> np.ndarray:
     up = np.maximum(rays[2] / length, 0)
     rise = np.sqrt(np.clip(2.2 * up, 0, 1))
     turn = np.arctan2(rays[1], rays[0])
-    wave = np.sin(5 * turn + 3 * np.sin(3.1 * turn + 9 * up)) + np.sin(26 * up + 4 * np.sin(4 * turn))
+    wave = np.sin(5 * turn + 3 * np.sin(3 * turn + 9 * up)) + np.sin(26 * up + 4 * np.sin(4 * turn))
     cloud = 0.55 * np.clip(wave, 0, 1.4) / 1.4 * rise
     out = np.empty((3, rays.shape[1]), dtype=np.float32)
     for channel in range(3):

@@ -84,7 +84,7 @@ class SurfaceTable:
 
 
 def build_table(backgrounds: list[Finish], objects: list[list[Piece]]) -> SurfaceTable:
-    """Collect eight background finishes and every object's pieces; `owner` is the object's index + 1, 0 = background."""
+    """Collect eight background finishes and every object's pieces; `owner` is object index + 1, 0 = background."""
     if len(backgrounds) != FIRST_PIECE:
         raise ValueError(f"{FIRST_PIECE} background finishes expected, got {len(backgrounds)}")
     planes = [(0, Piece(PLANE, 0, 0, 0, 0, 1, 1, 0, finish, 0, 0, np.inf)) for finish in backgrounds]

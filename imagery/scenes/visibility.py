@@ -7,7 +7,17 @@ import numpy as np
 from imagery.scenes.camera import Camera
 from imagery.scenes.primitives import hit_box, hit_frustum, hit_sphere
 from imagery.scenes.surfaces import (
-    BOX, CEILING, FIRST_PIECE, FLOOR, GROUND, SPHERE, WALL_BACK, WALL_FRONT, WALL_LEFT, WALL_RIGHT, SurfaceTable,
+    BOX,
+    CEILING,
+    FIRST_PIECE,
+    FLOOR,
+    GROUND,
+    SPHERE,
+    WALL_BACK,
+    WALL_FRONT,
+    WALL_LEFT,
+    WALL_RIGHT,
+    SurfaceTable,
 )  # fmt: skip
 from imagery.scenes.world import GROUND_RADIUS, Room, World
 
@@ -55,7 +65,7 @@ def hit_piece(table: SurfaceTable, row: int, o: np.ndarray, d: np.ndarray, squar
 
 
 def pixel_boxes(table: SurfaceTable, camera: Camera, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per surface code the rows and columns it can cover [N, 4] (y0, y1, x0, x1), and the share of it in the picture."""
+    """Per surface code the pixels it can cover [N, 4] (y0, y1, x0, x1), and the share of that in the picture."""
     corners = _corners(table)
     x, y, z = camera.project(corners, height, width)
     raw = np.stack([y.min(1), y.max(1), x.min(1), x.max(1)], axis=1)

@@ -31,7 +31,7 @@ PARTS_OF_KIND = {
     "table": ("top", "leg"),
     "figure": ("head", "body"),
 }
-PARTS = ("none",) + tuple(f"{kind} {part}" for kind in KINDS for part in PARTS_OF_KIND[kind])
+PARTS = ("none", *(f"{kind} {part}" for kind in KINDS for part in PARTS_OF_KIND[kind]))
 
 # The main object of a scene is the largest thing in the picture, by construction; a pole is too thin to be one.
 MAIN_KINDS = tuple(kind for kind in KINDS if kind != "pole")
