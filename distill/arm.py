@@ -18,7 +18,6 @@ from distill.runtime import deepspeed_config, describe, only_existing, prepare, 
 from distill.step import DistillStep
 from distill.student import Student
 from distill.targets import Targets
-from imagery.augment import Augment
 from imagery.contracts import SequentialSource, Source
 from imagery.sources import open_source
 from imagery.stream import ImageStream, to_float
@@ -141,7 +140,7 @@ def open_stream(arm: Arm, source: Source | SequentialSource) -> ImageStream:
         seed=arm.recipe.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
-        augment=Augment(**data.augment.model_dump()),
+        augment=data.augment.build(),
         workers=data.workers,
         max_bad_share=data.max_bad_share,
     )

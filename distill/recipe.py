@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from imagery.augment import Augment
 from teachers.config import Node, read_recipe, validate
 from teachers.errors import UserError, unknown
 
@@ -25,6 +26,15 @@ class AugmentNode(Node):
     aspect: tuple[float, float] = (1.0, 1.0)
     hflip: float = 0.0
     random_crop: bool = True
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> Augment:
+        """What it describes; UserError for ranges that make no sense."""
+        return Augment(**self.model_dump())
 
 
 class DataNode(Node):

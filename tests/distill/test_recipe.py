@@ -1,0 +1,76 @@
+"""Recipes: what is wrong is named, and what decides the numbers is told from what does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import small_recipe
+
+from distill.recipe import Recipe, read, read_arms
+from teachers.config import validate
+from teachers.errors import UserError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("name", ["debug.yaml", "quickstart.yaml", "ablations/quickstart_upsamplers.yaml"])
+def test_shipped_recipes_load(name: str) -> None:
+    assert read(RECIPES / name).optim.steps > 0
+
+
+def test_unknown_field_suggests_the_nearest(write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r'unknown field "optim.stepss".*did you mean "steps"'):
+        read(write_recipe(), ["optim.stepss=3"])
+
+
+def test_unknown_upsampler_suggests_the_nearest(write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r'unknown upsampler "featshrp".*did you mean "featsharp"'):
+        read(write_recipe(), ["teachers.*.upsampler=featshrp"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teachers.coarse.denoise=somewhere", "upsampler: none"),
+        ("teachers.fine.weight.spatial=0", "leave the teacher out"),
+        ("baseline=tile", "no arms"),
+        ("teachers={}", "at least 1 item"),
+        ("optim.lr=-1", "greater than 0"),
+    ],
+)
+def test_contradictions_are_named(write_recipe: Callable[..., Path], override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(write_recipe(), [override])
+
+
+def test_arms_are_overrides_written_below_the_recipe(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe(
+        arms={"tile": ["teachers.coarse.upsampler=tile"], "flat": ["teachers.coarse.upsampler=bilinear"]},
+        baseline="flat",
+    )
+    arms = read_arms(path, ["optim.steps=9"])
+    assert {name: arm.teachers["coarse"].upsampler for name, arm in arms.items()} == {
+        "tile": "tile",
+        "flat": "bilinear",
+    }
+    assert arms["flat"].folder == read(path).folder / "flat"
+    assert arms["flat"].optim.steps == 9 and not arms["flat"].arms
+    with pytest.raises(UserError, match="one of the arms"):
+        read(path, ["baseline=flatt"])
+
+
+def test_an_arms_own_mistake_names_the_arm(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe(arms={"bad": ["optim.step=1"]}, baseline="bad")
+    with pytest.raises(UserError, match=r"arm bad.*optim\.step"):
+        read_arms(path)
+
+
+def test_fingerprint_holds_what_decides_the_numbers(tmp_path: Path) -> None:
+    def fingerprint(**changes: Any) -> dict[str, Any]:
+        return validate(Recipe, small_recipe(tmp_path) | changes, "test").fingerprint()
+
+    base = fingerprint()
+    assert fingerprint(name="other", out="elsewhere", checkpoint={"every": 1}, log={"every": 2}) == base
+    changed = fingerprint(seed=1, align="max")
+    assert {key for key in base if base[key] != changed[key]} == {"seed", "align"}
