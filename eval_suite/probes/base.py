@@ -1,0 +1,32 @@
+"""What every probe is: a recipe node that knows how to run."""
+
+from abc import abstractmethod
+
+from pydantic import Field
+
+from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.score import Score
+from eval_suite.readers.contracts import LabelledData
+from eval_suite.results import Result
+from teachers.config import Node
+
+
+class ProbeNode(Node):
+    """A task of a suite. Fields are its protocol; `run` gives one result per metric.
+
+    AbsentError from `run` means that the backbone lacks what the task needs; the suite records the reason.
+    """
+
+    name: str = Field(description="task name in the results")
+    group: str
+    data: str  #: which of the suite's data sets
+
+    @abstractmethod
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        """Results of this task; deterministic in the backbone's features, the data and the seed."""
+
+    def result(self, metric: str, score: Score, seed: int, *, higher_is_better: bool = True) -> Result:
+        """A score under this task's name and group."""
+        return Result.of(
+            score, group=self.group, task=self.name, metric=metric, higher_is_better=higher_is_better, seed=seed
+        )

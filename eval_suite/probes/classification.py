@@ -1,0 +1,63 @@
+"""Is what an image shows readable from its summary? Nearest neighbours, and prompts through a text tower."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from eval_suite.features import FeatureTable, ProbedBackbone
+from eval_suite.metrics.classification import cosine_logits, knn_predict, top1
+from eval_suite.probes.base import ProbeNode
+from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
+from eval_suite.results import Result
+from eval_suite.text import AbsentError, text_path
+
+
+class KnnProbe(ProbeNode):
+    """RADIO's nearest neighbours: unit summaries, k = 20, votes exp(similarity / 0.07); top-1 in percent."""
+
+    probe: Literal["knn"]
+    group: str = "classification"
+    k: int = Field(default=20, gt=0)
+    temperature: float = Field(default=0.07, gt=0)
+    vector: Literal["summary", "summary_or_mean"] = "summary"  #: the latter: a spatial mean where there is no summary
+
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        known, asked = data.classes(TRAIN), data.classes(TEST)
+        bank = self._vectors(backbone, backbone.features(known.images).pick(known.rows))
+        queries = self._vectors(backbone, backbone.features(asked.images).pick(asked.rows))
+        predicted = knn_predict(
+            bank, known.labels, queries, classes=len(known.names), k=self.k, temperature=self.temperature
+        )
+        return [self.result("top1", top1(predicted, asked.labels), seed)]
+
+    def _vectors(self, backbone: ProbedBackbone, table: FeatureTable) -> Tensor:
+        if table.summary is not None:
+            return table.summary
+        if self.vector == "summary":
+            raise AbsentError(f"{backbone.spec.name} has no summary vector")
+        return table.spatial.mean((2, 3))
+
+
+class ZeroShotProbe(ProbeNode):
+    """Class names in prompt templates against image vectors in the space of a text tower; top-1 in percent."""
+
+    probe: Literal["zero_shot"]
+    group: str = "classification"
+    adaptor: str = "clip"
+    templates: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("templates")
+    @classmethod
+    def _have_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f'a template holds "{{}}" once, for the class name; got "{template}"')
+        return templates
+
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        path = text_path(backbone, self.adaptor)
+        asked = data.classes(TEST)
+        prototypes = path.classes(asked.names, self.templates)
+        vectors = path.images(backbone.features(asked.images).pick(asked.rows))
+        return [self.result("top1", top1(cosine_logits(vectors, prototypes).argmax(1), asked.labels), seed)]

@@ -1,0 +1,60 @@
+"""Linear probe of semantic segmentation: how much of the label map do single tokens carry?"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.segmentation import Segmentation
+from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.heads import LinearHead, batches, shrink_labels, train
+from eval_suite.probes.losses import class_loss
+from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
+from eval_suite.results import Result
+
+
+class SegmentationProbe(ProbeNode):
+    """Normalisation and a 1x1 convolution on the last map, logits resized to the labels; mIoU over the whole set.
+
+    RADIO's ADE20K head. It is convex and trained to a learning rate of zero on standardised features; labels are
+    judged at their own resolution, finer than the token grid.
+    """
+
+    probe: Literal["segmentation"]
+    group: str = "dense"
+    labels: str  #: which label maps
+    steps: int = Field(default=300, gt=0)
+    batch: int = Field(default=16, gt=0)
+    label_size: int = Field(default=56, gt=0)  #: side of the labels it learns from
+    learning_rate: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        learn, judge = data.dense(TRAIN), data.dense(TEST)
+        head = self._fit(backbone.features(learn.images).spatial[learn.rows], learn, seed)
+        spatial = backbone.features(judge.images).spatial[judge.rows]
+        return [self._judge(head, spatial, judge, seed)]
+
+    def _fit(self, spatial: Tensor, learn: DenseImages, seed: int) -> LinearHead:
+        generator = torch.Generator().manual_seed(seed)
+        head = LinearHead(spatial, len(learn.names[self.labels]), generator)
+        maps, size = learn.labels(self.labels), (self.label_size, self.label_size)
+        train(
+            head,
+            lambda batch: class_loss(head(spatial[batch], size), shrink_labels(maps[batch], size)),
+            batches(len(spatial), self.batch, self.steps, generator),
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        return head
+
+    @torch.no_grad()
+    def _judge(self, head: LinearHead, spatial: Tensor, judge: DenseImages, seed: int) -> Result:
+        maps, metric = judge.labels(self.labels), Segmentation(len(judge.names[self.labels]))
+        for rows in torch.arange(len(spatial)).split(50):
+            truth = maps[rows]
+            metric.update(head(spatial[rows], (truth.shape[-2], truth.shape[-1])).argmax(1), truth)
+        return self.result("miou", metric.scores()["miou"], seed)

@@ -1,0 +1,166 @@
+"""PASCAL-Context and NYUDv2 style probe: one convolution head learns several dense tasks at once."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.depth import Depth
+from eval_suite.metrics.normals import Normals
+from eval_suite.metrics.saliency import Saliency
+from eval_suite.metrics.score import Tally
+from eval_suite.metrics.segmentation import Segmentation
+from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.heads import ConvHead, batches, shrink_labels, train
+from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, normal_loss
+from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
+from eval_suite.results import Result
+
+CLASSES, SALIENCY, DEPTH, NORMALS = "classes", "saliency", "depth", "normals"
+REPORTED = {CLASSES: ("miou", True), SALIENCY: ("maxf", True), DEPTH: ("rmse", False), NORMALS: ("mean", False)}
+TASKS = {
+    "semantic": CLASSES,
+    "kind": CLASSES,
+    "part": CLASSES,
+    "saliency": SALIENCY,
+    "depth": DEPTH,
+    "normals": NORMALS,
+}
+
+
+class MultitaskProbe(ProbeNode):
+    """3x3 conv, BN, GELU, then 1x1 per task, trained on the weighted sum of the tasks' losses.
+
+    Loss kinds and weights follow the harness the paper used (semseg 1, parts 2, saliency 5, normals 10, depth 1);
+    the backbone is frozen here, and labels are judged at their own resolution, finer than the token grid.
+    """
+
+    probe: Literal["multitask"]
+    subset: str | None = None  #: only images of this group of the data, e.g. indoor
+    tasks: dict[str, float]  #: label name -> loss weight
+    hidden: int = Field(default=64, gt=0)
+    steps: int = Field(gt=0)
+    batch: int = Field(default=16, gt=0)
+    label_size: int = Field(default=56, gt=0)  #: side of the labels it learns from
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, tasks: dict[str, float]) -> dict[str, float]:
+        for name in tasks:
+            if name not in TASKS:
+                raise ValueError(f"no task {name}; known: {', '.join(TASKS)}")
+        if not tasks:
+            raise ValueError("at least one task")
+        return tasks
+
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        learn, judge = self._images(data, TRAIN), self._images(data, TEST)
+        head = self._fit(backbone.features(learn.images).spatial[learn.rows], learn, seed)
+        spatial = backbone.features(judge.images).spatial[judge.rows]
+        return self._judge(head, spatial, judge, seed)
+
+    def _images(self, data: LabelledData, split: str) -> DenseImages:
+        images = data.dense(split)
+        return images if self.subset is None else images.subset(self.subset)
+
+    def _fit(self, spatial: Tensor, learn: DenseImages, seed: int) -> "ScaledHead":
+        generator = torch.Generator().manual_seed(seed)
+        head = ScaledHead(spatial, learn, self.tasks, self.hidden, generator)
+        size = (self.label_size, self.label_size)
+
+        def loss_of(batch: Tensor) -> Tensor:
+            outputs = head(spatial[batch], size)
+            losses = [
+                weight * _loss(task, outputs[task], learn.labels(task)[batch], size)
+                for task, weight in self.tasks.items()
+            ]
+            return torch.stack(losses).sum()
+
+        train(
+            head,
+            loss_of,
+            batches(len(spatial), self.batch, self.steps, generator),
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        return head
+
+    @torch.no_grad()
+    def _judge(self, head: "ScaledHead", spatial: Tensor, judge: DenseImages, seed: int) -> list[Result]:
+        metrics = {task: _metric(task, judge) for task in self.tasks}
+        for rows in torch.arange(len(spatial)).split(50):
+            for task, metric in metrics.items():
+                truth = judge.labels(task)[rows]
+                metric.update(_answer(task, head(spatial[rows], (truth.shape[-2], truth.shape[-1]))[task]), truth)
+        results = []
+        for task, metric in metrics.items():
+            key, higher = REPORTED[TASKS[task]]
+            results.append(self.result(f"{task}_{key}", metric.scores()[key], seed, higher_is_better=higher))
+        return results
+
+
+class ScaledHead(torch.nn.Module):
+    """A convolution head whose depth is read in metres around the mean of the training set."""
+
+    def __init__(
+        self,
+        spatial: Tensor,
+        learn: DenseImages,
+        tasks: Mapping[str, float],
+        hidden: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.head = ConvHead(spatial, hidden, {task: _outputs(task, learn) for task in tasks}, generator)
+        depth = _valid_depth(learn) if DEPTH in tasks else torch.ones(2)
+        self.register_buffer("depth_mean", depth.mean())
+        self.register_buffer("depth_scale", depth.std().clamp(min=1e-3))
+
+    def forward(self, spatial: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        outputs = self.head(spatial, size)
+        if DEPTH in outputs:
+            outputs[DEPTH] = outputs[DEPTH] * self.depth_scale + self.depth_mean
+        return outputs
+
+
+def _outputs(task: str, images: DenseImages) -> int:
+    kind = TASKS[task]
+    return len(images.names[task]) if kind == CLASSES else 3 if kind == NORMALS else 1
+
+
+def _valid_depth(images: DenseImages) -> Tensor:
+    depth = images.labels(DEPTH)[torch.arange(len(images.rows))].float()
+    valid = depth[depth > 0]
+    return valid if len(valid) > 1 else torch.ones(2)
+
+
+def _loss(task: str, output: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    if TASKS[task] == NORMALS:
+        return normal_loss(output, torch.nn.functional.interpolate(labels.float(), size=size, mode="nearest-exact"))
+    target = shrink_labels(labels, size)
+    return {CLASSES: class_loss, SALIENCY: balanced_loss, DEPTH: depth_loss}[TASKS[task]](output, target)
+
+
+def _metric(task: str, images: DenseImages) -> Tally:
+    kind = TASKS[task]
+    if kind == CLASSES:
+        return Segmentation(len(images.names[task]))
+    if kind == SALIENCY:
+        return Saliency()
+    return Depth(pool="pixel", max_depth=80.0) if kind == DEPTH else Normals(pool="pixel")
+
+
+def _answer(task: str, output: Tensor) -> Tensor:
+    """What the metric of the task reads: classes [b, h, w], a probability, metres, or vectors [b, 3, h, w]."""
+    kind = TASKS[task]
+    if kind == CLASSES:
+        return output.argmax(1)
+    if kind == SALIENCY:
+        return output[:, 0].sigmoid()
+    return output[:, 0] if kind == DEPTH else output

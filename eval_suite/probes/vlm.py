@@ -1,0 +1,128 @@
+"""Can a language model read the features? Questions about images, exact answers, one score per kind of question."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.answers import mean_answer
+from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.heads import batches, train
+from eval_suite.probes.vlm_model import (
+    NO_TARGET,
+    Prompts,
+    VisionLanguageModel,
+    Vocabulary,
+    encode_questions,
+    right_answers,
+)
+from eval_suite.readers.contracts import TEST, TRAIN, AskedQuestion, LabelledData, QuestionImages
+from eval_suite.results import Result
+
+
+class VlmProbe(ProbeNode):
+    """Frozen backbone, two-layer projector and a small causal language model trained on the questions from nothing.
+
+    The group's numbers are exact-match accuracies in percent, one per question kind, of greedy decoding.
+    """
+
+    probe: Literal["vlm"]
+    group: str = "vlm"
+    side: int = Field(default=7, gt=0)  #: visual tokens per side
+    merge: int = Field(default=2, gt=0)  #: cells per side folded into one visual token
+    width: int = Field(default=96, gt=0)
+    layers: int = Field(default=2, gt=0)
+    steps: int = Field(default=300, gt=0)
+    batch: int = Field(default=16, gt=0)  #: images in a step
+    asked: int = Field(default=8, gt=0)  #: questions about each of them
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        learn, judge = data.questions(TRAIN), data.questions(TEST)
+        vocabulary = Vocabulary(text for item in learn.questions for text in (item.question, item.answer))
+        spatial = backbone.features(learn.images).spatial
+        prompts = encode_questions(vocabulary, [(item.question, item.answer) for item in learn.questions])
+        model = self._model(spatial, vocabulary, prompts.tokens.shape[1], seed)
+        self._fit(model, spatial, learn, prompts, seed)
+        right = self._judge(model, backbone.features(judge.images).spatial, judge, vocabulary)
+        return self._results(judge.questions, right.double(), seed)
+
+    def _model(self, spatial: Tensor, vocabulary: Vocabulary, longest: int, seed: int) -> VisionLanguageModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return VisionLanguageModel(
+                spatial,
+                len(vocabulary.words),
+                side=self.side,
+                merge=self.merge,
+                width=self.width,
+                layers=self.layers,
+                longest=longest,
+            )
+
+    def _fit(
+        self, model: VisionLanguageModel, spatial: Tensor, learn: QuestionImages, prompts: Prompts, seed: int
+    ) -> None:
+        asked_of = questions_by_image(learn.questions)
+        images = torch.tensor(sorted(asked_of))
+        generator = torch.Generator().manual_seed(seed)
+
+        def loss_of(batch: Tensor) -> Tensor:
+            rows = images[batch]
+            chosen = torch.stack([_some(asked_of[int(row)], self.asked, generator) for row in rows])
+            some = Prompts(prompts.tokens[chosen], prompts.targets[chosen])
+            logits = model(spatial[rows], some)
+            return F.cross_entropy(logits.flatten(0, 2), some.targets.flatten(), ignore_index=NO_TARGET)
+
+        train(
+            model,
+            loss_of,
+            batches(len(images), self.batch, self.steps, generator),
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+
+    @torch.no_grad()
+    def _judge(
+        self, model: VisionLanguageModel, spatial: Tensor, judge: QuestionImages, vocabulary: Vocabulary
+    ) -> Tensor:
+        """Whether each question was answered exactly: bool [number of questions]."""
+        right = torch.zeros(len(judge.questions), dtype=torch.bool)
+        prompts = encode_questions(vocabulary, [(item.question, item.answer) for item in judge.questions])
+        by_count: dict[int, list[Tensor]] = {}
+        for numbers in questions_by_image(judge.questions).values():
+            by_count.setdefault(len(numbers), []).append(numbers)
+        for groups in by_count.values():
+            for numbers in torch.stack(groups).split(self.batch):
+                rows = torch.tensor([judge.questions[int(row[0])].row for row in numbers])
+                some = Prompts(prompts.tokens[numbers], prompts.targets[numbers])
+                right[numbers] = right_answers(model(spatial[rows], some), some.targets)
+        return right
+
+    def _results(self, questions: Sequence[AskedQuestion], right: Tensor, seed: int) -> list[Result]:
+        results = []
+        for kind in sorted({item.kind for item in questions}):
+            numbers = [number for number, item in enumerate(questions) if item.kind == kind]
+            score = mean_answer(right[numbers], torch.tensor([questions[number].row for number in numbers]))
+            results.append(self.result(kind, score, seed))
+        return results
+
+
+def questions_by_image(questions: Sequence[AskedQuestion]) -> dict[int, Tensor]:
+    """Image row -> numbers of its questions, int64 [n]."""
+    numbers: dict[int, list[int]] = {}
+    for number, item in enumerate(questions):
+        numbers.setdefault(item.row, []).append(number)
+    return {row: torch.tensor(values) for row, values in numbers.items()}
+
+
+def _some(numbers: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of the numbers in random order, going round again where there are fewer."""
+    shuffled = numbers[torch.randperm(len(numbers), generator=generator)]
+    return shuffled.repeat(-(-count // len(numbers)))[:count]

@@ -1,0 +1,127 @@
+"""A small vision-language model on frozen features: two-layer projector, causal language model, word vocabulary.
+
+LLaVA's shape (projector `mlp2x_gelu`, visual tokens before the question) with VILA's 2x2 token merging. Several
+questions about one image share its visual tokens: each sees the image and itself only, so an image costs one pass.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from eval_suite.probes.heads import Standardise, resize_map
+
+PAD, UNKNOWN, ANSWER, END = 0, 1, 2, 3
+SPECIAL = ("<pad>", "<unk>", "<answer>", "<end>")
+NO_TARGET = -100
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, digits and marks of a sentence."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+class Vocabulary:
+    """Words of the training questions and answers, in alphabetical order."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        known = sorted({word for text in texts for word in words(text)})
+        self.words = (*SPECIAL, *known)
+        self._ids = {word: index for index, word in enumerate(self.words)}
+
+    def encode(self, text: str) -> list[int]:
+        """Word numbers; words never seen in training are `<unk>`."""
+        return [self._ids.get(word, UNKNOWN) for word in words(text)]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Questions of a batch of images: tokens and targets int64 [B, Q, L], `NO_TARGET` where nothing is asked."""
+
+    tokens: Tensor
+    targets: Tensor
+
+
+def encode_questions(vocabulary: Vocabulary, questions: Sequence[tuple[str, str]]) -> Prompts:
+    """(question, answer) pairs -> tokens [Q, L] `question <answer> answer` and the words to predict after each."""
+    tokens: list[list[int]] = []
+    targets: list[list[int]] = []
+    for question, answer in questions:
+        asked, told = [*vocabulary.encode(question), ANSWER], vocabulary.encode(answer)
+        tokens.append(asked + told)
+        targets.append([NO_TARGET] * (len(asked) - 1) + [*told, END])
+    length = max(len(row) for row in tokens)
+    return Prompts(
+        torch.tensor([row + [PAD] * (length - len(row)) for row in tokens]),
+        torch.tensor([row + [NO_TARGET] * (length - len(row)) for row in targets]),
+    )
+
+
+class VisionLanguageModel(nn.Module):
+    """Frozen maps [B, C, h, w] and questions [B, Q, L] -> logits over the vocabulary at every question position."""
+
+    def __init__(
+        self, spatial: Tensor, vocabulary: int, *, side: int, merge: int, width: int, layers: int, longest: int
+    ) -> None:
+        super().__init__()
+        self.normalise = Standardise(spatial)
+        self.grid = (side * merge, side * merge)
+        self.merge = nn.PixelUnshuffle(merge)
+        self.projector = nn.Sequential(
+            nn.Linear(spatial.shape[1] * merge * merge, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.places = nn.Parameter(0.02 * torch.randn(side * side, width))
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=max(1, width // 32),
+            max_position_embeddings=side * side + longest,
+            pad_token_id=PAD,
+            bos_token_id=None,
+            eos_token_id=END,
+            attn_implementation="sdpa",
+        )
+        self.language = LlamaForCausalLM(config)
+
+    def forward(self, spatial: Tensor, prompts: Prompts) -> Tensor:
+        """-> logits [B, Q, L, V]; the logits at position i say what follows token i."""
+        images, asked, length = prompts.tokens.shape
+        visual = self.merge(resize_map(self.normalise(spatial), self.grid)).flatten(2).transpose(1, 2)
+        visual = self.projector(visual) + self.places
+        text = self.language.get_input_embeddings()(prompts.tokens.flatten(1))
+        hidden = self.language.model(
+            inputs_embeds=torch.cat([visual, text], 1),
+            attention_mask=block_mask(visual.shape[1], asked, length).to(visual.dtype),
+            position_ids=positions(visual.shape[1], asked, length).expand(images, -1),
+            use_cache=False,
+        ).last_hidden_state
+        return self.language.lm_head(hidden[:, visual.shape[1] :]).unflatten(1, (asked, length))
+
+
+def block_mask(visual: int, asked: int, length: int) -> Tensor:
+    """Additive mask [1, 1, T, T]: causal, and no question sees another one."""
+    total = visual + asked * length
+    block = torch.cat([torch.full((visual,), -1), torch.arange(asked).repeat_interleave(length)])
+    allowed = (block[None] == -1) | (block[None] == block[:, None])
+    allowed &= torch.ones(total, total, dtype=torch.bool).tril()
+    return torch.zeros(total, total).masked_fill(~allowed, torch.finfo(torch.float32).min)[None, None]
+
+
+def positions(visual: int, asked: int, length: int) -> Tensor:
+    """Position numbers [1, T]: every question begins right after the image."""
+    return torch.cat([torch.arange(visual), (visual + torch.arange(length)).repeat(asked)])[None]
+
+
+def right_answers(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether greedy decoding gives exactly the answer: bool [B, Q].
+
+    Greedy text equals the answer if and only if the best word after every true prefix is the true next word, the end
+    mark included, so one pass with the true prefixes decides it. A word never seen in training is always wrong.
+    """
+    asked = targets != NO_TARGET
+    return (((logits.argmax(-1) == targets) & (targets != UNKNOWN)) | ~asked).all(-1)

@@ -1,0 +1,53 @@
+"""Arrays and texts of a rendered data set, kept on disk and mapped into memory."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CACHE_VARIABLE = "AGGLOMERATE_CACHE"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Named arrays (memory-mapped) and one JSON value."""
+
+    arrays: Mapping[str, np.ndarray]
+    texts: Any
+
+
+def cache_folder() -> Path:
+    """Where derived data is kept: $AGGLOMERATE_CACHE, else ~/.cache/agglomerate."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "agglomerate")
+
+
+def stored(folder: Path, make: Callable[[], tuple[Mapping[str, np.ndarray], Any]]) -> Stored:
+    """What is in `folder`, made and written first if it is not there; only complete folders are ever seen."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        arrays, texts = make()
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for name, array in arrays.items():
+                np.save(partial / f"{name}.npy", array)
+            (partial / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+            _publish(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+    return Stored(arrays, json.loads((folder / "texts.json").read_text(encoding="utf-8")))
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Rename into place; another process that was faster has written the same thing."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
