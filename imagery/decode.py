@@ -5,6 +5,7 @@ profiles are ignored (as every training pipeline in the field does); transparenc
 """
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def decode_image(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     except Exception as error:
         # On damaged files Pillow's decoders raise nearly every exception there is (SyntaxError, struct.error, ...).
         raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image: a known suffix, and not hidden (as macOS' "._" twins are)."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def read_file(path: Path) -> bytes:

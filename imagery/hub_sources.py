@@ -112,7 +112,7 @@ class HubSource:
 class HubStream:
     """A data set read in sequence: nothing is downloaded beforehand. Shards are shuffled, then windows within them."""
 
-    def __init__(self, dataset: HubDataset, column: str | None, window: int = WINDOW) -> None:
+    def __init__(self, dataset: HubDataset, column: str | None, window: int) -> None:
         if window < 1:
             raise UserError(f"hf: window is at least 1, got {window}")
         self.name = f"hf:{dataset.name} (streaming)"

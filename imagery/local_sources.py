@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imagery.decode import SUFFIXES, decode_image
+from imagery.decode import SUFFIXES, decode_image, is_image_name
 from imagery.errors import UserError
 from imagery.patterns import expand_braces
+from imagery.scenes import render_scene
+from imagery.scenes.settings import PRESETS
 
 
 class FolderSource:
@@ -46,20 +48,27 @@ def _image_paths(start: Path, root: Path) -> list[str]:
     found = []
     for folder, subfolders, files in os.walk(start):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                found.append((Path(folder) / name).relative_to(root).as_posix())
+        place = Path(folder).relative_to(root)  # once a folder: slow, and data sets have millions of files
+        prefix = "" if place == Path(".") else f"{place.as_posix()}/"
+        found += [prefix + name for name in files if is_image_name(name)]
     return found
 
 
 class ScenesSource:
     """Procedural scenes, colour only. With `cache` each is rendered once and kept (height * width * 3 bytes each)."""
 
-    def __init__(self, seed: int, count: int, height: int, width: int, *, cache: bool) -> None:
-        if min(count, height, width) < 1:
-            raise UserError(f"scenes: count and size must be positive, got count={count}, size={height}x{width}")
-        self.name = f"scenes:seed={seed},count={count},size={height}x{width}"
-        self.fingerprint = self.name
+    def __init__(
+        self, seed: int, count: int, height: int, width: int, *, preset: str = "default", cache: bool = False
+    ) -> None:
+        if seed < 0 or min(count, height, width) < 1:
+            raise UserError(
+                f"scenes: seed >= 0, count and size > 0; got seed={seed},count={count},size={height}x{width}"
+            )
+        if preset not in PRESETS:
+            raise UserError(f'scenes has no preset "{preset}"; known: {", ".join(PRESETS)}')
+        self.name = f"scenes:seed={seed},count={count},size={height}x{width},preset={preset}"
+        self.fingerprint = f"{self.name} {PRESETS[preset]}"
+        self._settings = PRESETS[preset]
         self.seed, self.height, self.width = seed, height, width
         self.problems: list[str] = []
         self.lost_share = 0.0
@@ -80,6 +89,4 @@ class ScenesSource:
         return f"scene {self.seed}/{index}"
 
     def _render(self, index: int) -> np.ndarray:
-        from imagery.scenes import render_scene
-
-        return render_scene(self.seed, index, self.height, self.width, labels=False).rgb
+        return render_scene(self.seed, index, self.height, self.width, settings=self._settings, labels=False).rgb

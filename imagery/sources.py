@@ -1,10 +1,10 @@
 """From a line of a recipe to a source of images.
 
-scenes:seed=1,count=4096[,size=224][,cache=true]      rendered on the fly; size=HEIGHTxWIDTH for other shapes
-imagefolder:PATH                                      every image under a folder; {a,b} braces for several
-webdataset:PATH                                       tar shards: a file, a folder, a glob, or {000..127} braces
-hf:NAME_OR_PATH[?split=train][&column=image][&streaming=true]
-    hf: also takes config=, revision=, data_files=, and when streaming window= (images shuffled among each other)
+scenes:seed=1,count=4096        rendered on the fly; also size=224 or 224x320, preset=indoor, cache=true
+imagefolder:PATH                every image under a folder; {a,b} braces for several
+webdataset:PATH                 tar shards: a file, a folder, a glob, or {000..127} braces
+hf:NAME_OR_PATH?split=train     also &column=, config=, revision=, data_files=, streaming=true, and when streaming
+                                window= (how many images are held, and shuffled among each other)
 """
 
 import difflib
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from imagery.contracts import SequentialSource, Source
 from imagery.errors import UserError
-from imagery.hub_sources import HubDataset, HubSource, HubStream
+from imagery.hub_sources import WINDOW, HubDataset, HubSource, HubStream
 from imagery.local_sources import FolderSource, ScenesSource
 from imagery.tar_source import TarSource
 
@@ -29,7 +29,7 @@ def open_source(spec: str) -> Source | SequentialSource:
 
 
 def _open_scenes(rest: str) -> Source:
-    options = _options("scenes", rest.split(","), ("seed", "count", "size", "cache"))
+    options = _options("scenes", rest.split(","), ("seed", "count", "size", "preset", "cache"))
     if not {"seed", "count"} <= options.keys():
         raise UserError(f'scenes needs a seed and a count, e.g. "scenes:seed=1,count=4096", got "scenes:{rest}"')
     size = re.fullmatch(r"(\d+)(?:x(\d+))?", options.get("size", "224"))
@@ -37,7 +37,8 @@ def _open_scenes(rest: str) -> Source:
         raise UserError(f'scenes: size is PIXELS or HEIGHTxWIDTH, got "{options["size"]}"')
     height, width = int(size[1]), int(size[2] or size[1])
     seed, count = _integer("seed", options["seed"]), _integer("count", options["count"])
-    return ScenesSource(seed, count, height, width, cache=_truth("cache", options.get("cache", "false")))
+    cache = _truth("cache", options.get("cache", "false"))
+    return ScenesSource(seed, count, height, width, preset=options.get("preset", "default"), cache=cache)
 
 
 def _open_hub(rest: str) -> Source | SequentialSource:
@@ -52,7 +53,7 @@ def _open_hub(rest: str) -> Source | SequentialSource:
     dataset = HubDataset(name, **options)
     if not streaming:
         return HubSource(dataset, column)
-    return HubStream(dataset, column, **({} if window is None else {"window": _integer("window", window)}))
+    return HubStream(dataset, column, WINDOW if window is None else _integer("window", window))
 
 
 _OPENERS: dict[str, Callable[[str], Source | SequentialSource]] = {

@@ -20,11 +20,10 @@ from imagery.contracts import SequentialSource, Source
 from imagery.cursor import Candidates, open_cursor
 from imagery.decode import BadImage
 from imagery.errors import UserError
+from imagery.tally import Tally, examples
 
 BATCHES_AHEAD = 2
 MAX_ATTEMPTS = 32
-MIN_READ_TO_JUDGE = 100  # below this many reads one bad file would already be a large share
-MAX_KEYS_LISTED = 1000
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,12 @@ class ImageStream:
             raise UserError(f"{source.lost_share:.0%} of {source.name} is unreadable, e.g. {source.problems[0]}")
         self.source, self.seed, self.augment, self.shuffle = source, seed, augment, shuffle
         self.batch_size, self.height, self.width = batch_size, height, width
-        self.rank, self.world, self.workers, self.max_bad_share = rank, world, workers, max_bad_share
+        self.rank, self.world, self.workers = rank, world, workers
         self._cursor = open_cursor(source, seed, shuffle=shuffle)
         self._next_start = 0  # of the next batch to be prepared; the next one to be given out may be earlier
         self._pending: deque[_Pending] = deque()
         self._pool: ThreadPoolExecutor | None = None
-        self._read, self._bad = 0, 0
-        self._bad_reasons: dict[str, str] = {}
+        self._tally = Tally(source.name, max_bad_share)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -105,7 +103,7 @@ class ImageStream:
             self._pending.append(self._prepare())
         pending = self._pending[0]
         samples = [future.result() for future in pending.samples]
-        self._count(samples)
+        self._tally.add(len(samples), (entry for sample in samples for entry in sample.bad))
         self._pending.popleft()  # only now: had a sample failed, the state would still point at this batch
         return Batch(
             images=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
@@ -120,8 +118,7 @@ class ImageStream:
             "position": ahead.start if ahead else self._next_start,
             "cursor": ahead.cursor_state if ahead else self._cursor.snapshot(),
             **self._identity(),
-            "counts": {"rank": self.rank, "world": self.world, "read": self._read, "bad": self._bad},
-            "bad_reasons": dict(self._bad_reasons),
+            "tally": {"rank": self.rank, "world": self.world, **self._tally.state_dict()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,20 +132,16 @@ class ImageStream:
         self._drop_pending()
         self._next_start = state["position"]
         self._cursor.restore(state["cursor"])
-        counts = state["counts"]
-        mine = (counts["rank"], counts["world"]) == (self.rank, self.world)
-        self._read, self._bad = (counts["read"], counts["bad"]) if mine else (0, 0)
-        self._bad_reasons = dict(state["bad_reasons"]) if mine else {}
+        tally = state["tally"]
+        self._tally = Tally(self.source.name, self._tally.max_bad_share)
+        # Often one rank's state is saved for all: the order is everyone's, the counts are that rank's alone.
+        if (tally["rank"], tally["world"]) == (self.rank, self.world):
+            self._tally.load_state_dict(tally)
 
     def report(self) -> dict[str, Any]:
         """What this rank read so far: images read, bad ones among them, their keys with reasons, unreadable parts."""
-        return {
-            "read": self._read,
-            "bad": self._bad,
-            "bad_keys": sorted(self._bad_reasons),
-            "bad_reasons": dict(self._bad_reasons),
-            "problems": list(self.source.problems),
-        }
+        counts = self._tally.state_dict()
+        return {**counts, "bad_keys": sorted(counts["bad_reasons"]), "problems": list(self.source.problems)}
 
     def close(self) -> None:
         """Stop the threads; the stream can still be used, it starts them again."""
@@ -194,21 +187,7 @@ class ImageStream:
                 continue
             pixels = self.augment.apply(image, self.height, self.width, seed=self.seed, position=position)
             return _Sample(np.ascontiguousarray(pixels.transpose(2, 0, 1)), item.key, tuple(bad))
-        raise UserError(f"{MAX_ATTEMPTS} bad images in a row in {self.source.name}, e.g. {_examples(dict(bad))}")
-
-    def _count(self, samples: list[_Sample]) -> None:
-        """Add a batch to the report, in order of position; UserError, and nothing added, if too much is bad."""
-        found = [entry for sample in samples for entry in sample.bad]
-        read, bad = self._read + len(samples) + len(found), self._bad + len(found)
-        if read >= MIN_READ_TO_JUDGE and bad > self.max_bad_share * read:
-            raise UserError(
-                f"{bad} of {read} images read from {self.source.name} are bad, more than "
-                f"{self.max_bad_share:.0%} (max_bad_share), e.g. {_examples(self._bad_reasons | dict(found))}"
-            )
-        self._read, self._bad = read, bad
-        for key, reason in found:
-            if len(self._bad_reasons) < MAX_KEYS_LISTED:
-                self._bad_reasons[key] = reason
+        raise UserError(f"{MAX_ATTEMPTS} bad images in a row in {self.source.name}, e.g. {examples(dict(bad))}")
 
     def _drop_pending(self) -> None:
         for pending in self._pending:
@@ -222,7 +201,3 @@ class ImageStream:
             self._next_start = self._pending[0].start
             self._cursor.restore(self._pending[0].cursor_state)
             self._drop_pending()
-
-
-def _examples(reasons: dict[str, str]) -> str:
-    return "; ".join(f"{key} ({reason})" for key, reason in list(reasons.items())[:3])

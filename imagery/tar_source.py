@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from imagery.decode import SUFFIXES, BadImage, decode_image
+from imagery.decode import BadImage, decode_image, is_image_name
 from imagery.errors import UserError
 from imagery.patterns import expand_braces
 
@@ -119,18 +119,12 @@ def _index_members(file: BinaryIO, size: int, index: ShardIndex) -> int:
             for member in archive:
                 if member.size < 0 or member.offset_data + member.size > size:
                     return sound_until
-                if member.isreg() and not member.issparse() and _is_image(member.name):
+                if member.isreg() and not member.issparse() and is_image_name(os.path.basename(member.name)):
                     index.names.append(member.name)
                     index.offsets.append(member.offset_data)
                     index.sizes.append(member.size)
                 sound_until = archive.offset
-                archive.members = []  # tarfile keeps every header it has seen
             return sound_until
     except Exception:
         # Damaged headers make tarfile raise much more than its own errors. What was found before stands.
         return sound_until
-
-
-def _is_image(name: str) -> bool:
-    file = os.path.basename(name)
-    return os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")

@@ -13,6 +13,8 @@ from PIL import ExifTags, Image
 
 from imagery.decode import BadImage, decode_image
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow comments on damage
+
 
 def noise(height: int = 24, width: int = 40, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)

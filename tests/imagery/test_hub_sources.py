@@ -97,6 +97,18 @@ def test_which_column_must_be_said_when_it_is_not_clear(tmp_path: Path) -> None:
         open_source(f"hf:{tmp_path}/set?column=n").load(0)
 
 
+def test_a_damaged_shard_stops_in_words(tmp_path: Path) -> None:
+    shard = save_parquet(tmp_path / "set", [encode(flat(value)) for value in range(8)], 2) / "data"
+    path = shard / "train-00001-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot open the data set"):
+        open_source(f"hf:{tmp_path}/set")
+    reader = open_source(f"hf:{tmp_path}/set?streaming=true").open_epoch(0, 1, shuffle=False, state=None)
+    assert len(reader.read(4)) == 4
+    with pytest.raises(UserError, match="reading stopped"):
+        reader.read(1)
+
+
 @pytest.mark.parametrize("streaming", ["", "&streaming=true"])
 def test_a_missing_data_set_is_a_user_error(streaming: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
@@ -104,7 +116,7 @@ def test_a_missing_data_set_is_a_user_error(streaming: str, tmp_path: Path) -> N
         with pytest.raises(UserError, match=str(tmp_path)):
             open_source(f"hf:{name}?split=train{streaming}")
     image_set([]).to_parquet(str(tmp_path / "none.parquet"))
-    with pytest.raises(UserError, match="no images|no data"):
+    with pytest.raises(UserError, match=r"no images|no data"):
         open_source(f"hf:{tmp_path}/none.parquet?split=train{streaming}")
 
 

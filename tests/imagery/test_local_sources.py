@@ -28,7 +28,7 @@ def test_braces_name_several_folders(tmp_path: Path) -> None:
     source = open_source(f"imagefolder:{tmp_path}/{{a,c}}")
     assert [source.key(index) for index in range(4)] == ["a/000.png", "a/sub/001.png", "c/000.png", "c/sub/001.png"]
     np.testing.assert_array_equal(source.load(3), flat(1))
-    with pytest.raises(UserError, match="no such folder: .*/d"):
+    with pytest.raises(UserError, match=r"no such folder: .*/d"):
         open_source(f"imagefolder:{tmp_path}/{{a,d}}")
 
 
@@ -57,7 +57,9 @@ def test_a_file_that_disappears_is_a_bad_image(tmp_path: Path) -> None:
         ("scenes:seed=1", "needs a seed and a count"),
         ("scenes:seed=1,count=4,sizes=32", 'no option "sizes" \\(did you mean "size"'),
         ("scenes:seed=one,count=4", "seed is a whole number"),
-        ("scenes:seed=1,count=0", "must be positive"),
+        ("scenes:seed=1,count=0", "count and size > 0"),
+        ("scenes:seed=-1,count=4", "seed >= 0"),
+        ("scenes:seed=1,count=4,preset=cosy", "known: default, indoor"),
         ("scenes:seed=1,count=4,size=big", "size is PIXELS or HEIGHTxWIDTH"),
         ("scenes:seed=1,count=4,cache=yes", "cache is true or false"),
         ("scenes:seed=1,count", "write count=VALUE"),
@@ -81,4 +83,5 @@ def test_scenes_are_rendered_in_the_asked_shape_and_cached() -> None:
     np.testing.assert_array_equal(again.load(4), image)
     assert again.load(4) is not again.load(4)
     assert not np.array_equal(again.load(3), image)
+    assert not np.array_equal(open_source("scenes:seed=3,count=5,size=24x32,preset=sparse").load(4), image)
     assert not np.array_equal(open_source("scenes:seed=4,count=5,size=24x32").load(4), image)
