@@ -1,0 +1,46 @@
+"""The contract of an upsampler: a pure function of a teacher's features and the image; it never calls a teacher.
+
+Shapes: B batch, C feature width, g x g' the low-resolution grid, k the factor, n a tile grid, H x W the image.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+class Upsampler(nn.Module, ABC):
+    """low [B, C, g, g'], tiles {n: [B, C, n*g, n*g']}, guidance [B, 3, H, W] in [0, 1] -> [B, C, k*g, k*g'].
+
+    `tile_grids` says which tile maps it needs; others may be there and are ignored, so that one teacher pass can feed
+    several upsamplers. Subclasses take their options as named arguments (see `table.py`) and implement `upsample`.
+    """
+
+    factor: int
+    tile_grids: tuple[int, ...]
+
+    def __init__(self, *, dim: int, factor: int, grid: tuple[int, int], tile_grids: tuple[int, ...] = ()) -> None:
+        """dim: C. grid: the teacher's native (g, g'); forward takes other grids too, but learned it is on this one."""
+        super().__init__()
+        self.dim, self.factor, self.grid, self.tile_grids = dim, factor, grid, tile_grids
+
+    def forward(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
+        """Check the shapes, then `upsample`. ValueError when a map is missing or does not fit the others."""
+        batch, channels, height, width = low.shape
+        if channels != self.dim:
+            raise ValueError(f"features are {channels} wide, this upsampler was built for {self.dim}")
+        for n in self.tile_grids:
+            if n not in tiles:
+                raise ValueError(f"the features of the {n}x{n} tiles are missing (there are: {sorted(tiles)})")
+            expected = (batch, channels, n * height, n * width)
+            if tuple(tiles[n].shape) != expected:
+                raise ValueError(f"the {n}x{n} tiles give {tuple(tiles[n].shape)}, expected {expected}")
+        return self.upsample(low, tiles, guidance)
+
+    @abstractmethod
+    def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
+        """`forward` after its checks."""
+
+    def guide_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the image-guided kernel; they have a learning rate of their own (none by default)."""
+        return []
