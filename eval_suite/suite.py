@@ -1,7 +1,8 @@
 """A suite: which data, which probes, one seed. Read from YAML, run on any backbone, answered as metrics.json."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,23 +71,46 @@ def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     return load_recipe(Suite, path, overrides)
 
 
-def run_suite(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
-    """Every probe of the suite on one backbone -> the mapping of metrics.json.
+@dataclass(frozen=True)
+class Outcome:
+    """What one probe gave: results, or why the backbone could not be asked; feature extraction is in the seconds."""
 
-    Beside the results: `absent`, group/task -> why the backbone could not be asked, and `seconds` per task. Features
-    are extracted once for each set of images; global random state is neither used nor changed.
-    """
+    group: str
+    task: str
+    results: tuple[Result, ...]
+    absent: str | None
+    seconds: float
+
+
+def run_probes(backbone: Backbone, suite: Suite, *, progress: bool) -> Iterator[Outcome]:
+    """The suite's probes one after the other; features are extracted once for each set of images."""
     probed = ProbedBackbone(backbone, batch_size=suite.batch_size, progress=progress)
     data = {name: node.open(name) for name, node in suite.data.items()}
-    results: list[Result] = []
-    absent: dict[str, str] = {}
-    seconds: dict[str, float] = {}
-    for name, probe in tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress):
+    bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
+    for name, probe in bar:
+        bar.set_postfix_str(name)
         started = time.perf_counter()
+        results: tuple[Result, ...] = ()
+        absent = None
         try:
-            results += probe.run(probed, data[probe.data], suite.seed)
+            results = tuple(probe.run(probed, data[probe.data], suite.seed))
         except AbsentError as error:
-            absent[f"{probe.group}/{name}"] = str(error)
-        seconds[name] = round(time.perf_counter() - started, 2)
-    metrics = Metrics(BackboneName(backbone.spec.name, backbone.spec.digest), suite.name, tuple(results))
-    return metrics.to_dict() | {"absent": absent, "seconds": seconds}
+            absent = str(error)
+        yield Outcome(probe.group, name, results, absent, time.perf_counter() - started)
+
+
+def run_suite(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
+    """Every probe of the suite on one backbone -> the mapping of metrics.json, checked.
+
+    `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
+    used nor changed.
+    """
+    outcomes = list(run_probes(backbone, suite, progress=progress))
+    metrics = Metrics(
+        schema=1,
+        backbone=BackboneName(name=backbone.spec.name, digest=backbone.spec.digest),
+        suite=suite.name,
+        results=tuple(result for outcome in outcomes for result in outcome.results),
+        absent={f"{outcome.group}/{outcome.task}": outcome.absent for outcome in outcomes if outcome.absent},
+    )
+    return metrics.to_dict()
