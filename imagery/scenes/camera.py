@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Camera:
-    """`centre` [3] metres, `axes` [3, 3] rows right, down, forward in world axes, `focal` length over the shorter side."""
+    """`centre` [3] metres, `axes` [3, 3] rows right, down, forward in world axes, `focal` over the shorter side."""
 
     centre: np.ndarray
     axes: np.ndarray

@@ -44,8 +44,8 @@ def surfels(table: SurfaceTable, hits: Hits, centre: np.ndarray) -> Surfels:
     return Surfels(code, points, normals)
 
 
-def to_local(table: SurfaceTable, code: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """World points [3, n] in the axes of their own piece, from the middle of its foot: [3, n]."""
+def to_local(table: SurfaceTable, code: int | np.ndarray, points: np.ndarray) -> np.ndarray:
+    """World points [3, n] in the axes of their own piece, from the middle of its foot; one code for all or each."""
     cos, sin = table.cos[code], table.sin[code]
     x, y = points[0] - table.x[code], points[1] - table.y[code]
     return np.stack([cos * x + sin * y, cos * y - sin * x, points[2] - table.z0[code]])

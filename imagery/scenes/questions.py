@@ -17,7 +17,7 @@ _DEPTH_GAP = 0.6  # metres, between one in front and one behind
 
 
 def questions(facts: list[ObjectFacts], rng: np.random.Generator) -> list[Question]:
-    """Up to nine: two each on existence, colour, relation and glyphs, one on a count; fewer where the scene has none."""
+    """Up to nine: two each on existence, colour, relation and glyphs, one count; fewer where a scene has none."""
     clear = [fact for fact in facts if fact.clear]
     if len(clear) < 2:
         return []

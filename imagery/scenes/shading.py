@@ -4,7 +4,7 @@ import numpy as np
 
 from imagery.scenes.geometry import Surfels
 from imagery.scenes.patterns import albedo
-from imagery.scenes.surfaces import BOX, FIRST_PIECE, SKY, SurfaceTable
+from imagery.scenes.surfaces import BOX, SKY, SurfaceTable
 from imagery.scenes.visibility import Hits, hit_piece
 from imagery.scenes.world import World
 
@@ -51,29 +51,30 @@ def _slant(hits: Hits, seen: Surfels) -> np.ndarray:
 
 
 def shadowed(world: World, seen: Surfels, pixels: np.ndarray) -> np.ndarray:
-    """Those of `pixels` whose way to the light is blocked by an object (walls and ceiling let the light in)."""
-    light = world.light
+    """Those of `pixels` whose way to the light is blocked by an object (walls and ceiling let the light in).
+
+    Only points behind an object's bounding box, as seen from the light, are tested against its pieces.
+    """
+    light, table = world.light, world.table
     points = np.take(seen.points, pixels, axis=1)
     points += 1e-4 * np.take(seen.normals, pixels, axis=1)
-    across, over = _across(light)
-    u, v, w = (_dot(axis, points).astype(np.float32) for axis in (across, over, light))
+    frame = (*_across(light), light)
+    u, v, w = (_dot(axis, points).astype(np.float32) for axis in frame)
     dark = np.zeros(len(pixels), dtype=bool)
-    table = world.table
+    lows, highs = _light_boxes(table, frame)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for row in range(FIRST_PIECE, len(table)):
-            centre = np.array([table.x[row], table.y[row], (table.z0[row] + table.z1[row]) / 2])
-            du, dv, dw = (
-                _half_extent(table, row, across),
-                _half_extent(table, row, over),
-                _half_extent(table, row, light),
-            )
-            cu, cv, cw = across @ centre, over @ centre, light @ centre
-            near = (np.abs(u - np.float32(cu)) < du) & (np.abs(v - np.float32(cv)) < dv) & (w < cw + dw)
+        for owner in range(1, len(world.things) + 1):
+            rows = np.flatnonzero(table.owner == owner)
+            low, high = lows[:, rows].min(axis=1), highs[:, rows].max(axis=1)
+            near = (u > low[0]) & (u < high[0])
+            near &= (v > low[1]) & (v < high[1])
+            near &= w < high[2]
             candidates = np.flatnonzero(near)
-            candidates = candidates[~dark[candidates]]
-            if len(candidates):
-                t = hit_piece(table, row, points[:, candidates], light, 1.0)
-                dark[candidates[t < np.inf]] = True
+            for row in rows:
+                candidates = candidates[~dark[candidates]]
+                if len(candidates):
+                    t = hit_piece(table, row, np.take(points, candidates, axis=1), light, 1.0)
+                    dark[candidates[t < np.inf]] = True
     return pixels[dark]
 
 
@@ -88,15 +89,20 @@ def _across(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return across, np.cross(across, light)
 
 
-def _half_extent(table: SurfaceTable, row: int, axis: np.ndarray) -> np.float32:
-    """Half the extent of a piece along `axis`, from its turned bounding box."""
-    rx, ry = table.rx[row], table.ry[row]
-    if table.shape[row] != BOX:
-        rx = ry = max(rx, ry)
-    cos, sin = table.cos[row], table.sin[row]
-    level_x, level_y = cos * axis[0] + sin * axis[1], cos * axis[1] - sin * axis[0]
-    tall = (table.z1[row] - table.z0[row]) / 2
-    return np.float32(rx * abs(level_x) + ry * abs(level_y) + tall * abs(axis[2]) + 1e-4)
+def _light_boxes(table: SurfaceTable, frame: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest coordinate of every surface code along the three axes of `frame`: [3, N] float32 each."""
+    wide = np.maximum(table.rx, table.ry)
+    is_box = table.shape == BOX
+    rx, ry = np.where(is_box, table.rx, wide), np.where(is_box, table.ry, wide)
+    middle, tall = (table.z0 + table.z1) / 2, (table.z1 - table.z0) / 2
+    lows, highs = [], []
+    for axis in frame:
+        level_x, level_y = table.cos * axis[0] + table.sin * axis[1], table.cos * axis[1] - table.sin * axis[0]
+        half = rx * np.abs(level_x) + ry * np.abs(level_y) + tall * abs(axis[2]) + 1e-4
+        centre = axis[0] * table.x + axis[1] * table.y + axis[2] * middle
+        lows.append(centre - half)
+        highs.append(centre + half)
+    return np.asarray(lows, dtype=np.float32), np.asarray(highs, dtype=np.float32)
 
 
 def _horizon(world: World, channel: int) -> float:

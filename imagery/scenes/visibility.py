@@ -24,7 +24,7 @@ from imagery.scenes.world import GROUND_RADIUS, Room, World
 
 @dataclass(frozen=True)
 class Hits:
-    """`code` [H, W] int16 surface codes, `depth` [H, W] metres (inf: sky), `rays` [3, H, W], and per code the number of
+    """`code` [H, W] surface codes, `depth` [H, W] metres (inf: sky), `rays` [3, H, W], and per code the number of
     pixels it would cover alone (`covered`) and the share of its bounding box inside the picture (`inside`)."""
 
     code: np.ndarray
@@ -51,7 +51,7 @@ def trace(world: World, camera: Camera, height: int, width: int) -> Hits:
             near = t < depth[window]
             np.copyto(depth[window], t, where=near)
             code[window][near] = row
-    return Hits(code, depth, rays, covered, inside)
+    return Hits(code.astype(np.intp), depth, rays, covered, inside)
 
 
 def hit_piece(table: SurfaceTable, row: int, o: np.ndarray, d: np.ndarray, square: np.ndarray | float) -> np.ndarray:
