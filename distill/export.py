@@ -43,10 +43,10 @@ def export_student(
 
 def fold_normaliser(weights: dict[str, Tensor], layer: str, normaliser: PhiS) -> None:
     """Replace the weights of a last layer that speaks PHI-S by those of one that speaks raw units, in float64."""
-    theta = (normaliser.inverse.double() / normaliser.alpha.double()).cpu()
+    theta = (normaliser.rotation.double().T / normaliser.alpha.double()).cpu()
     weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
     weights[f"{layer}.weight"] = (theta @ weight.double().cpu()).to(weight.dtype)
-    weights[f"{layer}.bias"] = (theta @ bias.double().cpu() + normaliser.mean.double().cpu().flatten()).to(bias.dtype)
+    weights[f"{layer}.bias"] = (theta @ bias.double().cpu() + normaliser.mean.double().cpu()).to(bias.dtype)
 
 
 def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, Any], step: int) -> dict[str, Any]:

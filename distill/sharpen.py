@@ -1,9 +1,9 @@
 """What stands between a teacher's views and its target map: nothing, an upsampler without weights, or an adapter."""
 
+from featsharp_adapter.adapter import Adapter
 from torch import Tensor, nn
 
 from distill.recipe import TeacherNode
-from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.upsamplers.table import build_upsampler
 from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec, state_digest
@@ -26,7 +26,7 @@ class Sharpener(nn.Module):
         folder = node.denoise or node.adapters.get(node.upsampler)
         if folder is not None:
             self.adapter = Adapter.from_pretrained(folder, backbone_spec=spec)
-            check_factor(name, node, folder, self.adapter.factor)
+            check_adapter(name, node, folder, self.adapter)
         elif node.upsampler != "none":
             self.plain = plain_upsampler(name, node, spec)
         source = self.adapter if self.adapter is not None and not self.denoise_only else self.plain
@@ -44,10 +44,13 @@ class Sharpener(nn.Module):
         return self.adapter.denoise(views.low) if self.denoise_only else self.adapter(views, images)
 
 
-def check_factor(name: str, node: TeacherNode, folder: str, factor: int) -> None:
-    """UserError when an adapter sharpens by another factor than the recipe says."""
-    if node.denoise is None and factor != node.factor:
-        raise UserError(f"teachers.{name}: adapter {folder} sharpens {factor}x, the recipe says factor: {node.factor}")
+def check_adapter(name: str, node: TeacherNode, folder: str, adapter: Adapter) -> None:
+    """UserError when an adapter holds another upsampler or another factor than the recipe says."""
+    if node.denoise is not None:
+        return
+    held, wanted = f"{adapter.meta.upsampler} {adapter.factor}x", f"{node.upsampler} {node.factor}x"
+    if held != wanted:
+        raise UserError(f"teachers.{name}: adapter {folder} holds {held}, the recipe says {wanted}")
 
 
 def plain_upsampler(name: str, node: TeacherNode, spec: BackboneSpec) -> nn.Module:

@@ -40,7 +40,7 @@ class TeacherTarget(nn.Module):
 
     def views(self, images: Tensor) -> Views:
         """Everything the teacher has to look at [B, 3, H, W], in one pass; arms of one recipe could share it."""
-        return teacher_views(self.backbone, images, self.sharpener.tile_grids)
+        return teacher_views(self.backbone, images, self.sharpener.tile_grids, chunk=self.node.chunk)
 
     def from_views(self, views: Views, images: Tensor) -> Features:
         """Views and the images they come from [B, 3, H, W] -> summary [B, S] and the sharpened map in PHI-S space."""
@@ -69,7 +69,7 @@ class Targets(nn.Module):
         statistics = {name: CovarianceStatistics(target.spec.spatial_dim) for name, target in self.teachers.items()}
         for images in batches:
             for name, target in self.teachers.items():
-                statistics[name].update(teacher_views(target.backbone, images, ()).low)
+                statistics[name].update(teacher_views(target.backbone, images, (), chunk=target.node.chunk).low)
         for name, target in self.teachers.items():
             statistics[name].all_reduce()
             target.normaliser.load_state_dict(PhiS.fit(statistics[name]).state_dict())

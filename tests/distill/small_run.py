@@ -23,7 +23,7 @@ def small_recipe(out: Path) -> dict[str, Any]:
         "data": {"train": "scenes:seed=3,count=24,size=32,cache=true", "size": [32, 32]},
         "student": {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
         "teachers": {
-            "coarse": {"backbone": small_vit(16, 20), "upsampler": "tile", "factor": 2},
+            "coarse": {"backbone": small_vit(16, 24), "upsampler": "tile", "factor": 2},
             "fine": {"backbone": small_vit(32, 12, summary="none"), "weight": {"summary": 0}},
         },
         "normaliser": {"batches": 3},

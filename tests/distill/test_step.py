@@ -18,7 +18,7 @@ from teachers.contracts import Features
 def answers(grid: int, seed: int) -> Mapping[str, Features]:
     """Features of the two teachers at some grid."""
     torch.manual_seed(seed)
-    coarse = Features(torch.randn(2, 20), torch.randn(2, 20, grid, grid, requires_grad=True))
+    coarse = Features(torch.randn(2, 24), torch.randn(2, 24, grid, grid, requires_grad=True))
     return {"coarse": coarse, "fine": Features(None, torch.randn(2, 12, 4, 4))}
 
 
