@@ -1,0 +1,79 @@
+"""python -m eval_suite run | table: probe a backbone on a suite, compare probed runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from eval_suite.results import write_metrics, write_text
+from eval_suite.table import build_table
+from eval_suite.table_formats import FORMATS, render
+from eval_suite.table_rows import find_baseline, read_rows
+from teachers.errors import add_debug_flag, guard
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m eval_suite", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_run(commands.add_parser("run", help="probe one backbone and write its metrics.json"))
+    _add_table(commands.add_parser("table", help="the Δm table of several runs against a baseline"))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", required=True, help="PREFIX:REST, e.g. tiny:dino, timm:NAME, run:runs/NAME")
+    parser.add_argument("--suite", required=True, help="suite file, e.g. recipes/suites/embedded.yaml")
+    parser.add_argument("--out", required=True, type=Path, help="metrics.json to write")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the suite, e.g. seed=1")
+    add_debug_flag(parser)
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    help_sources = (
+        "run folders, metrics.json or CSV files, published:NAME; NAME=PATH names a row, twice: two runs of it"
+    )
+    parser.add_argument("sources", nargs="+", metavar="RUN_OR_JSON", help=help_sources)
+    parser.add_argument("--baseline", required=True, metavar="NAME", help="the row the others are compared with")
+    parser.add_argument("--format", default="md", metavar="|".join(FORMATS), help="default: md")
+    parser.add_argument("--out", type=Path, help="write there instead of printing")
+    parser.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a group, group/task or group/task/metric that may be missing: it is left out of every row",
+    )
+    add_debug_flag(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Probe a backbone and write what was found."""
+    from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
+    from teachers.registry import load_backbone
+
+    suite = load_suite(options.suite, options.overrides)
+    metrics = run_suite(load_backbone(options.backbone), suite, progress=sys.stderr.isatty())
+    write_metrics(options.out, metrics)
+    print(f"{len(metrics['results'])} results written to {options.out}")
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print or write a Δm table."""
+    rows = read_rows(options.sources)
+    built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing)
+    text = render(built, options.format)
+    if options.out is None:
+        print(text, end="")
+    else:
+        write_text(options.out, text)
+        print(f"written to {options.out}")
+
+
+def main(argv: list[str]) -> None:
+    """Run one command."""
+    options = build_parser().parse_args(argv)
+    {"run": run, "table": table}[options.command](options)
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,125 @@
+"""metrics.json: what a probe run found out about one backbone. Typed, validated, written in one piece."""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat, NonNegativeFloat
+
+from eval_suite.metrics.score import Score
+from teachers.config import Node, validate
+from teachers.errors import UserError
+
+#: groups of the paper, in its order; a suite may add more
+GROUPS = ("classification", "dense", "3d", "retrieval", "pascal_context", "nyudv2", "vlm")
+SCHEMA = 1
+
+Name = Annotated[str, Field(min_length=1)]
+Key = tuple[str, str, str]  #: group, task, metric
+
+
+class Result(Node):
+    """One number of one task. `seed`, `n` (items scored) and `stderr` are None where they are not known."""
+
+    group: Name
+    task: Name
+    metric: Name
+    value: FiniteFloat
+    higher_is_better: bool
+    seed: int | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stderr: NonNegativeFloat | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.group, self.task, self.metric
+
+    @classmethod
+    def of(
+        cls, score: Score, *, group: str, task: str, metric: str, higher_is_better: bool = True, seed: int | None = None
+    ) -> "Result":
+        """A metric's score under a name."""
+        return cls(
+            group=group,
+            task=task,
+            metric=metric,
+            value=score.value,
+            higher_is_better=higher_is_better,
+            seed=seed,
+            n=score.n,
+            stderr=score.stderr,
+        )
+
+
+class BackboneName(Node):
+    """Which weights were probed."""
+
+    name: Name
+    digest: Name
+
+
+class Metrics(Node):
+    """The whole file: every result of one backbone on one suite."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    backbone: BackboneName
+    suite: Name
+    results: tuple[Result, ...]
+    absent: dict[str, str] = Field(default_factory=dict)  #: group/task -> why the backbone could not be asked
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mapping that metrics.json holds; `absent` only where something is."""
+        return self.model_dump(mode="json", by_alias=True, exclude=None if self.absent else {"absent"})
+
+
+def validate_metrics(data: Any, source: str) -> Metrics:
+    """Plain data -> Metrics; UserError names the field at fault, a repeated result, or a direction that changes."""
+    metrics = validate(Metrics, data, source)
+    for (key, seed), count in Counter((result.key, result.seed) for result in metrics.results).items():
+        if count > 1:
+            raise UserError(f"{source}: {'/'.join(key)} (seed {seed}) occurs {count} times; give each its own seed")
+    directions: dict[Key, bool] = {}
+    for result in metrics.results:
+        if directions.setdefault(result.key, result.higher_is_better) != result.higher_is_better:
+            raise UserError(f"{source}: {'/'.join(result.key)} is called both better and worse when higher")
+    return metrics
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """A metrics.json, or that of a run folder."""
+    path = Path(path)
+    file = path / "metrics.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; probe the run first") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from error
+    return validate_metrics(data, str(file))
+
+
+def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> None:
+    """Write metrics.json, checked; a reader sees the old file or the new one, never half of one."""
+    checked = metrics if isinstance(metrics, Metrics) else validate_metrics(dict(metrics), str(path))
+    write_text(path, json.dumps(checked.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in one piece, through a temporary one beside it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; a report is for sharing
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,90 @@
+"""The Δm table: rows against a baseline, columns the groups and their mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, unchanged
+from eval_suite.results import Key, Metrics
+from teachers.errors import UserError, unknown
+
+TITLES = {
+    "classification": "Classification",
+    "dense": "Dense",
+    "3d": "3D",
+    "retrieval": "Retrieval",
+    "pascal_context": "PASCAL-Context",
+    "nyudv2": "NYUDv2",
+    "vlm": "VLM",
+    DELTA_M: "Δm",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Relative changes in percent against the row called `baseline`."""
+
+    baseline: str
+    columns: tuple[str, ...]  #: groups, then "delta_m"
+    rows: Mapping[str, Comparison]
+    runs: Mapping[str, int]  #: how many runs each row is the mean of
+    left_out: tuple[Key, ...]  #: metrics that were allowed to be missing, and are in no row
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: baseline, columns, rows; `left_out` only where something was."""
+        rows = {
+            name: {column: _cell(row.columns[column]) for column in self.columns} for name, row in self.rows.items()
+        }
+        out: dict[str, Any] = {"baseline": self.baseline, "columns": list(self.columns), "rows": rows}
+        return out | ({"left_out": ["/".join(key) for key in self.left_out]} if self.left_out else {})
+
+
+def build_table(rows: Mapping[str, Sequence[Metrics]], baseline: str, allow_missing: Sequence[str] = ()) -> Table:
+    """Rows by name, each with the metrics of one or several runs, against the row `baseline`.
+
+    UserError for an unknown baseline, other suites in one table, and any metric that a row lacks unless it is named in
+    `allow_missing` (a group, group/task or group/task/metric).
+    """
+    if baseline not in rows:
+        raise unknown("baseline", baseline, rows)
+    suites = sorted({run.suite for runs in rows.values() for run in runs})
+    if len(suites) > 1:
+        raise UserError(f"the rows come from different suites ({', '.join(suites)}); their numbers do not compare")
+    measured = {name: measure(runs, name) for name, runs in rows.items()}
+    reasons = {name: {task: why for run in runs for task, why in run.absent.items()} for name, runs in rows.items()}
+    skip = left_out(measured, baseline, allow_missing, reasons)
+    base = measured[baseline]
+    compared = {
+        name: unchanged(base, skip) if name == baseline else compare(row, base, skip) for name, row in measured.items()
+    }
+    columns = tuple(compared[baseline].columns)
+    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip))
+
+
+def title_of(column: str) -> str:
+    """What to call a group in print."""
+    return TITLES.get(column, column.replace("_", " "))
+
+
+def caption(table: Table) -> str:
+    """What the numbers are, in a few sentences."""
+    several = sorted(set(table.runs.values()))
+    runs = "one run a row" if several == [1] else f"{'-'.join(str(n) for n in several)} runs a row"
+    estimates = [estimate for row in table.rows.values() for estimate in row.columns.values()]
+    known = sum(estimate.stderr is not None for estimate in estimates) > len(table.columns)  # the baseline's always are
+    errors = "± standard error; * where the 95 % interval excludes 0" if known else "(no standard errors are known)"
+    text = f"Relative change in % against {table.baseline} {errors}; {runs}; Δm over {len(table.columns) - 1} groups."
+    if table.left_out:
+        text += f" Left out by request: {', '.join('/'.join(key) for key in table.left_out)}."
+    return text
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """+1.23, -0.40, 0.00: the sign says the direction, a rounded zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def _cell(estimate: Estimate) -> dict[str, Any]:
+    interval = None if estimate.ci95 is None else list(estimate.ci95)
+    return {"value": estimate.value, "stderr": estimate.stderr, "ci95": interval}
