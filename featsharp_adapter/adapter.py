@@ -5,7 +5,6 @@ raw teacher units in, raw teacher units out. Upsampling raw maps and normalising
 """
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +63,6 @@ class Adapter(nn.Module):
     def denoise_normalised(self, features: Tensor, n: int = 1) -> Tensor:
         """Raw [B, C, n*g, n*g'], stitched from n x n tiles -> same shape in PHI-S space, without the position bias."""
         return self.bias(self.normaliser.normalise(features), n)
-
-    def with_meta(self, **changes: Any) -> "Adapter":
-        """The same modules under a changed description."""
-        return Adapter(self.normaliser, self.bias, self.upsampler, replace(self.meta, **changes))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write adapter.safetensors, adapter.json and README.md; the folder appears complete or not at all."""

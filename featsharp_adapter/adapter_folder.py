@@ -27,6 +27,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
         staging = Path(scratch) / "new"
         staging.mkdir()
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staging / WEIGHTS)
+        (staging / WEIGHTS).chmod(0o644)  # safetensors keeps what it writes to the owner
         (staging / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         (staging / CARD).write_text(card, encoding="utf-8")
         if folder.exists():
@@ -36,7 +37,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
 
 
 def find_folder(name: str) -> Path:
-    """The folder behind a path, `builtin:NAME`, or a Hub repository ORGANISATION/NAME (downloaded once, then cached)."""
+    """The folder behind a path, `builtin:NAME`, or a Hub repository ORGANISATION/NAME (downloaded once and cached)."""
     if name.startswith(BUILTIN):
         return _find_shipped(name.removeprefix(BUILTIN))
     if Path(name).exists():

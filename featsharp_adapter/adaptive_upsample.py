@@ -1,9 +1,9 @@
 """Bilinear upsampling followed by a filter that differs at every pixel, without the upsampled map or its unfold.
 
 The straightforward form unfolds 49 shifted copies of a [B, C, H, W] map. But reflection padding and bilinear
-interpolation are linear and separable: one matrix U [H + 2r, h] a side. Folding them into the filter makes it act on the
-few low-resolution tokens around a pixel, and a block of pixels shares its tokens, so everything that touches C is one
-batched matrix product [pixels, tokens] @ [tokens, C].
+interpolation are linear and separable: one matrix U [H + 2r, h] a side. Folding them into the filter makes it act on
+the few low-resolution tokens around a pixel, and a block of pixels shares its tokens, so everything that touches C is
+one batched matrix product [pixels, tokens] @ [tokens, C].
 
 Shapes: h x w tokens, H x W = f*h x f*w pixels, K = 2r + 1 taps a side; along one side there are N blocks of s pixels,
 each reading q tokens. Pixels are padded to N*s, and the padding is cut off at the end.

@@ -10,7 +10,8 @@ tags: [feature-upsampling, featsharp]
 ---
 # {title}
 
-Sharpens the feature maps of **{teacher.name}** {factor} times: {grid[0]} x {grid[1]} tokens become {fine[0]} x {fine[1]}.
+Sharpens the feature maps of **{teacher.name}** {factor} times: {grid[0]} x {grid[1]} tokens become
+{fine[0]} x {fine[1]}.
 
 | | |
 |---|---|

@@ -1,6 +1,7 @@
 """The fusion block of FeatSharp (arXiv 2502.16025, section 3.3): one pre-norm transformer block with local attention.
 
-It reads several maps side by side and returns a correction of the first. Shapes: D the width of all maps, C of the first.
+It reads several maps side by side and returns a correction of the first.
+Shapes: D the width of all maps, C of the first.
 """
 
 import torch

@@ -54,7 +54,7 @@ def _paley_first(prime: int) -> np.ndarray:
 
 
 def _paley_second(prime: int) -> np.ndarray:
-    """Size 2 (prime + 1), prime = 1 mod 4: the symmetric core [[0, 1], [1, Q]] with 2x2 blocks in place of its entries."""
+    """Size 2 (prime + 1), prime = 1 mod 4: the symmetric core [[0, 1], [1, Q]], a 2x2 block for each of its entries."""
     core = np.zeros((prime + 1, prime + 1), dtype=np.int8)
     core[0, 1:] = core[1:, 0] = 1
     core[1:, 1:] = _jacobsthal(prime)

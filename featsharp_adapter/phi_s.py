@@ -4,8 +4,6 @@ One scalar divides all channels, so relations between them survive; the rotation
 Hadamard matrix) gives every channel exactly the same variance, so one loss weight fits all. Both are invertible.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -118,14 +116,6 @@ class PhiS(nn.Module):
     def denormalise(self, features: Tensor) -> Tensor:
         """The inverse of `normalise`; the rotation is orthogonal, so its inverse is its transpose."""
         return _rotate(self.rotation.T / self.alpha, features.to(self.mean.dtype)) + self.mean[:, None, None]
-
-
-def fit_phi_s(maps: Sequence[Tensor]) -> PhiS:
-    """PHI-S of all tokens of feature maps [B, C, h, w]."""
-    statistics = CovarianceStatistics(maps[0].shape[1])
-    for features in maps:
-        statistics.update(features)
-    return PhiS.fit(statistics)
 
 
 def _rotate(matrix: Tensor, features: Tensor) -> Tensor:

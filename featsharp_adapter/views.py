@@ -1,6 +1,6 @@
-"""What a teacher sees of an image: the whole of it, small, and the same image large, cut into tiles of the native size.
+"""What a teacher sees of an image: the whole of it, small, and the same image large, in tiles of the native size.
 
-Shapes: R x R' the teacher's native size in pixels, g x g' its token grid there, n a tile grid (n tiles along each side).
+Shapes: R x R' the teacher's native size in pixels, g x g' its token grid there, n a tile grid (n tiles a side).
 """
 
 from collections.abc import Iterable

@@ -1,10 +1,12 @@
-"""FeatSharp (arXiv 2502.16025): a guided upsampling of the whole image, corrected by what the teacher sees in its tiles.
+"""FeatSharp (arXiv 2502.16025): a guided upsampling of the whole image, corrected by what the teacher sees in tiles.
 
 The upsampled low-resolution map knows the scene and is blurred; the tiles have the detail and have lost the scene. A
 fusion block reads both at every place and corrects the first.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import mul
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +77,7 @@ class FeatSharpUpsampler(Upsampler):
     ) -> None:
         check_inputs(inputs)
         steps = prime_factors(factor) if progressive else [factor]
-        grids = [int(torch.tensor(steps[: index + 1]).prod()) for index in range(len(steps))]
+        grids = list(accumulate(steps, mul))
         super().__init__(dim=dim, factor=factor, grid=grid, tile_grids=tuple(grids) if "tiles" in inputs else ())
         hidden = 8 * ((16 * dim // 3 + 7) // 8) if hidden is None else hidden
         levels = []

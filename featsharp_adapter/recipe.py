@@ -1,0 +1,113 @@
+"""The recipe of an adapter: one typed object, read from YAML (`teachers.config` does the reading)."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from featsharp_adapter.multiview import ViewSettings
+from featsharp_adapter.upsamplers.table import UPSAMPLERS, option_names
+from imagery.augment import Augment
+from teachers.config import Node
+from teachers.errors import UserError, nearest, unknown
+
+
+class DataNode(Node):
+    """Images to train on, and others to judge by."""
+
+    train: str  #: `imagery.sources.open_source` form
+    held_out: str
+    images: int = Field(ge=1)  #: PHI-S is fitted on so many; training repeats them if their views fit `cache_gib`
+    held_out_images: int = Field(256, ge=1)
+    zoom: tuple[float, float] = (1.0, 2.0)  #: of the crop that image and views share, `imagery.augment.Augment`
+    hflip: float = 0.0
+    cache_gib: float = Field(4.0, ge=0)  #: memory for the views of training images; 0 keeps the teacher in the loop
+    workers: int = Field(0, ge=0)  #: threads that decode ahead
+    max_bad_share: float = Field(0.05, ge=0, le=1)  #: more unreadable images than this is an error
+
+    def augment(self) -> Augment:
+        """A random crop, zoomed."""
+        return Augment(zoom=self.zoom, hflip=self.hflip)
+
+
+class ViewsNode(Node):
+    """Random homographies, `multiview.ViewSettings`; defaults are the paper's."""
+
+    count: int = Field(5, ge=1)  #: views of an image the teacher looks at
+    per_step: int = Field(5, ge=1)  #: of which a training step uses so many
+    zoom: tuple[float, float] = ViewSettings.zoom
+    perspective: tuple[float, float] = ViewSettings.perspective
+    rotation: float = ViewSettings.rotation
+    shift: float = ViewSettings.shift
+
+    def settings(self) -> ViewSettings:
+        """As `multiview` takes them."""
+        return ViewSettings(zoom=self.zoom, perspective=self.perspective, rotation=self.rotation, shift=self.shift)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.per_step > self.count:
+            raise ValueError(f"per_step ({self.per_step}) is more than the count of views ({self.count})")
+        return self
+
+
+class DownsamplerNode(Node):
+    """What brings a sharpened map back to the teacher's grid in training (`downsampler.py`)."""
+
+    name: Literal["attention", "average"] = "attention"
+    kernel: int = Field(7, ge=1)
+
+
+class OptimNode(Node):
+    """NAdam; linear warm-up from a tenth of the rate, then a cosine to zero."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    lr_guide: float = Field(gt=0)  #: of the few parameters of the image-guided kernel
+    warmup: int = Field(100, ge=0)
+    clip: float = Field(5.0, gt=0)  #: largest norm of the gradient
+    first_clip: float = Field(1e-4, gt=0)  #: the same during the first `first_clip_steps`, while NAdam's moments settle
+    first_clip_steps: int = Field(10, ge=0)
+
+
+class CheckpointNode(Node):
+    """When training state is written, and how many are kept."""
+
+    every: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class AdapterRecipe(Node):
+    """One adapter for one teacher."""
+
+    teacher: str | dict[str, Any]  #: a backbone node, see `teachers.registry`
+    teacher_dtype: Literal["float32", "bfloat16"] = "float32"  #: of the frozen teacher's matrix products
+    chunk: int = Field(64, ge=1)  #: images (tiles count) in one teacher forward
+    upsampler: str = "featsharp"
+    factor: int = Field(ge=1)
+    options: dict[str, Any] = Field(default_factory=dict)  #: of the upsampler, see `upsamplers/`
+    bias: bool = True  #: learn the denoising bias
+    border_weight: float = Field(1.0, gt=0)  #: of the loss at borders between tiles
+    data: DataNode
+    views: ViewsNode = ViewsNode()
+    downsampler: DownsamplerNode = DownsamplerNode()
+    optim: OptimNode
+    checkpoint: CheckpointNode = CheckpointNode()
+    seed: int = 0
+    out: str  #: folder to write
+
+    @field_validator("upsampler")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in UPSAMPLERS:
+            raise unknown("upsampler", name, UPSAMPLERS)
+        return name
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> Self:
+        accepted = option_names(self.upsampler)
+        for option in self.options:
+            if option not in accepted:
+                hint = nearest(option, accepted)
+                raise UserError(f'options: {self.upsampler} has no option "{option}"{hint}; it takes: {accepted}')
+        return self

@@ -1,0 +1,43 @@
+"""Train an adapter: `accelerate launch featsharp_adapter/train.py RECIPE.yaml [key=value ...]`, or plain python.
+
+Writes into the recipe's `out`: recipe.yaml, log.jsonl, checkpoints/, and adapter/, the folder to use (with its fidelity
+on held-out images). Started again after an interruption it goes on where it stopped.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.session import train_one
+from featsharp_adapter.workshop import open_workshop
+from teachers.config import dump, load_recipe
+from teachers.errors import UserError, add_debug_flag, guard
+
+
+def main(argv: list[str]) -> int:
+    """Read the recipe, train, save, and say how good it is."""
+    parser = argparse.ArgumentParser(description="Train an adapter that sharpens one teacher's features.")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe fields to change")
+    add_debug_flag(parser)
+    arguments = parser.parse_args(argv)
+    recipe = load_recipe(AdapterRecipe, arguments.recipe, arguments.overrides)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("an adapter is trained by one process: accelerate launch --num_processes 1, or plain python")
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+    adapter, fidelity = train_one(recipe, open_workshop(recipe, [recipe.upsampler]), folder=out)
+    folder = adapter.save_pretrained(out / "adapter")
+    for name, value in fidelity.items():
+        print(
+            f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {1 / value.mse:.2f})"
+        )
+    print(f"adapter: {folder}  (as a backbone: sharp:{folder})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
