@@ -14,12 +14,11 @@ from distill.log import Log
 from distill.loop import train
 from distill.optim import local_batch
 from distill.recipe import UNTRAINED, Recipe
-from distill.runtime import deepspeed_config, describe, only_existing, prepare, wants_bf16
+from distill.runtime import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.step import DistillStep
 from distill.student import Student
 from distill.targets import Targets
 from imagery.contracts import SequentialSource, Source
-from imagery.sources import open_source
 from imagery.stream import ImageStream, to_float
 from teachers.config import dump
 from teachers.errors import UserError
@@ -50,6 +49,7 @@ class Arm:
 def run_arm(arm: Arm, source: Source | SequentialSource, *, export_untrained: bool) -> Path:
     """Train an arm to its end, from wherever it stands, and export the student; returns the student's folder."""
     recipe, accelerator = arm.recipe, arm.accelerator
+    set_threads(recipe.engine, accelerator.device)
     torch.manual_seed(recipe.seed)  # a debug recipe's teachers of random weights are the same every time
     targets = Targets(recipe, accelerator.device)
     identity = identify(arm, targets)
@@ -161,8 +161,3 @@ def report_data(arm: Arm, stream: ImageStream) -> None:
     if report["bad"]:
         rank = arm.accelerator.process_index
         print(f"process {rank}: {report['bad']} of {report['read']} images were unreadable: {report['bad_keys'][:10]}")
-
-
-def open_images(recipe: Recipe) -> Source | SequentialSource:
-    """The recipe's images; opened once for all arms, so that rendered scenes are rendered once."""
-    return open_source(recipe.data.train)

@@ -141,6 +141,7 @@ class EngineNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  #: auto: bf16 where the hardware has it
     deepspeed: Literal["auto", "on", "off"] = "auto"  #: auto: when launched with --use_deepspeed
     zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
+    threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
 
 
 class CheckpointNode(Node):

@@ -1,23 +1,59 @@
-"""Distil one student: accelerate launch distill/run.py RECIPE.yaml [field=value ...]"""
+"""Distil one student, probe it, and compare it with the untrained student and its teachers.
+
+accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
+accelerate launch distill/run.py RECIPE.yaml --plan                 what it asks for, without training
+"""
 
 import argparse
 import sys
 
-from distill.arm import Arm, open_images, run_arm
-from distill.recipe import read
+import torch
+
+from distill.arm import Arm, run_arm
+from distill.plan import plan
+from distill.recipe import UNTRAINED, Recipe, read
 from distill.runtime import start
+from distill.student import Student
+from distill.targets import Targets
+from distill.verdict import EvalRoom, probe_all, publish
+from eval_suite.report import write_report
+from eval_suite.results import read_metrics, write_metrics
+from eval_suite.suite import load_suite, run_suite
+from eval_suite.table import build_table
+from eval_suite.table_formats import render
+from imagery.sources import open_source
 from teachers.errors import add_debug_flag, guard
+
+ROOM = EvalRoom(load_suite, run_suite, read_metrics, write_metrics, build_table, render, write_report)
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe")
-    parser.add_argument("overrides", nargs="*", metavar="field=value")
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. teachers.*.upsampler=tile")
+    parser.add_argument("--plan", action="store_true", help="print what the recipe asks for and stop")
     add_debug_flag(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     recipe = read(arguments.recipe, arguments.overrides)
+    if arguments.plan:
+        targets = Targets(recipe, torch.device("cpu"))
+        print(plan(recipe, Student(recipe.student, recipe.data.size, targets.heads()), targets))
+        return
     arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name])
-    run_arm(arm, open_images(recipe), export_untrained=False)
+    run_arm(arm, open_source(recipe.data.train), export_untrained=recipe.eval is not None and recipe.eval.untrained)
+    if recipe.eval is not None and arm.accelerator.is_main_process:
+        judge(recipe, arm)
+    arm.accelerator.end_training()
+
+
+def judge(recipe: Recipe, arm: Arm) -> None:
+    """Probe, print the table against the untrained student, write the report."""
+    arms = {recipe.name: recipe}
+    untrained = recipe.eval is not None and recipe.eval.untrained
+    baseline = UNTRAINED if untrained else recipe.name
+    judged = probe_all(ROOM, arms, recipe.folder, arm.untrained_folder if untrained else None)
+    print(publish(ROOM, judged, arms, baseline, recipe.folder))
 
 
 if __name__ == "__main__":

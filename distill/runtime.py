@@ -88,6 +88,13 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
     return accelerators
 
 
+def set_threads(node: EngineNode, device: torch.device) -> None:
+    """`accelerate launch` leaves a process on the CPU with a single thread unless told otherwise: use the cores."""
+    if device.type == "cpu":
+        share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(node.threads or max(1, share))
+
+
 def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Recipe) -> Engine:
     """Put an arm's student and a new optimiser on its engine."""
     if accelerator.state.deepspeed_plugins is not None:

@@ -1,9 +1,9 @@
 """What stands between a teacher's views and its target map: nothing, an upsampler without weights, or an adapter."""
 
-from featsharp_adapter.adapter import Adapter
 from torch import Tensor, nn
 
 from distill.recipe import TeacherNode
+from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.upsamplers.table import build_upsampler
 from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec, state_digest

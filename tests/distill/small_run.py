@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from distill.arm import Arm, open_images, run_arm
+from distill.arm import Arm, run_arm
 from distill.recipe import Recipe
 from distill.runtime import start
+from imagery.sources import open_source
 
 
 def small_vit(pixels: int, width: int, **options: Any) -> dict[str, Any]:
@@ -29,11 +30,12 @@ def small_recipe(out: Path) -> dict[str, Any]:
         "normaliser": {"batches": 3},
         "optim": {"steps": 6, "batch_size": 4, "lr": 0.003, "warmup_steps": 2},
         "checkpoint": {"every": 3},
+        "engine": {"threads": 1},
     }
 
 
 def train(recipe: Recipe, *, export_untrained: bool = False) -> Path:
     """Run one arm to its end in this process; returns the folder of the run."""
     accelerator = start({recipe.name: recipe})[recipe.name]
-    run_arm(Arm(recipe.name, recipe, accelerator), open_images(recipe), export_untrained=export_untrained)
+    run_arm(Arm(recipe.name, recipe, accelerator), open_source(recipe.data.train), export_untrained=export_untrained)
     return recipe.folder

@@ -107,7 +107,9 @@ def test_denoising_alone_keeps_the_grid(tmp_path: Path, batches: list[Tensor]) -
         targets.fit(batches)
     difference = clean(batches[0])["coarse"].spatial - plain(batches[0])["coarse"].spatial
     normaliser = clean.teachers["coarse"].normaliser
-    expected = normaliser.alpha * normaliser.rotation @ torch.full((24,), 0.25)  # the adapter's own PHI-S is the identity
+    expected = (
+        normaliser.alpha * normaliser.rotation @ torch.full((24,), 0.25)
+    )  # the adapter's own PHI-S is the identity
     assert torch.allclose(difference, expected[:, None, None].expand_as(difference), atol=1e-4)
 
 

@@ -1,0 +1,51 @@
+"""Train every arm of a recipe, probe all students, print one table.
+
+accelerate launch distill/ablate.py RECIPE.yaml [field=value ...]      finished arms are not trained again
+"""
+
+import argparse
+import sys
+
+from distill.arm import Arm, run_arm
+from distill.recipe import read, read_arms
+from distill.runtime import start
+from distill.verdict import EvalRoom, probe_all, publish
+from eval_suite.report import write_report
+from eval_suite.results import read_metrics, write_metrics
+from eval_suite.suite import load_suite, run_suite
+from eval_suite.table import build_table
+from eval_suite.table_formats import render
+from imagery.sources import open_source
+from teachers.errors import UserError, add_debug_flag, guard
+
+ROOM = EvalRoom(load_suite, run_suite, read_metrics, write_metrics, build_table, render, write_report)
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="YAML file with `arms` and a `baseline`")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="laid under every arm's own")
+    add_debug_flag(parser)
+    arguments = parser.parse_intermixed_args(argv)
+    whole = read(arguments.recipe, arguments.overrides)
+    recipes = read_arms(arguments.recipe, arguments.overrides)
+    if whole.eval is None:
+        raise UserError(f"{arguments.recipe} has no eval, so its arms cannot be compared; add `eval: {{suite: FILE}}`")
+    accelerators = start(recipes)
+    arms = {name: Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()}
+    # One source for all arms that train on the same images: rendered scenes are kept and rendered once.
+    sources = {train: open_source(train) for train in {recipe.data.train for recipe in recipes.values()}}
+    for name, arm in arms.items():
+        run_arm(arm, sources[arm.recipe.data.train], export_untrained=whole.eval.untrained and name == whole.baseline)
+    first = next(iter(arms.values())).accelerator
+    if first.is_main_process:
+        baseline = str(whole.baseline)
+        untrained = arms[baseline].untrained_folder if whole.eval.untrained else None
+        judged = probe_all(ROOM, recipes, whole.folder, untrained)
+        print(publish(ROOM, judged, recipes, baseline, whole.folder))
+    first.end_training()
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,147 @@
+"""After the training: probe every student and what it is compared with, print the tables, write the report."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.exported import load
+from distill.judge import Judge
+from distill.log import read_log
+from distill.pictures import Sheet, draw, save_sheet
+from distill.recipe import UNTRAINED, Recipe
+from imagery.augment import PLAIN
+from imagery.sources import open_source
+from imagery.stream import ImageStream, to_float
+from teachers.registry import load_backbone
+
+PICTURES = 4
+CAPTION = (
+    "Teacher {}: the three main axes of all these maps together as red, green and blue; equal colours, equal features"
+)
+
+
+@dataclass(frozen=True)
+class EvalRoom:
+    """What the entry scripts take from the eval suite; this room does not import it."""
+
+    load_suite: Callable[[str], Any]
+    run_suite: Callable[..., Mapping[str, Any]]
+    read_metrics: Callable[[Path], Any]
+    write_metrics: Callable[[Path, Mapping[str, Any]], None]
+    build_table: Callable[..., Any]
+    render: Callable[[Any, str], str]
+    write_report: Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The metrics of every row of a comparison, by row name."""
+
+    students: dict[str, Any]  #: arms, and the untrained student
+    teachers: dict[str, Any]  #: reference rows; they may lack what they cannot do
+
+
+def probe_all(room: EvalRoom, arms: Mapping[str, Recipe], folder: Path, untrained: Path | None) -> Judged:
+    """Probe the arms' students, the untrained one and the teachers; what is on disk already is not probed again."""
+    first = next(iter(arms.values()))
+    if first.eval is None:
+        raise ValueError("the recipe has no eval")
+    suite = room.load_suite(first.eval.suite)
+    digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
+    judge = Judge(lambda backbone: room.run_suite(backbone, suite), room.write_metrics, digest)
+    students = {arm: judge.judge(arm, load(str(recipe.folder)), recipe.folder) for arm, recipe in arms.items()}
+    if untrained is not None:
+        students[UNTRAINED] = judge.judge(UNTRAINED, load(str(untrained)), untrained.parent)
+    teachers = {}
+    if first.eval.teachers:
+        for name, node in first.teachers.items():
+            row = f"teacher {name}"
+            teachers[row] = judge.judge(row, load_backbone(node.backbone), folder / "teachers" / name)
+    return Judged(
+        {row: room.read_metrics(path) for row, path in students.items()},
+        {row: room.read_metrics(path) for row, path in teachers.items()},
+    )
+
+
+def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Recipe], baseline: str, folder: Path) -> str:
+    """Write the report below `folder`; returns what to print: the tables with their errors, and where the report is."""
+    table, beside = compare(room, judged, baseline)
+    rows = judged.students | judged.teachers
+    first = next(iter(arms.values()))
+    report = room.write_report(
+        folder / "report",
+        title=folder.name,
+        table=table,
+        metrics_by_row={row: [metrics] for row, metrics in rows.items()},
+        curves=curves(arms),
+        pictures=[(CAPTION.format(sheet.teacher), path) for sheet, path in pictures(arms, folder / "report")],
+        notes=notes(first),
+    )
+    text = [room.render(table, "md")]
+    if beside is not None:
+        text += ["Beside the teachers, over the metrics every row has:", "", room.render(beside, "md")]
+    return "\n".join([*text, f"report: {report}"])
+
+
+def compare(room: EvalRoom, judged: Judged, baseline: str) -> tuple[Any, Any | None]:
+    """The table of the students, and one that has the teachers too, over the metrics every row has."""
+    zero = unusable(judged.students, baseline)
+    students = {row: [metrics] for row, metrics in judged.students.items()}
+    table = room.build_table(students, baseline, zero)
+    if not judged.teachers:
+        return table, None
+    rows = students | {row: [metrics] for row, metrics in judged.teachers.items()}
+    return table, room.build_table(rows, baseline, sorted({*zero, *missing_anywhere(rows)}))
+
+
+def unusable(rows: Mapping[str, Any], baseline: str) -> list[str]:
+    """Metrics whose baseline is not above 0, so that no relative change exists; the table's caption names them."""
+    return sorted({"/".join(result.key) for result in rows[baseline].results if result.value <= 0})
+
+
+def missing_anywhere(rows: Mapping[str, Sequence[Any]]) -> set[str]:
+    """group/task/metric that some row has and some other has not."""
+    held = [{"/".join(result.key) for run in runs for result in run.results} for runs in rows.values()]
+    return set.union(*held) - set.intersection(*held)
+
+
+def curves(arms: Mapping[str, Recipe]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Loss and its terms by arm: {"loss": {arm: [(step, value), ...]}, "clip/spatial": {...}, ...}."""
+    lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for arm, recipe in arms.items():
+        for line in read_log(recipe.folder / "log.jsonl"):
+            for name, value in {"loss": line["loss"], **line["losses"]}.items():
+                lines.setdefault(name, {}).setdefault(arm, []).append((line["step"], value))
+    return lines
+
+
+def notes(recipe: Recipe) -> dict[str, str]:
+    """Facts of the run for the report's foot."""
+    optim, (height, width) = recipe.optim, recipe.data.size
+    return {
+        "training": f"{optim.steps} steps x {optim.batch_size} images at {height}x{width} px, seed {recipe.seed}",
+        "images": recipe.data.train,
+        "student": ", ".join([recipe.student.model, *(f"{k} {v}" for k, v in recipe.student.overrides().items())]),
+        "teachers": ", ".join(f"{name}: {node.backbone}" for name, node in recipe.teachers.items()),
+        "losses": f"summary {recipe.loss.summary}, spatial {recipe.loss.spatial} in PHI-S space, align {recipe.align}",
+    }
+
+
+def pictures(arms: Mapping[str, Recipe], folder: Path) -> list[tuple[Sheet, Path]]:
+    """Feature pictures of a few images of the run's source, centre crops in a random order of their own, as PNG."""
+    first = next(iter(arms.values()))
+    height, width = first.data.size
+    stream = ImageStream(
+        open_source(first.data.train),
+        batch_size=PICTURES,
+        height=height,
+        width=width,
+        seed=first.seed + 1,
+        augment=PLAIN,
+    )
+    images = to_float(next(stream).images)
+    stream.close()
+    sheets = draw(arms, {arm: load(str(recipe.folder)) for arm, recipe in arms.items()}, images)
+    return [(sheet, save_sheet(sheet, folder / f"features-{sheet.teacher}.png")) for sheet in sheets]

@@ -1,0 +1,143 @@
+"""Checkpoints: complete or not there, whatever happens while they are written."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from distill.checkpoint import Checkpoints, refuse_difference
+from distill.log import Log, read_log
+from teachers.errors import UserError
+
+IDENTITY = {"seed": 0, "optim.lr": 0.1}
+
+
+class Place:
+    """A stream's position, in the smallest form."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+@pytest.fixture
+def model() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 2)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, model: torch.nn.Linear) -> Iterator[Checkpoints]:
+    accelerator = Accelerator()
+    accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    yield Checkpoints(tmp_path / "checkpoints", accelerator, IDENTITY, keep=2)
+    accelerator.free_memory()
+
+
+TARGETS = {"a.mean": torch.arange(3.0)}
+
+
+def test_everything_comes_back(checkpoints: Checkpoints, model: torch.nn.Linear) -> None:
+    path = checkpoints.save(7, Place(70), TARGETS)
+    weight, dice = model.weight.detach().clone(), torch.rand(2)
+    model.weight.data.zero_()
+    place = Place(0)
+    assert checkpoints.latest() == path and checkpoints.read_state(path) == 7
+    checkpoints.restore(path, place)
+    assert torch.equal(model.weight, weight) and place.at == 70
+    assert torch.equal(torch.rand(2), dice)
+    assert torch.equal(checkpoints.read_targets(path)["a.mean"], TARGETS["a.mean"])
+
+
+def test_only_the_last_are_kept(checkpoints: Checkpoints) -> None:
+    for step in (1, 2, 10):
+        checkpoints.save(step, Place(step), TARGETS)
+    assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["step-00000002", "step-00000010"]
+
+
+def test_a_failure_in_the_middle_leaves_the_previous_one(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = checkpoints.save(1, Place(1), TARGETS)
+
+    class Broken(Place):
+        def state_dict(self) -> dict[str, Any]:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"No space left on device.*step-00000001 is complete"):
+        checkpoints.save(2, Broken(2), TARGETS)
+    assert checkpoints.latest() == first and [path.name for path in checkpoints.folder.iterdir()] == [first.name]
+
+
+def test_a_kill_in_the_middle_leaves_the_previous_one(checkpoints: Checkpoints) -> None:
+    """What a kill -9 leaves behind: a half-written folder under its temporary name, which the next save replaces."""
+    first = checkpoints.save(1, Place(1), TARGETS)
+    (checkpoints.folder / ".writing-00000002" / "engine").mkdir(parents=True)
+    (checkpoints.folder / ".writing-00000002" / "state.json").write_text("{")
+    assert checkpoints.latest() == first
+    second = checkpoints.save(2, Place(2), TARGETS)
+    assert checkpoints.read_state(second) == 2
+    assert not (checkpoints.folder / ".writing-00000002").exists()
+
+
+def test_a_full_disk_leaves_the_previous_one(write_recipe: Callable[..., Path]) -> None:
+    """A real limit on file size, set by the system once the first checkpoint is written."""
+    recipe = write_recipe()
+    script = f"""
+import resource, sys
+from distill.checkpoint import Checkpoints
+whole = Checkpoints.save
+def save(self, step, *rest):
+    if step > 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    return whole(self, step, *rest)
+Checkpoints.save = save
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from small_run import train
+from distill.recipe import read
+from teachers.errors import guard
+sys.exit(guard(lambda argv: train(read(argv[0])) and None, [{str(recipe)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write checkpoint" in done.stderr and "step-00000003 is complete" in done.stderr
+    folder = recipe.parent / "runs" / "small" / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-00000003"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_differences_are_named() -> None:
+    refuse_difference(IDENTITY, dict(IDENTITY), "here")
+    with pytest.raises(UserError, match=r"here was made by another run: optim.lr: 0.1 -> 0.2; seed: 0 -> 'absent'"):
+        refuse_difference(IDENTITY, {"optim.lr": 0.2}, "here")
+
+
+def test_another_run_may_not_go_on(checkpoints: Checkpoints) -> None:
+    path = checkpoints.save(1, Place(1), TARGETS)
+    checkpoints.identity["digest of teacher clip"] = "sha256:other"
+    with pytest.raises(UserError, match="digest of teacher clip"):
+        checkpoints.read_state(path)
+
+
+def test_the_log_is_cut_back_to_a_step(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl")
+    log.truncate(3)
+    for step in (1, 2, 3):
+        log.write({"step": step})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.truncate(2)
+    assert read_log(log.path) == [{"step": 1}, {"step": 2}]
+    assert [json.loads(line) for line in log.path.read_text().splitlines()] == [{"step": 1}, {"step": 2}]

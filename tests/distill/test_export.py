@@ -1,0 +1,103 @@
+"""An exported student: the same features as in training, adaptors in the teachers' own units, any size, a card."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_recipe
+from torch import Tensor
+
+from distill.arm import UNTRAINED
+from distill.recipe import Recipe, StudentNode
+from distill.student import HeadSpec, Student
+from distill.targets import Targets
+from teachers.config import validate
+from teachers.contracts import Backbone, Features, capability
+from teachers.errors import UserError
+from teachers.registry import load_backbone
+
+
+@pytest.fixture
+def student(trained: Path) -> Backbone:
+    return load_backbone(f"run:{trained}")
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def test_round_trip_equals_the_trained_student(trained: Path, student: Backbone, images: Tensor) -> None:
+    """Against the last checkpoint's weights in a student built by hand, and PHI-S undone by hand."""
+    from safetensors.torch import load_file
+
+    node = StudentNode(model="vit_tiny_patch16_224", patch_size=8, embed_dim=24, depth=2, num_heads=2)
+    net = Student(node, (32, 32), {"coarse": HeadSpec(24, 24), "fine": HeadSpec(None, 12)}).eval()
+    checkpoint = trained / "checkpoints" / "step-00000006"
+    net.load_state_dict(load_file(checkpoint / "engine" / "model.safetensors"))
+    features = student(images)
+    tokens, spatial = net.tokens(images)
+    assert torch.equal(features.spatial, spatial) and torch.equal(features.summary, tokens[:, 0])
+    torch.manual_seed(0)
+    targets = Targets(validate(Recipe, small_recipe(Path("unused")), "test"), torch.device("cpu"))
+    targets.load_normalisers(load_file(checkpoint / "targets.safetensors"))
+    for name, answer in net(images).items():
+        raw = targets.teachers[name].normaliser.denormalise(answer.spatial)
+        ours = student.adaptor(name).project(features)
+        assert torch.allclose(ours.spatial, raw, atol=1e-4)
+        assert (ours.summary is None) == (answer.summary is None)
+    assert torch.equal(student.adaptor("coarse").project(features).summary, net(images)["coarse"].summary)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 24)])
+def test_spec_and_shapes(student: Backbone, size: tuple[int, int]) -> None:
+    spec = student.spec
+    assert (spec.library, spec.patch_size, spec.native_size, spec.resizable) == ("run", 8, (32, 32), True)
+    features = student(torch.rand(2, 3, *size))
+    assert features.spatial.shape == (2, spec.spatial_dim, size[0] // 8, size[1] // 8)
+    assert features.summary.shape == (2, spec.summary_dim)
+    with pytest.raises(UserError, match="multiples of 8"):
+        student(torch.rand(2, 3, 30, 32))
+
+
+@torch.no_grad()
+def test_intermediate_maps_come_in_the_order_asked(student: Backbone, images: Tensor) -> None:
+    assert student.num_blocks == 2
+    last, first, again = student.intermediate(images, [1, 0, 0])
+    assert torch.allclose(last, student(images).spatial, atol=1e-6)
+    assert torch.equal(first, again) and not torch.equal(first, last)
+
+
+def test_unknown_adaptors_and_folders(student: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'unknown adaptor "coarsse".*did you mean "coarse"'):
+        student.adaptor("coarsse")
+    assert capability(student.adaptor("coarse"), "encode_text") is None  # the timm teacher reads no text
+    with pytest.raises(UserError, match="no exported student"):
+        load_backbone(f"run:{tmp_path}")
+
+
+def test_damaged_weights_are_named(trained: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained / "student" / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["student"]["depth"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"does not fit its config.json"):
+        load_backbone(f"run:{tmp_path}")
+
+
+def test_the_untrained_student_is_another_one_of_the_same_kind(
+    trained: Path, student: Backbone, images: Tensor
+) -> None:
+    untrained = load_backbone(f"run:{trained / UNTRAINED}")
+    assert untrained.spec.digest != student.spec.digest
+    assert untrained.spec.summary_dim == student.spec.summary_dim
+    features: Features = untrained.adaptor("fine").project(untrained(images))
+    assert features.spatial.shape == (3, 12, 4, 4)
+
+
+def test_the_card_names_teachers_and_licences(trained: Path) -> None:
+    card = (trained / "student" / "README.md").read_text()
+    assert "| coarse | timm:vit_tiny_patch16_224 | tile 2x |" in card and "licence" in card

@@ -1,0 +1,133 @@
+"""A whole run: equal to itself, resumable after a kill, exported so that it loads back, and plain about mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import train
+
+from distill.log import read_log, without_time
+from distill.recipe import read
+from teachers.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "distill" / "run.py"), *map(str, arguments)]
+
+
+def student_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Logs equal but for the clock; students equal to the bit."""
+    assert without_time(read_log(one / "log.jsonl")) == without_time(read_log(other / "log.jsonl"))
+    ours, theirs = student_of(one), student_of(other)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_a_run_writes(trained: Path) -> None:
+    files = {path.name for path in trained.iterdir()}
+    assert {"recipe.yaml", "environment.json", "log.jsonl", "checkpoints", "student", "untrained"} <= files
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    lines = read_log(trained / "log.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert set(lines[0]) == {"step", "loss", "losses", "grad_norm", "lr", "time"}
+    assert sum(lines[0]["losses"].values()) == pytest.approx(lines[0]["loss"], rel=1e-6)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert read(trained / "recipe.yaml").name == "small"
+
+
+def test_the_same_recipe_gives_the_same_run(trained: Path, write_recipe: Callable[..., Path]) -> None:
+    assert_same_run(train(read(write_recipe())), trained)
+
+
+def test_the_seed_matters(trained: Path, write_recipe: Callable[..., Path]) -> None:
+    other = train(read(write_recipe(), ["seed=1", "optim.steps=1"]))
+    assert read_log(other / "log.jsonl")[0]["loss"] != read_log(trained / "log.jsonl")[0]["loss"]
+
+
+def test_a_finished_run_is_not_run_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "log.jsonl").read_bytes()
+    train(read(trained / "recipe.yaml"))
+    assert (trained / "log.jsonl").read_bytes() == before
+    assert "already trained" in capsys.readouterr().out
+
+
+def test_a_changed_recipe_does_not_resume(trained: Path) -> None:
+    with pytest.raises(UserError, match=r"optim.lr: 0.003 -> 0.004"):
+        train(read(trained / "recipe.yaml", ["optim.lr=0.004"]))
+
+
+def test_stopping_between_checkpoints_changes_nothing(trained: Path, write_recipe: Callable[..., Path]) -> None:
+    """Stopped after step 5 of 6, the run goes back to the checkpoint of step 3 and ends as if nothing had been."""
+    path = write_recipe(
+        student={"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    )
+    folder = train(read(path))
+    for gone in ("student", "checkpoints/step-00000006"):
+        (folder / gone).rename(folder / f"gone-{Path(gone).name}")
+    log = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join(log[:5]) + '{"step": 6, "lo')
+    train(read(path))
+    assert_same_run(folder, trained)
+
+
+@pytest.mark.parametrize("seconds_between", [0.02])
+def test_killed_in_the_middle(write_recipe: Callable[..., Path], seconds_between: float) -> None:
+    """kill -9, then start again: log and student equal an uninterrupted run. Stochastic depth draws random numbers."""
+    changes = {
+        "optim": {"steps": 60, "batch_size": 4, "lr": 0.003, "warmup_steps": 2},
+        "checkpoint": {"every": 7},
+        "student": {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+        | {"drop_path": 0.2},
+    }
+    path = write_recipe(**changes)
+    log = read(path).folder / "log.jsonl"
+    process = subprocess.Popen(command(path), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (log.exists() and log.read_text().count("\n") >= 18):
+        assert process.poll() is None, f"ended before it could be killed: {process.stderr.read()}"
+        time.sleep(seconds_between)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (log.parent / "student").exists()
+    subprocess.run(command(path), cwd=ROOT, check=True, capture_output=True)
+    whole = train(read(path, ["name=whole"]))
+    assert_same_run(log.parent, whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.stepps=3"], 'unknown field "optim.stepps" (did you mean "steps"?)'),
+        (["data.train=imagefolder:nowhere"], "nowhere"),
+        (["teachers.coarse.upsampler=featsharp"], "must be trained"),
+        (["optim.batch_size=0"], "optim.batch_size"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    write_recipe: Callable[..., Path], arguments: list[str], message: str
+) -> None:
+    done = subprocess.run(command(write_recipe(), *arguments), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_plan_counts_views_and_tokens(write_recipe: Callable[..., Path]) -> None:
+    done = subprocess.run(command(write_recipe(), "--plan"), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "5 forward passes of 2 x 2 tokens per image; target 4 x 4 (tile)" in done.stdout
+    assert "6 steps x 4 = 24 images" in done.stdout
+
+
+def test_the_environment_is_recorded(trained: Path) -> None:
+    assert json.loads((trained / "environment.json").read_text())["processes"] == 1
