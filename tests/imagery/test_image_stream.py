@@ -115,8 +115,10 @@ def test_resume_is_equality(source: Source | SequentialSource, workers: int, sto
     whole_stream = stream(source)
     whole = take(whole_stream, 12)
     first = stream(source, workers=workers)
-    take(first, stop)
-    state = json.loads(json.dumps(first.state_dict()))
+    for _ in range(stop):
+        next(first)
+    state = json.loads(json.dumps(first.state_dict()))  # taken while later batches are being made
+    first.close()
     second = stream(source, workers=workers)
     take(second, 2)  # what it did before must not matter
     second.load_state_dict(state)
@@ -164,6 +166,16 @@ def test_an_epoch_shows_every_image_once(tmp_path: Path) -> None:
     assert epochs[0] != epochs[1] and epochs[0] != list(range(12))
     ordered = take(stream(source, augment=PLAIN, shuffle=False), 4)
     assert [key for batch in ordered for key in batch.keys] == [source.key(i % 12) for i in range(16)]
+
+
+def test_a_stream_in_sequence_shuffles_every_window_anew(tmp_path: Path, hub_cache: Path) -> None:
+    save_parquet(tmp_path / "set", [encode(flat(value)) for value in range(32)], shards=1)
+    source = open_source(f"hf:{tmp_path}/set?streaming=true&window=8")
+    windows = [batch.images[:, 0, 0, 0].numpy() % 8 for batch in take(stream(source, 8, augment=PLAIN), 8)]
+    assert all(sorted(window) == list(range(8)) for window in windows)
+    assert len({tuple(window) for window in windows}) == 8  # over two epochs: 8! orders, so no two alike by chance
+    ordered = take(stream(source, 8, augment=PLAIN, shuffle=False), 4)
+    assert [int(value) for batch in ordered for value in batch.images[:, 0, 0, 0]] == list(range(32))
 
 
 def test_bad_images_are_replaced_counted_and_named(source: Source | SequentialSource) -> None:
