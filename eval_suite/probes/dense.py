@@ -9,7 +9,7 @@ from torch import Tensor
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import ProbeNode
-from eval_suite.probes.heads import LinearHead, batches, shrink_labels, train
+from eval_suite.probes.heads import LinearHead, batches, seeded, shrink_labels, train
 from eval_suite.probes.losses import class_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.results import Result
@@ -38,9 +38,10 @@ class SegmentationProbe(ProbeNode):
         return [self._judge(head, spatial, judge, seed)]
 
     def _fit(self, spatial: Tensor, learn: DenseImages, seed: int) -> LinearHead:
-        generator = torch.Generator().manual_seed(seed)
-        head = LinearHead(spatial, len(learn.names[self.labels]), generator)
         maps, size = learn.labels(self.labels), (self.label_size, self.label_size)
+        with seeded(seed):
+            head = LinearHead(spatial, len(learn.names[self.labels]))
+        generator = torch.Generator().manual_seed(seed)
         train(
             head,
             lambda batch: class_loss(head(spatial[batch], size), shrink_labels(maps[batch], size)),

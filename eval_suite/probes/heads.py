@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,10 @@ class Standardise(nn.Module):
 class LinearHead(nn.Module):
     """Normalisation and one 1x1 convolution, logits bilinearly resized (RADIO's ADE20K head): -> [B, K, *size]."""
 
-    def __init__(self, spatial: Tensor, outputs: int, generator: torch.Generator) -> None:
+    def __init__(self, spatial: Tensor, outputs: int) -> None:
         super().__init__()
         self.normalise = Standardise(spatial)
         self.classify = nn.Conv2d(spatial.shape[1], outputs, 1)
-        initialise(self, generator)
 
     def forward(self, spatial: Tensor, size: tuple[int, int]) -> Tensor:
         return resize_map(self.classify(self.normalise(spatial)), size)
@@ -43,14 +43,13 @@ class ConvHead(nn.Module):
     After the `conv` head of the PASCAL-Context / NYUDv2 multi-task harness; one trunk serves all the tasks.
     """
 
-    def __init__(self, spatial: Tensor, hidden: int, outputs: dict[str, int], generator: torch.Generator) -> None:
+    def __init__(self, spatial: Tensor, hidden: int, outputs: dict[str, int]) -> None:
         super().__init__()
         self.normalise = Standardise(spatial)
         self.trunk = nn.Sequential(
             nn.Conv2d(spatial.shape[1], hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.GELU()
         )
         self.tasks = nn.ModuleDict({task: nn.Conv2d(hidden, width, 1) for task, width in outputs.items()})
-        initialise(self, generator)
 
     def forward(self, spatial: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         shared = self.trunk(self.normalise(spatial))
@@ -62,14 +61,12 @@ def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Weights from one generator, so a probe depends on its seed and on nothing that ran before it."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            fan_in = layer.weight[0].numel()
-            nn.init.normal_(layer.weight, std=min(0.02, 1 / math.sqrt(fan_in)), generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights drawn in here depend on the seed alone, and the global random state is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

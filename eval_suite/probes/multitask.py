@@ -14,7 +14,7 @@ from eval_suite.metrics.saliency import Saliency
 from eval_suite.metrics.score import Tally
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import ProbeNode
-from eval_suite.probes.heads import ConvHead, batches, shrink_labels, train
+from eval_suite.probes.heads import ConvHead, batches, seeded, shrink_labels, train
 from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, normal_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.results import Result
@@ -69,8 +69,9 @@ class MultitaskProbe(ProbeNode):
         return images if self.subset is None else images.subset(self.subset)
 
     def _fit(self, spatial: Tensor, learn: DenseImages, seed: int) -> "ScaledHead":
+        with seeded(seed):
+            head = ScaledHead(spatial, learn, self.tasks, self.hidden)
         generator = torch.Generator().manual_seed(seed)
-        head = ScaledHead(spatial, learn, self.tasks, self.hidden, generator)
         size = (self.label_size, self.label_size)
 
         def loss_of(batch: Tensor) -> Tensor:
@@ -114,10 +115,9 @@ class ScaledHead(torch.nn.Module):
         learn: DenseImages,
         tasks: Mapping[str, float],
         hidden: int,
-        generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.head = ConvHead(spatial, hidden, {task: _outputs(task, learn) for task in tasks}, generator)
+        self.head = ConvHead(spatial, hidden, {task: _outputs(task, learn) for task in tasks})
         depth = _valid_depth(learn) if DEPTH in tasks else torch.ones(2)
         self.register_buffer("depth_mean", depth.mean())
         self.register_buffer("depth_scale", depth.std().clamp(min=1e-3))

@@ -40,6 +40,7 @@ class RidgeHead:
 
     normalise: Standardise
     weight: Tensor  #: [C + 1, T], the last row is the constant
+    penalty: float  #: the one chosen
 
     def predict(self, spatial: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, C, h, w] -> [B, T, *size]."""
@@ -55,10 +56,10 @@ def fit_ridge(spatial: Tensor, targets: LabelMaps, masks: LabelMaps, size: tuple
     held = rows % HELD_OUT == HELD_OUT - 1 if len(rows) >= HELD_OUT else torch.zeros(len(rows), dtype=torch.bool)
     fitted = _moments(spatial, targets, masks, rows[~held], size, normalise)
     if not held.any():
-        return RidgeHead(normalise, _solve(fitted, PENALTIES[2]).float())
+        return RidgeHead(normalise, _solve(fitted, PENALTIES[2]).float(), PENALTIES[2])
     judged = _moments(spatial, targets, masks, rows[held], size, normalise)
     best = min(PENALTIES, key=lambda penalty: judged.error(_solve(fitted, penalty)))
-    return RidgeHead(normalise, _solve(fitted + judged, best).float())
+    return RidgeHead(normalise, _solve(fitted + judged, best).float(), best)
 
 
 def _solve(moments: Moments, penalty: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answers import mean_answer
 from eval_suite.probes.base import ProbeNode
-from eval_suite.probes.heads import batches, train
+from eval_suite.probes.heads import batches, seeded, train
 from eval_suite.probes.vlm_model import (
     NO_TARGET,
     Prompts,
@@ -53,8 +53,7 @@ class VlmProbe(ProbeNode):
         return self._results(judge.questions, right.double(), seed)
 
     def _model(self, spatial: Tensor, vocabulary: Vocabulary, longest: int, seed: int) -> VisionLanguageModel:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return VisionLanguageModel(
                 spatial,
                 len(vocabulary.words),

@@ -174,5 +174,6 @@ def _settings(changed: Mapping[str, Any]) -> SceneSettings:
 def _renderer_code() -> bytes:
     """Source of the renderer and of the packing: a change in either must not meet old pixels."""
     folder = Path(imagery.scenes.__file__).parent
-    sources = [*sorted(folder.rglob("*.py")), Path(__file__), Path(__file__).with_name("scene_packs.py")]
+    sources = [path for path in sorted(folder.rglob("*.py")) if path.name not in ("__main__.py", "preview.py")]
+    sources.append(Path(__file__).with_name("scene_packs.py"))
     return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)

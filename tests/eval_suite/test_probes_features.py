@@ -1,0 +1,92 @@
+"""One pass of the backbone, shared; what is wrong with features is said by name."""
+
+import pytest
+import torch
+from torch import Tensor
+from toy_world import GRID, SIZE, Dumb, Oracle, Squares, ToyData, cells_of, probed
+
+from teachers.contracts import Features
+from teachers.errors import UserError
+
+
+class Layered(Dumb):
+    """A backbone that shows its eight blocks: block b says b everywhere."""
+
+    num_blocks = 8
+
+    def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
+        return [torch.full((len(images), 3, GRID, GRID), float(block)) for block in blocks]
+
+
+def test_features_are_extracted_once_and_in_order() -> None:
+    backbone, data = Dumb(), ToyData(train=20)
+    shared = probed(backbone)
+    first = shared.features(data.sources["train"])
+    again = shared.features(data.dense("train").images)
+    assert again is first
+    assert backbone.calls == 2  # 20 images in batches of 16
+    expected = data.sources["train"].cells * 40 / 255
+    assert torch.allclose(first.spatial[:, 0], expected.float())
+    assert first.summary is None
+
+
+def test_no_gradient_and_eval_mode() -> None:
+    backbone = Oracle().train()
+    table = probed(backbone).features(Squares("x", cells_of(3, 0)))
+    assert not backbone.training
+    assert not table.spatial.requires_grad
+
+
+def test_forgotten_features_are_extracted_again() -> None:
+    backbone, data = Dumb(), ToyData(train=4)
+    shared = probed(backbone)
+    shared.features(data.sources["train"])
+    shared.forget(data.sources["train"])
+    shared.features(data.sources["train"])
+    assert backbone.calls == 2
+
+
+def test_nan_features_name_the_image_and_the_backbone() -> None:
+    with pytest.raises(UserError, match=r"toy gives NaN .* train\[18\].*float32"):
+        # the second batch starts at image 16
+        shared = probed(_PoisonSecondBatch(2))
+        shared.features(ToyData(train=20).sources["train"])
+
+
+class _PoisonSecondBatch(Dumb):
+    def forward(self, images: Tensor) -> Features:
+        self.calls += 1
+        spatial = torch.zeros(len(images), 6, GRID, GRID)
+        if self.calls == 2:
+            spatial[self.poison, 0, 0, 0] = float("inf")
+        return Features(None, spatial)
+
+
+def test_four_layers_are_at_the_quarters_of_the_depth() -> None:
+    layers = probed(Layered()).layers(Squares("x", cells_of(3, 0)))
+    assert [float(layer.mean()) for layer in layers] == [1.0, 3.0, 5.0, 7.0]
+    assert all(layer.shape == (3, 3, GRID, GRID) for layer in layers)
+
+
+def test_a_backbone_without_layers_says_what_to_set() -> None:
+    with pytest.raises(UserError, match="layers: last"):
+        probed(Dumb()).layers(Squares("x", cells_of(3, 0)))
+
+
+def test_images_are_fitted_to_a_fixed_size_backbone() -> None:
+    """A 64 px source reaches a 32 px backbone at 32 px."""
+
+    class Larger(Squares):
+        def read(self, rows: Tensor) -> Tensor:
+            return super().read(rows).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    seen: list[tuple[int, ...]] = []
+
+    class Watching(Dumb):
+        def forward(self, images: Tensor) -> Features:
+            seen.append(tuple(images.shape))
+            assert images.min() >= 0 and images.max() <= 1
+            return super().forward(images)
+
+    probed(Watching()).features(Larger("large", cells_of(5, 0)))
+    assert seen == [(5, 3, SIZE, SIZE)]
