@@ -120,10 +120,6 @@ class TinyTextBackbone(TinyBackbone):
         return text.encode(texts)
 
 
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def initialise(architecture: Architecture, seed: int, tokenizer: Tokenizer | None = None) -> TinyNetwork:
     """A freshly initialised network that depends on `seed` alone; leaves the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
