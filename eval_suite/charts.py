@@ -58,7 +58,7 @@ def nice_step(span: float, count: int = 5) -> float:
 
 def row_colours(names: Sequence[str], baseline: str | None) -> dict[str, str]:
     """A colour for each row, the same in every chart of a page."""
-    others = [name for name in names if name != baseline]
+    others = [name for name in dict.fromkeys(names) if name != baseline]
     colours = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(others)}
     return {name: colours.get(name, BASELINE_COLOUR) for name in names}
 

@@ -33,7 +33,12 @@ def table_page(table: Table) -> str:
     """The table alone as a page."""
     title = f"Δm against {table.baseline}"
     return fill(
-        "table.html.j2", title=title, table=table, heat=heat_rows(table), heads=heads(table), caption=caption(table)
+        "table.html.j2",
+        title=title,
+        table=table,
+        heat=heat_rows(table),
+        heads=heads(table),
+        caption=caption(table, "[95 % interval]"),
     )
 
 

@@ -74,7 +74,8 @@ def write_report(
     for form in ("md", "csv", "json"):
         write_text(folder / f"delta_m.{form}", render(table, form))
     names = [*table.rows, *(name for name in metrics_by_row if name not in table.rows)]
-    colours = row_colours([*names, *(arm for arms in curves.values() for arm in arms)], table.baseline)
+    drawn = [*table.rows, *(arm for arms in curves.values() for arm in arms)]
+    colours = dict.fromkeys(names, "transparent") | row_colours(drawn, table.baseline)
     page = fill(
         "report.html.j2",
         title=title,
@@ -82,7 +83,7 @@ def write_report(
         table=table,
         heat=heat_rows(table),
         heads=heads(table),
-        caption=caption(table),
+        caption=caption(table, "[95 % interval]"),
         colours=colours,
         forest=forest(table, colours) if len(table.rows) > 1 else Markup(""),
         names=names,

@@ -66,13 +66,13 @@ def title_of(column: str) -> str:
     return TITLES.get(column, column.replace("_", " "))
 
 
-def caption(table: Table) -> str:
-    """What the numbers are, in a few sentences."""
+def caption(table: Table, uncertainty: str = "± standard error") -> str:
+    """What the numbers are, in a few sentences; `uncertainty` says how the errors are shown."""
     several = sorted(set(table.runs.values()))
     runs = "one run a row" if several == [1] else f"{'-'.join(str(n) for n in several)} runs a row"
     estimates = [estimate for row in table.rows.values() for estimate in row.columns.values()]
     known = sum(estimate.stderr is not None for estimate in estimates) > len(table.columns)  # the baseline's always are
-    errors = "± standard error; * where the 95 % interval excludes 0" if known else "(no standard errors are known)"
+    errors = f"{uncertainty}; * where the 95 % interval excludes 0" if known else "(no standard errors are known)"
     text = f"Relative change in % against {table.baseline} {errors}; {runs}; Δm over {len(table.columns) - 1} groups."
     if table.left_out:
         text += f" Left out by request: {', '.join('/'.join(key) for key in table.left_out)}."

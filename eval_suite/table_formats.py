@@ -21,7 +21,7 @@ def render(table: Table, form: str) -> str:
 def _text(estimate: Estimate, is_baseline: bool) -> str:
     if is_baseline or estimate.stderr is None:
         return signed(estimate.value)
-    return f"{signed(estimate.value)} ± {estimate.stderr:.2f}{'*' if estimate.is_real else ''}"
+    return f"{signed(estimate.value)} ± {estimate.stderr:.2f}{chr(92) + '*' if estimate.is_real else ''}"
 
 
 def _markdown(table: Table) -> str:
@@ -31,7 +31,7 @@ def _markdown(table: Table) -> str:
         cells = [_text(row.columns[column], name == table.baseline) for column in table.columns]
         cells[-1] = f"**{cells[-1]}**"
         lines.append(f"| {name.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", caption(table), ""])
+    return "\n".join([*lines, "", caption(table).replace("*", r"\*"), ""])
 
 
 def _csv(table: Table) -> str:
