@@ -16,7 +16,7 @@ def compared(row: list[Metrics], base: list[Metrics]) -> Comparison:
 
 
 def test_group_means_are_plain_and_groups_weigh_the_same() -> None:
-    """+10 and +20 % in one group, +10 % of a lower-is-better metric in the other: mean(15, 10), not that of all three."""
+    """+10 and +20 % in one group, +10 % of a lower-is-better metric in the other: the mean of 15 and 10."""
     base, row = metrics(), metrics(change=10.0)
     better = row.results[1].model_copy(update={"value": 72.0})
     columns = compared([row.model_copy(update={"results": (row.results[0], better, row.results[2])})], [base]).columns
