@@ -68,6 +68,13 @@ class TinyNetwork(nn.Module):
     def grid(self) -> int:
         return self.architecture.image_size // self.architecture.patch
 
+    @property
+    def summary_dim(self) -> int:
+        """S of the summary; ValueError where there is none."""
+        if not self.architecture.summary:
+            raise ValueError("this network has no summary")
+        return self.architecture.embedding or self.architecture.dim
+
     def forward(self, images: Tensor) -> Features:
         """[B, 3, H, W] in [0, 1] at the native size -> summary [B, S] or None, spatial [B, C, h, w]."""
         tokens = self.vit.forward_features(normalise(images))

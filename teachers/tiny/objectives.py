@@ -23,17 +23,22 @@ from teachers.tiny.model import TinyNetwork
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How many classes the scenes have at each granularity."""
+    """How many classes the scenes have at each granularity, and what the coarse ones are called."""
 
     semantic: int
-    coarse: int
     part: int
+    coarse_names: tuple[str, ...]
+
+    @property
+    def coarse(self) -> int:
+        return len(self.coarse_names)
 
 
 class ClipObjective(nn.Module):
-    """Contrastive with captions over the whole scenes of a batch; what is where (classes, parts, colours) over all.
+    """Contrastive with captions over the whole scenes of a batch; words and labels of what is where over all of it.
 
-    A contrastive loss alone on a few thousand scenes leaves the tokens nearly empty; the dense part fills them.
+    A contrastive loss alone on a few thousand scenes learns colours and places but no kinds of object, and leaves the
+    tokens nearly empty: matching each token with the word for what it shows, and the dense part, mend both.
     """
 
     def __init__(self, network: TinyNetwork, counts: LabelCounts, captions: Sequence[Sequence[str]]) -> None:
@@ -41,11 +46,14 @@ class ClipObjective(nn.Module):
         self.counts, self.captions = counts, captions
         outputs = {"semantic": (counts.semantic, 2), "part": (counts.part, 2), "colour": (3, 4), "edge": (1, 4)}
         self.dense = DenseHeads(network.architecture.dim, outputs)
+        self.tags = nn.Linear(network.summary_dim, 2 * counts.coarse)
         self.log_scale = nn.Parameter(torch.tensor(np.log(10.0), dtype=torch.float32))
 
     def forward(self, network: TinyNetwork, crops: Crops, rng: np.random.Generator) -> dict[str, Tensor]:
         """Losses by name; `rng` picks a paraphrase per scene."""
         features = network(crops.images)
+        if features.summary is None or network.text is None or network.projection is None:
+            raise ValueError("this objective needs a summary and a text tower")
         out = self.dense(features.spatial)
         losses = {
             "semantic": histogram_loss(out["semantic"], targets.histogram(crops.semantic, self.counts.semantic, 2)),
@@ -53,13 +61,36 @@ class ClipObjective(nn.Module):
             "colour": 2 * F.l1_loss(out["colour"], targets.colours(crops.images, crops.grid, 4)),
             "edge": 0.5 * F.binary_cross_entropy_with_logits(out["edge"], targets.edges(targets.segments(crops), 4)),
         }
+        scale = self.log_scale.clamp(max=np.log(100.0))
+        words = network.text.encode([f"a {name}" for name in self.counts.coarse_names])
+        tokens = network.projection(features.spatial.flatten(2).transpose(1, 2))
+        losses["words"] = 0.5 * naming_loss(tokens, words, targets.at_centres(crops.coarse), crops, scale)
+        losses |= tag_losses(self.tags(features.summary), crops, self.counts.coarse)
         whole = crops.whole.nonzero().flatten()
-        if len(whole) > 1 and features.summary is not None and network.text is not None:
-            rows = [self.captions[row] for row in crops.rows[whole.numpy()]]
-            texts = network.text.encode([row[int(rng.integers(len(row)))] for row in rows])
-            scale = self.log_scale.clamp(max=np.log(100.0))
-            losses["contrastive"] = contrastive_loss(features.summary[whole], texts, scale)
+        rows = [self.captions[row] for row in crops.rows[whole.numpy()]]
+        texts = network.text.encode([row[int(rng.integers(len(row)))] for row in rows])
+        losses["contrastive"] = contrastive_loss(features.summary[whole], texts, scale)
         return losses
+
+
+def naming_loss(tokens: Tensor, words: Tensor, labels: Tensor, crops: Crops, log_scale: Tensor) -> Tensor:
+    """Tokens [B, g*g, E] against the embedded class names [K, E]: cross-entropy to `labels` [B, g, g].
+
+    Tokens on objects and on the background weigh equally in sum, though there are far fewer of the first.
+    """
+    logits = log_scale.exp() * F.normalize(tokens, dim=-1) @ F.normalize(words, dim=-1).T
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    on_object = (targets.at_centres(crops.instance) > 0).flatten().float()
+    shares = [(loss * weight).sum() / weight.sum().clamp_min(1) for weight in (on_object, 1 - on_object)]
+    return 0.5 * (shares[0] + shares[1])
+
+
+def tag_losses(tags: Tensor, crops: Crops, coarse: int) -> dict[str, Tensor]:
+    """From logits [B, 2 * coarse]: which share of the crop each class covers, and the kind of the largest object."""
+    area = F.one_hot(crops.coarse.flatten(1), coarse).float().mean(1)
+    largest = targets.largest_kind(crops)
+    kind = F.cross_entropy(tags[:, coarse:], largest, reduction="sum") / (largest >= 0).sum().clamp_min(1)
+    return {"area": 0.5 * histogram_loss(tags[:, :coarse, None, None], area[..., None, None]), "largest": 0.3 * kind}
 
 
 class DinoObjective(nn.Module):
@@ -80,8 +111,7 @@ class DinoObjective(nn.Module):
         }
         dim = network.architecture.dim
         self.dense = DenseHeads(dim, outputs)
-        self.area = nn.Linear(dim, counts.coarse)
-        self.largest = nn.Linear(dim, counts.coarse)
+        self.tags = nn.Linear(network.summary_dim, 2 * counts.coarse)
         self.facts = nn.Linear(dim, 5)
 
     def forward(self, network: TinyNetwork, crops: Crops, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -105,14 +135,8 @@ class DinoObjective(nn.Module):
         }
 
     def _image_losses(self, summary: Tensor, crops: Crops) -> dict[str, Tensor]:
-        area = F.one_hot(crops.coarse.flatten(1), self.counts.coarse).float().mean(1)
         facts = self.facts(summary)
-        largest = targets.largest_kind(crops)
-        return {
-            "area": 0.5 * histogram_loss(self.area(summary)[..., None, None], area[..., None, None]),
-            "largest": 0.3 * F.cross_entropy(self.largest(summary), largest)
-            if bool((largest >= 0).any())
-            else area.sum() * 0,
+        return tag_losses(self.tags(summary), crops, self.counts.coarse) | {
             "indoor": 0.3 * F.binary_cross_entropy_with_logits(facts[:, 0], crops.indoor),
             "light": 0.3 * F.l1_loss(facts[:, 1:4], crops.light),
             "count": 0.3 * F.l1_loss(facts[:, 4], targets.object_count(crops)),

@@ -28,11 +28,11 @@ from teachers.tiny.text import Tokenizer
 SIZE = 224
 TRAIN_STREAM, HELD_OUT_STREAM = 77001, 77002  #: scene streams; nothing else in the project draws from them
 SCHEDULES = {
-    "clip": Schedule(steps=1100, batch=64, whole=0.5, seed=11),
+    "clip": Schedule(steps=1200, batch=64, whole=0.625, seed=11),
     "dino": Schedule(steps=1300, batch=48, seed=12),
     "sam": Schedule(steps=800, batch=32, seed=13),
 }
-COUNTS = LabelCounts(len(vocab.SEMANTIC_CLASSES), len(vocab.COARSE_CLASSES), len(vocab.PARTS))
+COUNTS = LabelCounts(len(vocab.SEMANTIC_CLASSES), len(vocab.PARTS), vocab.COARSE_CLASSES)
 SCENE_PROMPTS = ("{1}, a large {0}", "a picture taken {1} of a large {0}", "a scene {1} with a {0}")
 
 
@@ -52,7 +52,7 @@ def build_network(name: str, cache: SceneCache, seed: int) -> TinyNetwork:
     if ARCHITECTURES[name].embedding is None:
         return initialise(ARCHITECTURES[name], seed)
     texts = [caption for row in cache.captions() for caption in row]
-    texts += [prompt for row in class_prompts() for prompt in row]
+    texts += [*vocab.COARSE_CLASSES, *(prompt for row in class_prompts() for prompt in row)]
     return initialise(ARCHITECTURES[name], seed, Tokenizer.from_texts(texts))
 
 
