@@ -17,14 +17,17 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Architecture:
-    """What rebuilds the network. `embedding` is the width shared with the text tower, None where there is none."""
+    """What rebuilds the network. `summary` is "token" (a class token), "mean" (of all tokens) or None.
+
+    `embedding` is the width that the summary shares with the text tower, None where there is none.
+    """
 
     image_size: int
     patch: int
     dim: int
     depth: int
     heads: int
-    summary: bool
+    summary: str | None
     embedding: int | None = None
     text_dim: int = 96
     text_depth: int = 2
@@ -34,9 +37,9 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "clip": Architecture(image_size=112, patch=16, dim=128, depth=6, heads=4, summary=True, embedding=128),
-    "dino": Architecture(image_size=112, patch=16, dim=160, depth=5, heads=5, summary=True),
-    "sam": Architecture(image_size=224, patch=16, dim=128, depth=4, heads=4, summary=False),
+    "clip": Architecture(image_size=112, patch=16, dim=128, depth=6, heads=4, summary="mean", embedding=128),
+    "dino": Architecture(image_size=112, patch=16, dim=160, depth=5, heads=5, summary="token"),
+    "sam": Architecture(image_size=224, patch=16, dim=128, depth=4, heads=4, summary=None),
 }
 
 
@@ -53,7 +56,7 @@ class TinyNetwork(nn.Module):
             depth=architecture.depth,
             num_heads=architecture.heads,
             num_classes=0,
-            class_token=architecture.summary,
+            class_token=architecture.summary == "token",
             global_pool="",
         )
         self.projection: nn.Linear | None = None
@@ -71,7 +74,7 @@ class TinyNetwork(nn.Module):
     @property
     def summary_dim(self) -> int:
         """S of the summary; ValueError where there is none."""
-        if not self.architecture.summary:
+        if self.architecture.summary is None:
             raise ValueError("this network has no summary")
         return self.architecture.embedding or self.architecture.dim
 
@@ -80,10 +83,13 @@ class TinyNetwork(nn.Module):
         tokens = self.vit.forward_features(normalise(images))
         prefix = self.vit.num_prefix_tokens
         spatial = tokens[:, prefix:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        return Features(self._summary(tokens) if prefix else None, spatial)
+        return Features(self._summary(tokens), spatial)
 
-    def _summary(self, tokens: Tensor) -> Tensor:
-        return tokens[:, 0] if self.projection is None else self.projection(tokens[:, 0])
+    def _summary(self, tokens: Tensor) -> Tensor | None:
+        if self.architecture.summary is None:
+            return None
+        pooled = tokens[:, 0] if self.architecture.summary == "token" else tokens.mean(1)
+        return pooled if self.projection is None else self.projection(pooled)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from teachers.tiny.train import COUNTS, class_prompts, draw
 
 SMALL = {
     "clip": Architecture(
-        image_size=64, patch=16, dim=32, depth=1, heads=2, summary=True, embedding=16, text_dim=32, text_depth=1
+        image_size=64, patch=16, dim=32, depth=1, heads=2, summary="mean", embedding=16, text_dim=32, text_depth=1
     ),
-    "dino": Architecture(image_size=64, patch=16, dim=32, depth=1, heads=2, summary=True),
-    "sam": Architecture(image_size=64, patch=16, dim=32, depth=1, heads=2, summary=False),
+    "dino": Architecture(image_size=64, patch=16, dim=32, depth=1, heads=2, summary="token"),
+    "sam": Architecture(image_size=64, patch=16, dim=32, depth=1, heads=2, summary=None),
 }
 
 
