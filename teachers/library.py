@@ -132,13 +132,22 @@ def measure(scout: Tower, facts: Facts) -> Shapes:
             f"which is no patch of {patch} px; name an image_size that is a multiple of it"
         )
     if facts.resizable:
-        wider = _meta_forward(scout, (grid[0] * patch, (grid[1] + 1) * patch))
-        if tuple(wider.spatial.shape[-2:]) != (grid[0], grid[1] + 1):
-            raise UserError(f"{facts.name} does not take other sizes in steps of its patch; set resizable: false")
+        _check_resizable(scout, facts, grid)
     summary_dim = None if found.summary is None else int(found.summary.shape[-1])
     with torch.no_grad():
         blocks = scout.block_maps(torch.zeros(1, 3, height, width, device="meta"), None)
     return Shapes(int(found.spatial.shape[1]), summary_dim, len(blocks))
+
+
+def _check_resizable(scout: Tower, facts: Facts, grid: Size) -> None:
+    """UserError unless one patch more in width gives one column more."""
+    patch = facts.patch_size
+    try:
+        wider = _meta_forward(scout, (grid[0] * patch, (grid[1] + 1) * patch)).spatial.shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"{facts.name} takes one size only; say resizable: false, or leave it out") from error
+    if tuple(wider[-2:]) != (grid[0], grid[1] + 1):
+        raise UserError(f"{facts.name} does not take sizes in steps of {patch} px; say resizable: false")
 
 
 def _meta_forward(scout: Tower, size: Size) -> Features:
@@ -176,13 +185,6 @@ def check_choice(option: str, value: str, known: Sequence[str]) -> None:
     """UserError when an option has a value that is not one of `known`."""
     if value not in known:
         raise unknown(f"value of {option}", str(value), known)
-
-
-def choose_resizable(name: str, asked: bool | None, able: bool) -> bool:
-    """Whether to declare other sizes possible: as asked, else as the library can; UserError when it cannot."""
-    if asked and not able:
-        raise UserError(f"{name} takes one size only; remove resizable: true")
-    return able if asked is None else asked
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import open_clip
 import timm
 import torch
 from open_clip.model import CLIPVisionCfg
-from open_clip.pretrained import get_pretrained_cfg
+from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
@@ -139,6 +139,8 @@ def load(
         return Text(tower.model, full) if summary == "embedding" else None
 
     vision = CLIPVisionCfg(**config["vision_cfg"])
+    if size and size[0] != size[1] and isinstance(vision.layers, Sequence):
+        raise UserError(f"open_clip:{name} is a residual network, which open_clip builds for square sizes only")
     facts = Facts(
         name=f"open_clip:{name}",
         library="open_clip",
@@ -177,7 +179,7 @@ def _configuration(full: str, tag: str | None) -> tuple[dict[str, Any], Mapping[
             if full.startswith("local-dir:"):
                 file = Path(full.removeprefix("local-dir:")) / "open_clip_config.json"
             else:
-                file = Path(open_clip.download_pretrained_from_hf(full[7:], filename="open_clip_config.json"))
+                file = Path(download_pretrained_from_hf(full.removeprefix("hf-hub:"), filename="open_clip_config.json"))
             stored = json.loads(file.read_text(encoding="utf-8"))
             return stored["model_cfg"], stored.get("preprocess_cfg", {})
     config = open_clip.get_model_config(full)
@@ -216,13 +218,14 @@ def _create(full: str, tag: str | None, file: Path | None, size: Size | None, wh
     """open_clip.create_model on a device; `file` wins over `tag`, and neither means no weights."""
     wanted = where != "meta" and (file is not None or tag is not None or full.startswith("hf-hub:"))
     in_folder = full.startswith("local-dir:")
+    forced = size[0] if size and size[0] == size[1] else size  # its residual networks take an int only
     with torch.device(where):
         model = open_clip.create_model(
             full,
             pretrained=None if not wanted or in_folder else str(file or tag or "") or None,
             load_weights=wanted and not in_folder,
             device=where,
-            force_image_size=size,
+            force_image_size=forced,
             pretrained_text=False,
             require_pretrained=wanted and not in_folder,
         )

@@ -24,7 +24,6 @@ from teachers.library import (
     as_size,
     assemble,
     check_choice,
-    choose_resizable,
     to_map,
     without_warnings,
 )
@@ -66,6 +65,9 @@ def feature_map(model: nn.Module, final: Tensor, pixels: Tensor) -> Tensor:
     if final.ndim == 4:
         channels_last = hasattr(model, "output_fmt") and str(model.output_fmt) == "NHWC"
         return final.permute(0, 3, 1, 2).contiguous() if channels_last else final
+    laid_out = hasattr(model, "patch_embed") and hasattr(model.patch_embed, "dynamic_feat_size")
+    if not laid_out or not hasattr(model, "num_prefix_tokens"):
+        raise UserError(f"{type(model).__name__} of timm does not say how its tokens lie on the image")
     grid = model.patch_embed.dynamic_feat_size((pixels.shape[-2], pixels.shape[-1]))
     return to_map(final, model.num_prefix_tokens, grid)
 
@@ -97,7 +99,8 @@ def load(
         summary: "pooled" (timm's forward_head(pre_logits=True)), "cls" (first token after the norm) or "none".
         spatial: "final" (forward_features, without prefix tokens) or "last_block" (before the final norm; of SAM:
             before the neck).
-        resizable: False to declare one size only; by default what the model can.
+        resizable: whether to take other sizes than the native one; by default what timm's configuration says. True for
+            SAM, whose configuration says no, interpolates its position embeddings.
         image_size: another native size; position embeddings are interpolated to it as timm does.
         model_args: further arguments of timm.create_model, e.g. {pad_type: same}.
         mean, std: normalisation of pixels in [0, 1]; needed with `weights` when NAME has no tag to state it.
@@ -116,7 +119,7 @@ def load(
     _check_summary(name, scout, summary)
     fixed = bool(config["fixed_input_size"])
     dynamic = "dynamic_img_size" in inspect.signature(type(scout).__init__).parameters
-    free = choose_resizable(f"timm:{name}", resizable, dynamic or not fixed)
+    free = (dynamic or not fixed) if resizable is None else resizable
     native = as_size(image_size) if image_size is not None else as_size(tuple(config["input_size"][1:]))
     arguments = dict(model_args or {})
     if fixed and image_size is not None:

@@ -26,7 +26,6 @@ from teachers.library import (
     as_size,
     assemble,
     check_choice,
-    choose_resizable,
 )
 from teachers.remote_code import RemoteTower
 from teachers.transformers_towers import FAMILIES, Family, HubText, vision_config
@@ -69,7 +68,7 @@ def load(
     summary = family.summaries[0] if summary is None else summary
     check_choice("summary", summary, family.summaries)
     check_choice("spatial", spatial, family.spatials)
-    free = choose_resizable(f"transformers:{name}", resizable, family.resizable)
+    free = family.resizable if resizable is None else resizable
     native, patch = _sizes(name, family, config, image_size, patch_size)
     mean, std = _normalisation(name, mean, std, family is REMOTE)
 
@@ -170,6 +169,9 @@ def _model(name: str, config: Any, summary: str, trust: bool, where: str, pretra
     options = {"trust_remote_code": trust} if kind is transformers.AutoModel else {}
     model, report = kind.from_pretrained(_path(name), dtype=torch.float32, output_loading_info=True, **options, **extra)
     _check_report(name, report)
+    # The tensors still lie in the mapped file, at any offset; the last bits of a matrix product depend on the offset.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
     return model
 
 

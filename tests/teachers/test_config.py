@@ -21,7 +21,9 @@ class Recipe(Node):
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    (tmp_path / "base.yaml").write_text("name: base\nteachers:\n  a: {backbone: tiny:clip}\n  b: {backbone: tiny:dino}\n")
+    (tmp_path / "base.yaml").write_text(
+        "name: base\nteachers:\n  a: {backbone: tiny:clip}\n  b: {backbone: tiny:dino}\n"
+    )
     child = tmp_path / "child.yaml"
     child.write_text("extends: base.yaml\nname: child\nteachers:\n  b: {upsampler: tile}\n")
     return child
