@@ -67,7 +67,8 @@ class JBULevel(nn.Module):
 
     def _log_gaussian(self) -> Tensor:
         """[49]: -(x^2 + y^2) / (2 sigma^2), x and y from -1 to 1."""
-        line = torch.linspace(-1, 1, 2 * RADIUS + 1, device=self.log_sigma.device) ** 2
+        like = self.log_sigma
+        line = torch.linspace(-1, 1, 2 * RADIUS + 1, device=like.device, dtype=like.dtype) ** 2
         squared = (line[:, None] + line[None, :]).flatten()
         return -squared / (2 * (2 * self.log_sigma).exp())
 

@@ -127,8 +127,8 @@ def consistency_loss(
 ) -> Tensor:
     """One view of each image: sharp [B, C, k*g, k*g'], target [B, C, g, g'], both in PHI-S space -> scalar.
 
-    weights: of places of the sharpened map, [1, 1, k*g, k*g']. Where less than half of a batch's cells are valid, the
-    sum is divided by that half, so that a few cells do not get a whole batch's say (as the published code does).
+    weights: of places of the sharpened map, [1, 1, k*g, k*g']. Where less than half of an image's cells are valid, the
+    sum is divided by that half, so that a few cells do not get a whole view's say (as the published code does).
     """
     grid = (target.shape[-2], target.shape[-1])
     mask = inside_share(homographies, grid)
@@ -137,4 +137,5 @@ def consistency_loss(
         spread = warp(weights.expand(len(sharp), -1, -1, -1), homographies)
         importance = mask * F.adaptive_avg_pool2d(spread, grid)
     error = masked_error(downsampler(warp(sharp, homographies)), target, importance)
-    return error.sum() / mask.sum().clamp(min=mask.numel() / 2)
+    cells = mask.flatten(1).sum(dim=1).clamp(min=grid[0] * grid[1] / 2)
+    return (error.flatten(1).sum(dim=1) / cells).mean()

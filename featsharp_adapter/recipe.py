@@ -62,6 +62,7 @@ class OptimNode(Node):
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    micro_batch: int | None = Field(None, ge=1)  #: images on the device at a time; their gradients add up to one step
     lr: float = Field(gt=0)
     lr_guide: float = Field(gt=0)  #: of the few parameters of the image-guided kernel
     warmup: int = Field(100, ge=0)

@@ -1,7 +1,7 @@
 """Train an adapter by multi-view consistency; resumed training is equal to uninterrupted training, bit for bit."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,23 @@ class Trainer:
 
     def step(self, number: int, sample: Sample) -> dict[str, Tensor]:
         """One update; a function of (state, sample, seed, number) alone. Returns detached {loss, grad_norm}."""
-        with seeded(mix(self.recipe.seed, number, _STEP)):
-            loss = self.loss(sample)
         self.optimiser.zero_grad()
-        loss.backward()
+        total = torch.zeros((), device=sample.pixels.device)
+        size = len(sample.pixels)
+        with seeded(mix(self.recipe.seed, number, _STEP)):
+            picks = torch.randperm(sample.targets.shape[1])[: self.recipe.views.per_step].tolist()
+            for part in sample.split(self.recipe.optim.micro_batch or size):
+                loss = self.loss(part, picks) * (len(part.pixels) / size)
+                loss.backward()
+                total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.parameters, clip_norm(self.recipe.optim, number))
         set_rates(self.optimiser, self.recipe.optim, number)
         self.optimiser.step()
-        return {"loss": loss.detach(), "grad_norm": norm.detach()}
+        return {"loss": total, "grad_norm": norm.detach()}
 
-    def loss(self, sample: Sample) -> Tensor:
-        """Mean consistency loss over `views.per_step` of the sample's views, drawn at random."""
+    def loss(self, sample: Sample, picks: Sequence[int]) -> Tensor:
+        """Mean consistency loss over the picked views; a mean over images, so that parts of a batch add up."""
         sharp = self.adapter.forward_normalised(sample.views, sample.guidance())
-        picks = torch.randperm(sample.targets.shape[1])[: self.recipe.views.per_step]
         losses = [
             consistency_loss(
                 sharp,
@@ -58,7 +62,7 @@ class Trainer:
                 self.downsampler,
                 self.weights,
             )
-            for pick in picks.tolist()
+            for pick in picks
         ]
         return torch.stack(losses).mean()
 

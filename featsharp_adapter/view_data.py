@@ -3,7 +3,7 @@
 A sample is a pure function of (seed, position in the stream): its crop, its views, and therefore its features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,15 @@ class Sample:
     def guidance(self) -> Tensor:
         """[b, 3, k*R, k*R'] in [0, 1]."""
         return to_float(self.pixels)
+
+    def split(self, size: int) -> list["Sample"]:
+        """In pieces of at most `size` images."""
+        index = torch.arange(len(self.pixels), device=self.pixels.device)
+        return [self.take(part) for part in index.split(size)]
+
+    def take(self, index: Tensor) -> "Sample":
+        """The images at these positions [n]."""
+        return _unflatten({name: tensor[index] for name, tensor in _flatten(self).items()})
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,21 @@ class SampleStore:
         """All samples once, in order."""
         for index in torch.arange(self.size).split(batch_size):
             yield self.gather(index)
+
+
+class SampleFountain:
+    """The same samples as a store would hold, made anew each time they are asked for; where a store does not fit."""
+
+    def __init__(self, size: int, open_stream: Callable[[int], ImageStream], maker: "SampleMaker") -> None:
+        self.size, self.open_stream, self.maker = size, open_stream, maker
+
+    def in_order(self, batch_size: int) -> Iterator[Sample]:
+        """All samples once, in order."""
+        stream = self.open_stream(batch_size)
+        for start in range(0, self.size, batch_size):
+            sample = self.maker(next(stream))
+            yield sample.take(torch.arange(min(batch_size, self.size - start)))
+        stream.close()
 
 
 def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: Any) -> SampleStore:

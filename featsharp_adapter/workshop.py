@@ -10,7 +10,7 @@ from tqdm import tqdm
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.table import build_upsampler
-from featsharp_adapter.view_data import SampleMaker, SampleStore, fill_store, sample_bytes
+from featsharp_adapter.view_data import SampleFountain, SampleMaker, SampleStore, fill_store, sample_bytes
 from featsharp_adapter.views import teacher_views
 from imagery.sources import open_source
 from imagery.stream import ImageStream, to_float
@@ -30,7 +30,7 @@ class Workshop:
     maker: SampleMaker
     normaliser: PhiS
     store: SampleStore | None  #: None: the views do not fit in memory, the teacher works at every step
-    held_out: SampleStore
+    held_out: SampleStore | SampleFountain
     device: torch.device
 
     @property
@@ -46,24 +46,34 @@ def open_workshop(recipe: AdapterRecipe, upsamplers: Iterable[str]) -> Workshop:
     backbone = FrozenBackbone(load_backbone(recipe.teacher), dtype=dtype, chunk=recipe.chunk).to(device)
     grids = needed_grids(recipe, backbone.spec, upsamplers)
     maker = SampleMaker(backbone, grids, recipe.views.settings(), recipe.views.count, recipe.seed, device)
-    data, stream = recipe.data, open_stream(recipe, backbone.spec, recipe.data.train, FILL_BATCH, recipe.seed)
-    store = None
-    if fits_in_memory(recipe, backbone.spec, grids):
-        store = _fill(data.images, stream, maker, "training views")
+    spec, data = backbone.spec, recipe.data
+
+    def training(batch_size: int) -> ImageStream:
+        return open_stream(recipe, spec, data.train, batch_size, recipe.seed)
+
+    def judged(batch_size: int) -> ImageStream:
+        return open_stream(recipe, spec, data.held_out, batch_size, recipe.seed)
+
+    store: SampleStore | None = None
+    held_out: SampleStore | SampleFountain
+    if fits_in_memory(recipe, spec, grids):
+        store = _fill(data.images, training(FILL_BATCH), maker, "training views")
+        held_out = _fill(data.held_out_images, judged(FILL_BATCH), maker, "held-out views")
         normaliser = fit_phi_s(sample.views.low for sample in store.in_order(FILL_BATCH))
     else:
-        normaliser = fit_phi_s(_low_maps(data.images, stream, maker))
-    judged = open_stream(recipe, backbone.spec, data.held_out, FILL_BATCH, recipe.seed)
-    held_out = _fill(data.held_out_images, judged, maker, "held-out views")
+        held_out = SampleFountain(data.held_out_images, judged, maker)
+        normaliser = fit_phi_s(_low_maps(data.images, training(FILL_BATCH), maker))
     return Workshop(backbone, maker, normaliser, store, held_out, device)
 
 
 def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...]) -> bool:
-    """Whether the views of all training images may be kept; says which, since it decides how long training takes."""
-    needed = recipe.data.images * sample_bytes(spec, recipe.factor, grids, recipe.views.count) / 2**30
-    fits = needed <= recipe.data.cache_gib
-    how = "kept in memory" if fits else f"more than data.cache_gib ({recipe.data.cache_gib:g}): made at every step"
-    print(f"{spec.name}: views of {recipe.data.images} images are {needed:.2f} GiB, {how}")
+    """Whether the views of all images may be kept; says which, since it decides how long training takes."""
+    data = recipe.data
+    images = data.images + data.held_out_images
+    needed = images * sample_bytes(spec, recipe.factor, grids, recipe.views.count) / 2**30
+    fits = needed <= data.cache_gib
+    how = "kept in memory" if fits else f"more than data.cache_gib ({data.cache_gib:g}): made at every step"
+    print(f"{spec.name}: views of {images} images are {needed:.2f} GiB, {how}")
     return fits
 
 

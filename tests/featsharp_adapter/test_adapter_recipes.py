@@ -1,0 +1,59 @@
+"""Every adapter recipe that ships loads, validates and builds without weights; mistakes are answered in words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from featsharp_adapter.downsampler import build_downsampler
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.upsamplers.table import build_upsampler
+from imagery.augment import Augment
+from teachers.config import dump, load_recipe
+from teachers.errors import UserError
+from teachers.registry import load_backbone
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "adapters"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert {"tiny_clip", "tiny_dino", "dfn_clip_h14_378", "siglip_so400m_14_384"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_builds_on_the_meta_device(path: Path) -> None:
+    recipe = load_recipe(AdapterRecipe, path)
+    tiny = isinstance(recipe.teacher, str) and recipe.teacher.startswith("tiny:")
+    node = {"spec": recipe.teacher} if isinstance(recipe.teacher, str) else dict(recipe.teacher)
+    teacher = load_backbone(node if tiny else {**node, "device": "meta"})
+    with torch.device("meta"):
+        size = {"dim": teacher.spec.spatial_dim, "factor": recipe.factor}
+        upsampler = build_upsampler(recipe.upsampler, grid=teacher.spec.native_grid, **size, **recipe.options)
+        build_downsampler(recipe.downsampler.name, kernel=recipe.downsampler.kernel, **size)
+    assert upsampler.tile_grids == (recipe.factor,)
+    assert isinstance(recipe.data.augment(), Augment) and recipe.views.settings().zoom == recipe.views.zoom
+    head = path.read_text().split("\nteacher:")[0]
+    assert "command" in head and "hardware" in head
+
+
+def test_resolved_recipe_reads_back(tmp_path: Path) -> None:
+    recipe = load_recipe(AdapterRecipe, RECIPES[0], ["seed=7"])
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    assert load_recipe(AdapterRecipe, tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("upsampler=featshrap", 'did you mean "featsharp"'),
+        ("options.windw=3", 'did you mean "window"'),
+        ("optim.stpes=3", 'did you mean "steps"'),
+        ("views.per_step=9", "more than the count"),
+        ("factor=0", "factor"),
+        ("downsampler.name=avg", "downsampler.name"),
+    ],
+)
+def test_mistakes_name_the_field(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(AdapterRecipe, RECIPES[0], [override])

@@ -1,0 +1,179 @@
+"""Training: it learns, it can be interrupted anywhere without a trace, and views in memory are the views made live."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import image_folder, small_recipe, small_workshop
+
+from featsharp_adapter.checkpoints import Checkpoints
+from featsharp_adapter.optim import build_optimiser, clip_norm, rate_scale
+from featsharp_adapter.recipe import OptimNode
+from featsharp_adapter.session import new_trainer, open_samples, train_one
+from featsharp_adapter.training import Log, Trainer
+from teachers.contracts import state_digest
+from teachers.errors import UserError
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "images")
+
+
+class Interrupted(Exception):
+    """What pulling the plug looks like from inside."""
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trainer.step
+
+    def stop(self, number, sample):
+        if number == step:
+            raise Interrupted
+        return original(self, number, sample)
+
+    monkeypatch.setattr(Trainer, "step", stop)
+
+
+@pytest.mark.parametrize("cache_gib", [1.0, 0.0])
+def test_interrupted_training_ends_where_uninterrupted_training_ends(images, tmp_path, monkeypatch, cache_gib) -> None:
+    recipe = small_recipe(images, data__cache_gib=cache_gib)
+    straight, fidelity = train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "straight")
+    for step in (4, 7):  # checkpoints are at 3 and 6
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupt_at(step, patch)
+            train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "resumed")
+    resumed, again = train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "resumed")
+    assert state_digest(resumed) == state_digest(straight)
+    assert again == fidelity
+    assert (tmp_path / "resumed/log.jsonl").read_text() == (tmp_path / "straight/log.jsonl").read_text()
+
+
+def test_training_lowers_the_loss_and_moves_everything_that_learns(images, monkeypatch) -> None:
+    recipe = small_recipe(images, optim={"steps": 60, "batch_size": 6, "lr": 3e-3, "lr_guide": 1e-2, "warmup": 5})
+    workshop = small_workshop(recipe, monkeypatch)
+    trainer, samples = new_trainer(recipe, workshop), open_samples(recipe, workshop)
+    before = {name: tensor.clone() for name, tensor in trainer.adapter.state_dict().items()}
+    losses = [float(trainer.step(number, samples.next())["loss"]) for number in range(60)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    for name, tensor in trainer.adapter.state_dict().items():
+        moved = not torch.equal(before[name], tensor)
+        assert moved != name.startswith("normaliser."), name
+
+
+def test_no_bias_means_no_bias(images, monkeypatch) -> None:
+    recipe = small_recipe(images, bias=False)
+    adapter, _ = train_one(recipe, small_workshop(recipe, monkeypatch))
+    assert not adapter.bias.buffer.any()
+
+
+def test_seeds_differ_and_repeat(images, monkeypatch) -> None:
+    digests = []
+    for seed in (0, 0, 1):
+        recipe = small_recipe(images, seed=seed)
+        digests.append(state_digest(train_one(recipe, small_workshop(recipe, monkeypatch))[0]))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_views_made_live_are_the_views_in_memory(images, monkeypatch) -> None:
+    stored = small_workshop(small_recipe(images), monkeypatch)
+    live_recipe = small_recipe(images, data__cache_gib=0.0)
+    live = small_workshop(live_recipe, monkeypatch)
+    assert stored.store is not None and live.store is None
+    assert torch.allclose(stored.normaliser.rotation.abs(), live.normaliser.rotation.abs(), atol=1e-3)
+    first, kept = open_samples(live_recipe, live).next(), stored.store.gather(torch.arange(2))
+    for mine, theirs in [
+        (first.pixels, kept.pixels),
+        (first.homographies, kept.homographies),
+        (first.targets, kept.targets),
+        (first.views.low, kept.views.low),
+        (first.views.tiles[2], kept.views.tiles[2]),
+    ]:
+        assert torch.allclose(mine.float(), theirs.float(), atol=1e-5)
+
+
+def test_stored_samples_show_every_image_once_an_epoch(images, monkeypatch) -> None:
+    recipe = small_recipe(images)
+    workshop = small_workshop(recipe, monkeypatch)
+    samples = open_samples(recipe, workshop)
+    epochs = [torch.cat([samples.next().views.low for _ in range(3)]) for _ in range(2)]
+    everything = workshop.store.gather(torch.arange(6)).views.low
+    for epoch in epochs:
+        matches = (epoch[:, None] == everything[None]).flatten(2).all(dim=2)
+        assert matches.sum(dim=0).tolist() == [1] * 6
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_training_with_nothing_to_train_is_refused(images, monkeypatch) -> None:
+    recipe = small_recipe(images, upsampler="bilinear", options={}, bias=False, downsampler={"name": "average"})
+    with pytest.raises(UserError, match="nothing to train"):
+        train_one(recipe, small_workshop(recipe, monkeypatch))
+
+
+def test_every_parameter_is_in_exactly_one_group(images, monkeypatch) -> None:
+    recipe = small_recipe(images)
+    trainer = new_trainer(recipe, small_workshop(recipe, monkeypatch))
+    optimiser = build_optimiser(trainer.adapter, trainer.downsampler, recipe.optim)
+    grouped = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(trainer.parameters)
+    assert set(grouped) == {id(parameter) for parameter in trainer.parameters}
+    assert [group["peak"] for group in optimiser.param_groups] == [1e-3, 1e-2]
+
+
+def test_schedule_and_clipping_as_published() -> None:
+    optim = OptimNode(steps=1100, batch_size=1, lr=1.0, lr_guide=1.0)
+    scales = [rate_scale(optim, step) for step in (0, 50, 100, 600, 1100)]
+    assert scales == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0])
+    assert [clip_norm(optim, step) for step in (0, 9, 10)] == [1e-4, 1e-4, 5.0]
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "this", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"value": step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002.pt", "step-00000003.pt"]
+    found: list[dict] = []
+    assert checkpoints.restore(found.append) == 3 and found == [{"value": 3}]
+    with pytest.raises(UserError, match="another recipe"):
+        Checkpoints(tmp_path, "other", keep=2).restore(found.append)
+    newest = tmp_path / "step-00000003.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        checkpoints.restore(found.append)
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, "this", keep=2)
+    checkpoints.save(1, {"value": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="No space left"):
+            checkpoints.save(2, {"value": 2})
+    (tmp_path / "step-00000002.tmp").write_bytes(b"half")
+    found: list[dict] = []
+    assert checkpoints.restore(found.append) == 1 and found == [{"value": 1}]
+
+
+def test_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 0.5}\n{"step": 3')
+    Log(path, 10).write({"step": 20, "loss": 0.4})
+    assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [1.0, 0.4]
+
+
+def test_micro_batches_add_up_to_the_same_step(images, monkeypatch) -> None:
+    norms = []
+    for micro_batch in (None, 1):
+        recipe = small_recipe(images, optim__micro_batch=micro_batch, downsampler={"name": "average"})
+        trainer = new_trainer(recipe, workshop := small_workshop(recipe, monkeypatch))
+        norms.append({k: float(v) for k, v in trainer.step(0, open_samples(recipe, workshop).next()).items()})
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_held_out_samples_that_do_not_fit_are_the_same_samples(images, monkeypatch) -> None:
+    kept = small_workshop(small_recipe(images), monkeypatch).held_out
+    made = small_workshop(small_recipe(images, data__cache_gib=0.0), monkeypatch).held_out
+    assert type(kept) is not type(made)
+    for mine, theirs in zip(kept.in_order(3), made.in_order(3), strict=True):
+        assert torch.equal(mine.pixels, theirs.pixels) and torch.allclose(mine.targets, theirs.targets, atol=1e-5)

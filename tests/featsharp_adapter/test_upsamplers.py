@@ -1,0 +1,140 @@
+"""The contract every upsampler of the table meets, at odd and non-square sizes, and what each one is."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featsharp_adapter.jbu import JBUStack
+from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.upsamplers.base import Upsampler
+from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
+from teachers.errors import UserError
+
+DIM = 8
+VARIANTS: list[tuple[str, int, dict[str, Any]]] = [
+    ("none", 1, {}),
+    *((name, factor, {}) for name in ("bilinear", "tile", "s2", "featup") for factor in (2, 3)),
+    *(("featsharp", factor, {"heads": 2}) for factor in (1, 2, 3, 6)),
+    ("featsharp", 6, {"heads": 2, "progressive": True}),
+    ("featsharp", 2, {"heads": 1, "inputs": ["bilinear"], "window": 3, "hidden": 8}),
+    ("featsharp", 2, {"heads": 3, "inputs": ["tiles", "bilinear", "jbu"], "layer_scale": 1e-6}),
+]
+
+
+def build(name: str, factor: int, options: dict[str, Any] | None = None) -> Upsampler:
+    return build_upsampler(name, dim=DIM, factor=factor, grid=(5, 4), **(options or {}))
+
+
+def inputs(upsampler: Upsampler, grid: tuple[int, int] = (5, 4)) -> tuple[Tensor, dict[int, Tensor], Tensor]:
+    tiles = {n: torch.randn(2, DIM, n * grid[0], n * grid[1]) for n in upsampler.tile_grids}
+    return torch.randn(2, DIM, *grid), tiles, torch.rand(2, 3, 93, 71)
+
+
+def test_every_name_of_the_table_is_tested() -> None:
+    assert {name for name, _, _ in VARIANTS} == set(UPSAMPLERS)
+
+
+@pytest.mark.parametrize(("name", "factor", "options"), VARIANTS)
+def test_contract(name: str, factor: int, options: dict[str, Any]) -> None:
+    upsampler = build(name, factor, options)
+    assert upsampler.factor == factor
+    for grid in ((5, 4), (4, 9)):  # a learned upsampler also takes grids it was not made for
+        low, tiles, guidance = inputs(upsampler, grid)
+        out = upsampler(low, tiles, guidance)
+        assert out.shape == (2, DIM, factor * grid[0], factor * grid[1])
+        one = upsampler(low[:1], {n: t[:1] for n, t in tiles.items()}, guidance[:1])
+        assert torch.allclose(out[:1], one, atol=1e-5)  # images of a batch do not see each other
+    for n in upsampler.tile_grids:
+        with pytest.raises(ValueError, match="tiles"):
+            upsampler(low, {k: t for k, t in tiles.items() if k != n}, guidance)
+        with pytest.raises(ValueError, match="tiles"):
+            upsampler(low, {**tiles, n: tiles[n][..., 1:]}, guidance)
+    with pytest.raises(ValueError, match="wide"):
+        upsampler(low[:, 1:], tiles, guidance)
+
+
+@pytest.mark.parametrize(("name", "factor", "options"), VARIANTS)
+def test_gradients_reach_every_parameter_and_input(name: str, factor: int, options: dict[str, Any]) -> None:
+    upsampler = build(name, factor, options)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    low, tiles, guidance = inputs(upsampler)
+    wanted = [t.requires_grad_() for t in ([low] if name != "tile" else []) + list(tiles.values())]
+    upsampler(low, tiles, guidance).square().sum().backward()
+    for tensor in [*wanted, *upsampler.parameters()]:
+        assert tensor.grad is not None and tensor.grad.abs().max() > 0
+    inside = {id(parameter) for parameter in upsampler.parameters()}
+    assert all(id(parameter) in inside for parameter in upsampler.guide_parameters())
+
+
+@pytest.mark.parametrize("name", ["bilinear", "tile", "s2"])
+def test_upsamplers_without_weights_do_the_same_inside_and_outside_of_phi_s(name: str) -> None:
+    upsampler = build(name, 2)
+    low, tiles, guidance = inputs(upsampler)
+    statistics = CovarianceStatistics(DIM)
+    statistics.update(low)
+    phi_s = PhiS.fit(statistics)
+    inside = upsampler(phi_s.normalise(low), {n: phi_s.normalise(t) for n, t in tiles.items()}, guidance)
+    assert torch.allclose(phi_s.denormalise(inside), upsampler(low, tiles, guidance), atol=1e-5)
+    assert not list(upsampler.parameters())
+
+
+def test_the_simple_ones_are_what_they_say() -> None:
+    low, tiles, guidance = inputs(build("tile", 2))
+    bilinear = F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.equal(build("bilinear", 2)(low, {}, guidance), bilinear)
+    assert torch.equal(build("tile", 2)(low, tiles, guidance), tiles[2])
+    assert torch.allclose(build("s2", 2)(low, tiles, guidance), (bilinear + tiles[2]) / 2, atol=1e-6)
+    assert torch.equal(build("none", 1)(low, {}, guidance), low)
+    with pytest.raises(UserError, match="leaves the grid"):
+        build("none", 2)
+
+
+def test_featup_is_the_joint_bilateral_stack() -> None:
+    upsampler = build("featup", 6)
+    low, _, guidance = inputs(upsampler)
+    stack = JBUStack(6)
+    stack.load_state_dict(upsampler.jbu.state_dict())
+    assert torch.equal(upsampler(low, {}, guidance), stack(low, guidance))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_untrained_featsharp_is_exactly_its_guide(progressive: bool) -> None:
+    upsampler = build("featsharp", 4, {"heads": 2, "progressive": progressive})
+    assert upsampler.tile_grids == ((2, 4) if progressive else (4,))
+    low, tiles, guidance = inputs(upsampler)
+    expected = low
+    for level in upsampler.levels:
+        expected = level.jbu(expected, guidance)
+    assert torch.equal(upsampler(low, tiles, guidance), expected)
+
+
+def test_tile_position_is_one_vector_per_tile() -> None:
+    upsampler = build("featsharp", 2, {"heads": 1, "inputs": ["tiles"]})
+    low, tiles, guidance = inputs(upsampler)
+    embedding = torch.randn(1, DIM, 2, 2)
+    with torch.no_grad():
+        upsampler.levels[0].position.embedding.copy_(embedding)
+    added = upsampler(low, tiles, guidance) - tiles[2]
+    assert torch.allclose(added[:, :, :5, 4:], embedding[:, :, :1, 1:].expand(2, -1, 5, 4), atol=1e-6)
+    assert torch.allclose(added[:, :, 5:, :4], embedding[:, :, 1:, :1].expand(2, -1, 5, 4), atol=1e-6)
+
+
+def test_mistakes_are_answered_in_words() -> None:
+    with pytest.raises(UserError, match='did you mean "featsharp"'):
+        build("featshrap", 2)
+    with pytest.raises(UserError, match='did you mean "window"'):
+        build("featsharp", 2, {"windw": 3})
+    with pytest.raises(UserError, match='did you mean "tiles"'):
+        build("featsharp", 2, {"inputs": ["tile"]})
+    with pytest.raises(UserError, match="different names"):
+        build("featsharp", 2, {"inputs": []})
+    with pytest.raises(UserError, match="whole number"):
+        build("bilinear", 0)
+    with pytest.raises(UserError, match="heads"):
+        build("featsharp", 2, {"heads": 5})
+    with pytest.raises(UserError, match="needs more than"):
+        build_upsampler("featup", dim=DIM, factor=3, grid=(1, 9))
