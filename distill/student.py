@@ -5,6 +5,7 @@ Shape letters: B batch, T teachers, N tokens, D student width, C a teacher's spa
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Features]:
         """[B, 3, H, W] -> teacher name -> Features; a target that is not distilled is None."""
         # Autocast stands inside the module: a DeepSpeed engine switches off one that stands around it.
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        autocast = torch.autocast(images.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+        with autocast:
             tokens, spatial = self.tokens(images)
             return {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
 
