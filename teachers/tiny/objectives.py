@@ -44,7 +44,14 @@ class ClipObjective(nn.Module):
     def __init__(self, network: TinyNetwork, counts: LabelCounts, captions: Sequence[Sequence[str]]) -> None:
         super().__init__()
         self.counts, self.captions = counts, captions
-        outputs = {"semantic": (counts.semantic, 2), "part": (counts.part, 2), "colour": (3, 4), "edge": (1, 4)}
+        outputs = {
+            "semantic": (counts.semantic, 2),
+            "part": (counts.part, 2),
+            "normals": (3, 2),
+            "object": (4, 1),
+            "edge": (1, 4),
+            "colour": (3, 4),
+        }
         self.dense = DenseHeads(network.architecture.dim, outputs)
         self.tags = nn.Linear(network.summary_dim, 2 * counts.coarse)
         self.log_scale = nn.Parameter(torch.tensor(np.log(10.0), dtype=torch.float32))
@@ -58,8 +65,10 @@ class ClipObjective(nn.Module):
         losses = {
             "semantic": histogram_loss(out["semantic"], targets.histogram(crops.semantic, self.counts.semantic, 2)),
             "part": 0.5 * histogram_loss(out["part"], targets.histogram(crops.part, self.counts.part, 2)),
-            "colour": 2 * F.l1_loss(out["colour"], targets.colours(crops.images, crops.grid, 4)),
+            "normals": 2 * masked_l1(out["normals"], targets.normals(crops, 2)),
+            "object": 0.5 * masked_l1(out["object"], targets.object_geometry(crops)),
             "edge": 0.5 * F.binary_cross_entropy_with_logits(out["edge"], targets.edges(targets.segments(crops), 4)),
+            "colour": 2 * F.l1_loss(out["colour"], targets.colours(crops.images, crops.grid, 4)),
         }
         scale = self.log_scale.clamp(max=np.log(100.0))
         words = network.text.encode([f"a {name}" for name in self.counts.coarse_names])

@@ -7,11 +7,13 @@ from typing import Any
 
 OBJECTIVES = {
     "clip": """\
-Image-text contrastive (symmetric InfoNCE over the half of every batch that shows whole scenes, one random
-caption per scene) for the summary. For the tokens, **supervised dense objectives**, read out by one linear map
-per token: class shares (32 classes) and part shares of 2 x 2 sub-cells, colours and edges of 4 x 4 sub-cells.
-It is therefore not a purely contrastive model: with a few thousand scenes the contrastive loss alone would
-leave the tokens almost empty.""",
+Image-text contrastive: symmetric InfoNCE between the summary (mean of the tokens, projected) and one random
+caption per scene, over the part of every batch that shows whole scenes. It is **not purely contrastive**: with a
+few thousand scenes that alone learned colours and places but no kinds of object, and left the tokens poor. So,
+over all crops, every token is also matched with the word for what lies at its centre (12 names through the text
+tower), the summary names the areas per class and the kind of the largest object (linear heads), and one linear
+map per token reads class shares (32 classes), part shares and normals of 2 x 2 sub-cells, the way to the centre
+of the object at the token and its spread, edges and colours of 4 x 4 sub-cells.""",
     "dino": """\
 **Not self-supervised**: DINO-like only in its role (dense features, no text). Supervised, by one linear map per
 token: class shares at two granularities and part shares (2 x 2 sub-cells), log depth in metres of the scene,
