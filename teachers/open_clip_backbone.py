@@ -93,7 +93,7 @@ class Text:
     def __call__(self, texts: list[str]) -> Tensor:
         """N texts -> [N, S], in the space of `encode_image`, not normalised."""
         if self.tokenizer is None:
-            with loading(f"the tokenizer of {self.full}"):
+            with loading(f"the tokenizer of {self.full}", fetch=not self.full.startswith("local-dir:")):
                 self.tokenizer = open_clip.get_tokenizer(self.full)
         device = next(self.model.parameters()).device
         return self.model.encode_text(self.tokenizer(texts).to(device))
@@ -131,7 +131,7 @@ def load(
     published = tag if pretrained and file is None else None
 
     def build(where: str) -> Tower:
-        with loading(weights or name):
+        with loading(weights or name, fetch=where != "meta" and pretrained and file is None):
             model = _create(full, published, file, size, where)
         return OpenClipTower(model, summary, spatial)
 
@@ -175,7 +175,7 @@ def _split(name: str) -> tuple[str, str | None]:
 def _configuration(full: str, tag: str | None) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The model's configuration and what is known of its preprocessing."""
     if full.startswith(("local-dir:", "hf-hub:")):
-        with loading(full.partition(":")[2]):
+        with loading(full.partition(":")[2], fetch=full.startswith("hf-hub:")):
             if full.startswith("local-dir:"):
                 file = Path(full.removeprefix("local-dir:")) / "open_clip_config.json"
             else:

@@ -113,7 +113,8 @@ def load(
     if weights is not None and not pretrained:
         raise UserError("weights and pretrained: false contradict each other; name one")
     full = _with_source(name)
-    with loading(name), without_warnings():
+    from_hub = full.startswith("hf-hub:")
+    with loading(name, fetch=from_hub), without_warnings():
         scout = _create(full, dict(model_args or {}), "meta")
     config = scout.pretrained_cfg
     _check_summary(name, scout, summary)
@@ -132,8 +133,9 @@ def load(
     file = None if weights is None or device == "meta" else check_checkpoint(weights)
 
     def build(where: str) -> Tower:
-        with loading(weights or name):
-            model = _create(full, arguments, where, pretrained and where != "meta", file)
+        read = pretrained and where != "meta"
+        with loading(weights or name, fetch=from_hub or (read and file is None)):
+            model = _create(full, arguments, where, read, file)
         return TimmTower(model, summary, spatial)
 
     facts = Facts(

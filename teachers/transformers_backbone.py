@@ -73,7 +73,7 @@ def load(
     mean, std = _normalisation(name, mean, std, family is REMOTE)
 
     def build(where: str) -> Tower:
-        with loading(name):
+        with loading(name, fetch=not _is_folder(name)):
             model = _model(name, config, summary, trust_remote_code, where, pretrained)
         return family.tower(model, summary, spatial, patch)
 
@@ -95,10 +95,10 @@ def load(
 
 
 def _config(name: str, trust_remote_code: bool) -> Any:
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not _is_folder(name):
         raise UserError(f"there is no folder {name}; save_pretrained makes one")
     try:
-        with loading(name):
+        with loading(name, fetch=not _is_folder(name)):
             return transformers.AutoConfig.from_pretrained(_path(name), trust_remote_code=trust_remote_code)
     except UserError as error:
         if "trust_remote_code" in str(error.__cause__):
@@ -148,7 +148,7 @@ def _normalisation(
     if remote:
         raise missing
     try:
-        with loading(name):
+        with loading(name, fetch=not _is_folder(name)):
             processor = transformers.AutoImageProcessor.from_pretrained(_path(name))
     except UserError as error:
         raise missing from error
@@ -207,8 +207,12 @@ def _text(name: str, model: nn.Module) -> TextEncoder | None:
 def _source(name: str, pretrained: bool) -> str:
     if not pretrained:
         return RANDOM
-    return str(_path(name)) if Path(name).expanduser().is_dir() else f"hf-hub:{name}"
+    return _path(name) if _is_folder(name) else f"hf-hub:{name}"
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
 
 
 def _path(name: str) -> str:
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    return str(Path(name).expanduser()) if _is_folder(name) else name

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class HubText:
     def __call__(self, texts: list[str]) -> Tensor:
         """N texts -> [N, S], as the library's get_text_features gives them."""
         if self.tokenizer is None:
-            with loading(f"the tokenizer of {self.path}"):
+            with loading(f"the tokenizer of {self.path}", fetch=not Path(self.path).is_dir()):
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.path)
         text = self.model.config.text_config
         # SigLIP reads the last position, so it must be padded to the length it was trained with.

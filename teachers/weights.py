@@ -3,12 +3,18 @@
 Nothing here or in the libraries executes code from a checkpoint: safetensors, or `torch.load(weights_only=True)`.
 """
 
+import logging
 import pickle
 import re
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -81,14 +87,44 @@ def check_checkpoint(path: str | Path) -> Path:
 
 
 @contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Turn what goes wrong inside while loading `what` (a hub name or a path) into one UserError."""
+def loading(what: str, fetch: bool = False) -> Iterator[None]:
+    """Turn what goes wrong inside while loading `what` (a hub name or a path) into one UserError.
+
+    With `fetch` the hub may be asked; where it cannot be reached, only its cache on this machine is, at once.
+    """
     try:
-        yield
+        with _offline() if fetch and not hub_in_reach() else nullcontext():
+            yield
     except UserError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(explain(what, error)) from error
+
+
+@cache
+def hub_in_reach() -> bool:
+    """False where the hub's host does not even resolve and no proxy is set: then its retries only cost minutes."""
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's own offline mode, for a while, and no log lines about it: the error says it once."""
+    constants = huggingface_hub.constants
+    before, level = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    constants.HF_HUB_OFFLINE = True
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logging.disable(level)
 
 
 def explain(what: str, error: BaseException) -> str:

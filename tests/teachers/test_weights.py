@@ -13,7 +13,7 @@ from torch import nn
 
 from teachers.errors import UserError
 from teachers.registry import load_backbone
-from teachers.weights import check_checkpoint, explain, find_checkpoint, shorten
+from teachers.weights import check_checkpoint, explain, find_checkpoint, hub_in_reach, loading, shorten
 
 
 class Trap:
@@ -113,3 +113,18 @@ def test_no_network_is_one_message_from_every_library(
     with pytest.raises(UserError, match=r"is not on this machine and the hub cannot be reached") as caught:
         load_backbone(spec)
     assert len(str(caught.value)) < 300
+
+
+def test_a_hub_out_of_reach_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    hub_in_reach.cache_clear()
+    assert not hub_in_reach()
+    with pytest.raises(UserError, match="hub cannot be reached"), loading("org/name", fetch=True):
+        assert huggingface_hub.constants.HF_HUB_OFFLINE  # or the hub would try again and again
+        huggingface_hub.hf_hub_download("org/name", "config.json")
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    hub_in_reach.cache_clear()
