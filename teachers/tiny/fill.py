@@ -1,4 +1,4 @@
-"""Fills a scene cache from anything that draws labelled scenes, on several processes; a filled cache is reused."""
+"""Fills a scene cache from anything that draws labelled scenes, on several processes; a current one is reused."""
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from teachers.tiny.cache import SceneCache, create, open_cache, store_depth, store_normals
 
 _CHUNK = 16
+_DONE = "captions.json"  #: written last, so its presence says that the rest is there
 
 
 class LabelledScene(Protocol):
@@ -35,15 +36,24 @@ class LabelledScene(Protocol):
 
 def fill(draw: Callable[[int], LabelledScene], count: int, size: int, folder: Path, workers: int) -> SceneCache:
     """Draw scenes 0 .. count - 1 into `folder`, or open it where that was done before. `draw` must be picklable."""
-    done = folder / "captions.json"
-    if not done.exists():
+    if not _is_current(folder, draw, count, size):
+        (folder / _DONE).unlink(missing_ok=True)
         create(folder, count, size)
         captions = _draw_all(partial(_store, draw, folder), count, workers)
-        done.write_text(json.dumps(captions))
+        (folder / _DONE).write_text(json.dumps(captions))
+    return open_cache(folder)
+
+
+def _is_current(folder: Path, draw: Callable[[int], LabelledScene], count: int, size: int) -> bool:
+    """Whether the folder is complete and its first scene is still what `draw` draws (the world may have changed)."""
+    if not (folder / _DONE).exists():
+        return False
     cache = open_cache(folder)
     if (len(cache), cache.size) != (count, size):
-        raise ValueError(f"{folder} holds {len(cache)} scenes of {cache.size} px, {count} of {size} px were asked for")
-    return cache
+        return False
+    scene = draw(0)
+    same = all(np.array_equal(cache.maps[key][0], getattr(scene, key)) for key in ("rgb", "semantic", "part"))
+    return same and cache.captions()[0] == list(scene.captions)
 
 
 def _draw_all(store: Callable[[Sequence[int]], list[list[str]]], count: int, workers: int) -> list[list[str]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from imagery.scenes import Scene
 from teachers.tiny import targets
 from teachers.tiny.cache import SceneCache
 from teachers.tiny.card import load_teacher, save_teacher
@@ -191,11 +192,15 @@ def test_words_glyphs_and_unknown_words() -> None:
 
 
 def test_a_filled_cache_is_reused_and_its_pictures_identify_the_world(cache: SceneCache, tmp_path: Path) -> None:
-    def fail(index: int) -> None:
-        raise AssertionError("drawn again")
+    drawn = []
 
-    again = fill(fail, 6, 224, cache.folder, workers=1)
-    assert fingerprint(again) == fingerprint(cache)
-    with pytest.raises(ValueError, match="holds 6 scenes"):
-        fill(fail, 7, 224, cache.folder, workers=1)
-    assert fingerprint(fill(partial(draw, 6), 6, 224, tmp_path / "other", workers=1)) != fingerprint(cache)
+    def watched(stream: int, index: int) -> Scene:
+        drawn.append(index)
+        return draw(stream, index)
+
+    again = fill(partial(watched, 5), 6, 224, cache.folder, workers=1)
+    assert drawn == [0] and fingerprint(again) == fingerprint(cache)  # one look, to see that the world is the same
+    other = tmp_path / "other"
+    first = fingerprint(fill(partial(draw, 5), 2, 224, other, workers=1))
+    second = fingerprint(fill(partial(watched, 6), 2, 224, other, workers=1))
+    assert drawn == [0, 0, 0, 1] and first != second  # another world: looked at, found different, drawn anew
