@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available, is_wandb_available
+from torch import Tensor
 
 from distill.checkpoint import Checkpoints, refuse_difference
 from distill.export import export_student, exported_identity
@@ -22,6 +24,8 @@ from imagery.contracts import SequentialSource, Source
 from imagery.stream import ImageStream, to_float
 from teachers.config import dump
 from teachers.errors import UserError
+
+TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,33 @@ def run_arm(arm: Arm, source: Source | SequentialSource, *, export_untrained: bo
         accelerator.print(f"{arm.name}: already trained, {arm.student_folder}")
         return arm.student_folder
     begin(arm)
-    torch.manual_seed(recipe.seed)
-    bf16 = wants_bf16(recipe.engine, accelerator.device)
-    student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
     stream = open_stream(arm, source)
+    state = train_student(arm, stream, targets, identity, export_untrained=export_untrained)
+    report_data(arm, stream)
+    stream.close()
+    if accelerator.is_main_process:
+        export_student(arm.student_folder, state, recipe, targets, identity, step=recipe.optim.steps)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    return arm.student_folder
+
+
+def train_student(
+    arm: Arm, stream: ImageStream, targets: Targets, identity: dict[str, Any], *, export_untrained: bool
+) -> dict[str, Tensor]:
+    """From the last checkpoint or from nothing to the last step; returns the student's weights."""
+    recipe, accelerator = arm.recipe, arm.accelerator
     checkpoints = Checkpoints(arm.folder / "checkpoints", accelerator, identity, recipe.checkpoint.keep)
     latest = checkpoints.latest()
     start = checkpoints.read_state(latest) if latest else 0
     if latest:
         targets.load_normalisers(checkpoints.read_targets(latest))
     else:
-        fit_targets(arm, source, targets)
-    if export_untrained and accelerator.is_main_process:
+        fit_targets(arm, stream, targets)
+    torch.manual_seed(recipe.seed)
+    bf16 = wants_bf16(recipe.engine, accelerator.device)
+    student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
+    if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
         export_student(arm.untrained_folder, student.state_dict(), recipe, targets, identity, step=0)
     engine = prepare(accelerator, arm.name, student, recipe)
     # From here on every process draws its own random numbers (stochastic depth).
@@ -81,23 +100,12 @@ def run_arm(arm: Arm, source: Source | SequentialSource, *, export_untrained: bo
     log = Log(arm.folder / "log.jsonl")
     if accelerator.is_main_process:
         log.truncate(start)
-    train(
-        DistillStep(engine.model, targets, recipe),
-        engine,
-        stream,
-        recipe,
-        log,
-        start,
-        lambda step: checkpoints.save(step, stream, targets.normaliser_state()) and None,
-    )
-    report_data(arm, stream)
-    state = engine.student_state()
-    if accelerator.is_main_process:
-        export_student(arm.student_folder, state, recipe, targets, identity, step=recipe.optim.steps)
-    accelerator.wait_for_everyone()
-    stream.close()
-    accelerator.free_memory()
-    return arm.student_folder
+
+    def save(step: int) -> None:
+        checkpoints.save(step, stream, targets.normaliser_state())
+
+    train(DistillStep(engine.model, targets, recipe), engine, stream, recipe, log, start, save)
+    return engine.student_state()
 
 
 def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
@@ -122,11 +130,10 @@ def begin(arm: Arm) -> None:
         (arm.folder / "recipe.yaml").write_text(dump(arm.recipe), encoding="utf-8")
         environment = json.dumps(describe(arm.accelerator), indent=1)
         (arm.folder / "environment.json").write_text(environment, encoding="utf-8")
-    if arm.recipe.log.trackers:
-        try:
-            arm.accelerator.init_trackers(arm.recipe.name)
-        except ImportError as error:
-            raise UserError(f"log.trackers {arm.recipe.log.trackers}: {error}") from error
+    for tracker in arm.recipe.log.trackers:
+        if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
+            raise UserError(f'log.trackers: {tracker} is not installed; pip install "agglomerate[{tracker}]"')
+    arm.accelerator.init_trackers(arm.recipe.name)
 
 
 def open_stream(arm: Arm, source: Source | SequentialSource) -> ImageStream:
@@ -146,13 +153,12 @@ def open_stream(arm: Arm, source: Source | SequentialSource) -> ImageStream:
     )
 
 
-def fit_targets(arm: Arm, source: Source | SequentialSource, targets: Targets) -> None:
-    """Estimate every teacher's PHI-S on the run's first batches, before the first step."""
-    stream = open_stream(arm, source)
+def fit_targets(arm: Arm, stream: ImageStream, targets: Targets) -> None:
+    """Estimate every teacher's PHI-S on the run's first batches; the first step sees the same images again."""
+    beginning = stream.state_dict()
     device = arm.accelerator.device
-    batches = (to_float(next(stream).images.to(device)) for _ in range(arm.recipe.normaliser.batches))
-    targets.fit(batches)
-    stream.close()
+    targets.fit(to_float(next(stream).images.to(device)) for _ in range(arm.recipe.normaliser.batches))
+    stream.load_state_dict(beginning)
 
 
 def report_data(arm: Arm, stream: ImageStream) -> None:

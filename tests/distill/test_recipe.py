@@ -8,6 +8,7 @@ import pytest
 from small_run import small_recipe
 
 from distill.recipe import Recipe, read, read_arms
+from imagery.errors import UserError as ImageError
 from teachers.config import validate
 from teachers.errors import UserError
 
@@ -42,6 +43,11 @@ def test_unknown_upsampler_suggests_the_nearest(write_recipe: Callable[..., Path
 def test_contradictions_are_named(write_recipe: Callable[..., Path], override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(write_recipe(), [override])
+
+
+def test_impossible_augmentation_is_named(write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(ImageError, match="zoom"):
+        read(write_recipe(), ["data.augment.zoom=[0.5, 1.0]"])
 
 
 def test_arms_are_overrides_written_below_the_recipe(write_recipe: Callable[..., Path]) -> None:

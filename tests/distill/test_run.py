@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from small_run import train
 
+from distill.arm import TRACKERS
 from distill.log import read_log, without_time
 from distill.recipe import read
 from teachers.errors import UserError
@@ -121,6 +124,38 @@ def test_mistakes_are_one_line_and_exit_code_2(
     done = subprocess.run(command(write_recipe(), *arguments), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_diverged_run_stops_before_it_is_saved(write_recipe: Callable[..., Path]) -> None:
+    recipe = read(write_recipe(), ["optim.lr=1e30", "optim.warmup_steps=0", "checkpoint.every=1"])
+    with pytest.raises(UserError, match=r"step \d: loss (nan|inf).*Lower optim.lr"):
+        train(recipe)
+    saved = len(list((recipe.folder / "checkpoints").iterdir()))
+    assert saved < len(read_log(recipe.folder / "log.jsonl"))
+
+
+def test_bad_images_are_skipped_and_reported(
+    write_recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 40, 48, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    for index, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{index:02}.png")
+    (tmp_path / "photos" / "05.png").write_bytes((tmp_path / "photos" / "05.png").read_bytes()[:99])
+    data = {"train": f"imagefolder:{tmp_path / 'photos'}", "size": [32, 32], "max_bad_share": 0.5}
+    folder = train(read(write_recipe(data=data, log={"trackers": ["tensorboard"]})))
+    assert len(read_log(folder / "log.jsonl")) == 6
+    said = capsys.readouterr().out
+    assert "images were unreadable" in said and "05.png" in said
+    assert list(folder.rglob("events.out.tfevents*"))
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(
+    write_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TRACKERS, "wandb", lambda: False)
+    with pytest.raises(UserError, match=r"wandb is not installed; pip install"):
+        train(read(write_recipe(log={"trackers": ["wandb"]})))
 
 
 def test_the_plan_counts_views_and_tokens(write_recipe: Callable[..., Path]) -> None:
