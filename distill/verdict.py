@@ -81,18 +81,21 @@ def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Recipe], baseline
     )
     text = [room.render(table, "md")]
     if beside is not None:
-        text += ["Beside the teachers, over the metrics every row has:", "", room.render(beside, "md")]
+        text += ["With every teacher, over the metrics all rows have:", "", room.render(beside, "md")]
     return "\n".join([*text, f"report: {report}"])
 
 
 def compare(room: EvalRoom, judged: Judged, baseline: str) -> tuple[Any, Any | None]:
-    """The table of the students, and one that has the teachers too, over the metrics every row has."""
+    """The table of the students and of teachers that can do all they can; then one of everybody, on what all can do."""
     zero = unusable(judged.students, baseline)
-    students = {row: [metrics] for row, metrics in judged.students.items()}
-    table = room.build_table(students, baseline, zero)
-    if not judged.teachers:
+    rows = {row: [metrics] for row, metrics in judged.students.items()}
+    teachers = {row: [metrics] for row, metrics in judged.teachers.items()}
+    partial = {row: runs for row, runs in teachers.items() if missing_anywhere({baseline: rows[baseline], row: runs})}
+    rows |= {row: runs for row, runs in teachers.items() if row not in partial}
+    table = room.build_table(rows, baseline, zero)
+    if not partial:
         return table, None
-    rows = students | {row: [metrics] for row, metrics in judged.teachers.items()}
+    rows |= partial
     return table, room.build_table(rows, baseline, sorted({*zero, *missing_anywhere(rows)}))
 
 
