@@ -17,6 +17,7 @@ from imagery.stream import ImageStream, to_float
 from teachers.registry import load_backbone
 
 PICTURES = 4
+ANSWER = "The answer:"
 CAPTION = (
     "Teacher {}: the three main axes of all these maps together as red, green and blue; equal colours, equal features"
 )
@@ -67,36 +68,35 @@ def probe_all(room: EvalRoom, arms: Mapping[str, Recipe], folder: Path, untraine
 
 def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Recipe], baseline: str, folder: Path) -> str:
     """Write the report below `folder`; returns what to print: the tables with their errors, and where the report is."""
-    table, beside = compare(room, judged, baseline)
+    tables = compare(room, judged, list(arms), baseline)
     rows = judged.students | judged.teachers
-    first = next(iter(arms.values()))
     report = room.write_report(
         folder / "report",
         title=folder.name,
-        table=table,
+        table=tables[ANSWER],
         metrics_by_row={row: [metrics] for row, metrics in rows.items()},
         curves=curves(arms),
         pictures=[(CAPTION.format(sheet.teacher), path) for sheet, path in pictures(arms, folder / "report")],
-        notes=notes(first),
+        notes=notes(next(iter(arms.values()))),
     )
-    text = [room.render(table, "md")]
-    if beside is not None:
-        text += ["With every teacher, over the metrics all rows have:", "", room.render(beside, "md")]
+    # The answer comes last: it is what stays on the screen.
+    text = [f"{title}\n\n{room.render(tables[title], 'md')}" for title in reversed(tables)]
     return "\n".join([*text, f"report: {report}"])
 
 
-def compare(room: EvalRoom, judged: Judged, baseline: str) -> tuple[Any, Any | None]:
-    """The table of the students and of teachers that can do all they can; then one of everybody, on what all can do."""
+def compare(room: EvalRoom, judged: Judged, arms: Sequence[str], baseline: str) -> dict[str, Any]:
+    """Tables by title: the arms alone; beside the rows that have every metric; beside all rows, on what all can do."""
+    rows = {row: [metrics] for row, metrics in (judged.students | judged.teachers).items()}
     zero = unusable(judged.students, baseline)
-    rows = {row: [metrics] for row, metrics in judged.students.items()}
-    teachers = {row: [metrics] for row, metrics in judged.teachers.items()}
-    partial = {row: runs for row, runs in teachers.items() if missing_anywhere({baseline: rows[baseline], row: runs})}
-    rows |= {row: runs for row, runs in teachers.items() if row not in partial}
-    table = room.build_table(rows, baseline, zero)
-    if not partial:
-        return table, None
-    rows |= partial
-    return table, room.build_table(rows, baseline, sorted({*zero, *missing_anywhere(rows)}))
+    whole = {row: runs for row, runs in rows.items() if not missing_anywhere({"": rows[baseline], row: runs})}
+    answer = {row: runs for row, runs in whole.items() if row in arms or row == baseline}
+    tables = {ANSWER: room.build_table(answer, baseline, zero)}
+    if len(whole) > len(answer):
+        tables["For reference:"] = room.build_table(whole, baseline, zero)
+    if len(rows) > len(whole):
+        allowed = sorted({*zero, *missing_anywhere(rows)})
+        tables["For reference, on the metrics that all rows have:"] = room.build_table(rows, baseline, allowed)
+    return tables
 
 
 def unusable(rows: Mapping[str, Any], baseline: str) -> list[str]:
