@@ -68,7 +68,7 @@ def side_plan(size: int, factor: int, taps: int, device: torch.device, dtype: to
     matrix = _padded_interpolation(size, factor, taps // 2)
     count = 1 if size <= WHOLE_SIDE else -(-size * factor // BLOCK)
     pixels = -(-size * factor // count)
-    taps_of = torch.zeros(count * pixels, taps, size)
+    taps_of = torch.zeros(count * pixels, taps, size, dtype=torch.float64)
     taps_of[: size * factor] = matrix.unfold(0, taps, 1).transpose(1, 2)  # pixel y reads padded rows y .. y + K - 1
     by_block = taps_of.unflatten(0, (count, pixels))
     touched = by_block.abs().sum(dim=(1, 2)) > 0  # [N, h]
@@ -80,7 +80,7 @@ def side_plan(size: int, factor: int, taps: int, device: torch.device, dtype: to
 
 
 def _padded_interpolation(size: int, factor: int, radius: int) -> Tensor:
-    """U [f*size + 2r, size]: bilinear interpolation by `factor`, then reflection padding by `radius`."""
-    eye = torch.eye(size)[None]
+    """U [f*size + 2r, size] in float64: bilinear interpolation by `factor`, then reflection padding by `radius`."""
+    eye = torch.eye(size, dtype=torch.float64)[None]
     matrix = F.interpolate(eye, scale_factor=factor, mode="linear", align_corners=False)
     return F.pad(matrix, (radius, radius), mode="reflect")[0].T.contiguous()

@@ -56,7 +56,7 @@ class AttentionDownsampler(nn.Module):
             logits = logits * (torch.rand_like(logits) < KEEP)
         weights = (logits + self.prior).softmax(dim=1).flatten(2)  # [B, K*K, g*g']
         patches = F.unfold(F.pad(features, sides, mode="replicate"), self.kernel, stride=self.factor)
-        out = torch.einsum("bckn,bkn->bcn", patches.unflatten(1, (dim, -1)), weights)
+        out = (patches.unflatten(1, (dim, -1)) * weights[:, None]).sum(dim=2)
         return out.unflatten(2, tuple(logits.shape[-2:]))
 
     def _cell_prior(self) -> Tensor:

@@ -97,7 +97,7 @@ def view_images(images: Tensor, homographies: Tensor, size: tuple[int, int]) -> 
 def inside_share(homographies: Tensor, grid: tuple[int, int], samples: int = 8) -> Tensor:
     """[B, 3, 3] -> [B, 1, g, g']: the share of each cell of the view inside the image, by samples^2 points."""
     points = view_grid(homographies, grid[0] * samples, grid[1] * samples)
-    inside = (points.abs() <= 1).all(dim=-1).float()
+    inside = (points.abs().amax(dim=-1) <= 1).float()
     return F.avg_pool2d(inside[:, None], samples)
 
 

@@ -84,8 +84,11 @@ def test_kernels_sum_to_one_so_that_constants_stay() -> None:
 def test_edges_of_the_image_are_kept() -> None:
     """Pixels of another colour do not mix: across an edge in the image the map stays sharper than bilinear."""
     level = JBULevel(2, sigma=1.0)
+    level.key = torch.nn.Conv2d(3, 1, 1)
     with torch.no_grad():
-        level.log_temperature.fill_(6.0)
+        level.key.weight.fill_(-2 / 3)  # black has key 1, white has key -1
+        level.key.bias.fill_(1.0)
+        level.log_temperature.fill_(2.0)
     guidance = torch.zeros(1, 3, 16, 16)
     guidance[..., 8:] = 1.0
     step = torch.zeros(1, 1, 8, 8)
