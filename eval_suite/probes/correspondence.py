@@ -10,10 +10,12 @@ from torch import Tensor
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.probes.base import ProbeNode
-from eval_suite.probes.matching import best_matches, match_pairs, sample_points
+from eval_suite.probes.matching import match_in_boxes, match_pairs, sample_points
 from eval_suite.readers.contracts import TEST, KeypointObject, LabelledData
 from eval_suite.results import Result
 from teachers.errors import UserError
+
+Pair = tuple[int, KeypointObject, KeypointObject]  #: number of the kind, source, target
 
 
 class TwoViewProbe(ProbeNode):
@@ -40,61 +42,66 @@ class KeypointProbe(ProbeNode):
     """Named keypoints carried to another object of the same kind in another image (SPair-71k): PCK in percent.
 
     A point counts as found within `alpha` of the longer side of the target's box; pooled within a kind, then averaged
-    over kinds. Pairs are drawn with the seed; no training.
+    over kinds. The match is sought inside the target's box (SPair: in the whole image), because a picture may hold
+    several objects of a kind and any of them would be a right answer. Pairs are drawn with the seed; no training.
     """
 
     probe: Literal["keypoints"]
     group: str = "3d"
-    alpha: float = Field(default=0.2, gt=0)
+    alpha: float = Field(default=0.1, gt=0)
     smallest: float = Field(default=40.0, ge=0)  #: objects with a shorter longer side, in pixels, are left out
     pairs_per_kind: int = Field(default=200, gt=0)
-    cells: int = Field(default=56, gt=0)
+    cells: int = Field(default=24, gt=0)  #: places per side of the box among which the match is sought
+    margin: float = Field(default=0.1, ge=0)  #: share of its sides the box is widened by, each way
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         images = data.keypoints(TEST)
-        spatial = backbone.features(images.images).spatial
-        errors, sides, pairs, kinds = [], [], [], []
         drawn = draw_pairs(images.objects, self.smallest, self.pairs_per_kind, seed)
-        for number, (kind, source, target) in enumerate(drawn):
-            names = sorted(source.points.keys() & target.points.keys())
-            error = self._errors(spatial, source, target, names, images.size)
-            errors.append(error)
-            sides.append(torch.full_like(error, longer_side(target)))
-            pairs.append(torch.full_like(error, number, dtype=torch.int64))
-            kinds.append(torch.full_like(error, kind, dtype=torch.int64))
-        if not errors:
+        if not drawn:
             raise UserError(f'data "{self.data}" has no two objects of one kind that are {self.smallest:g} px large')
-        score = pck(
-            torch.cat(errors), torch.cat(sides), pairs=torch.cat(pairs), kinds=torch.cat(kinds), alpha=self.alpha
-        )
+        spatial = backbone.features(images.images).spatial
+        errors = torch.cat([self._errors(spatial, drawn[at : at + 32], images.size) for at in range(0, len(drawn), 32)])
+        shared = [len(names_of(source, target)) for _, source, target in drawn]
+        per_point = torch.arange(len(drawn)).repeat_interleave(torch.tensor(shared))
+        sides = torch.tensor([longer_side(target) for _, _, target in drawn])[per_point]
+        kinds = torch.tensor([kind for kind, _, _ in drawn])[per_point]
+        score = pck(errors, sides, pairs=per_point, kinds=kinds, alpha=self.alpha)
         return [self.result(f"pck_{self.alpha:g}", score, seed)]
 
-    def _errors(
-        self, spatial: Tensor, source: KeypointObject, target: KeypointObject, names: list[str], size: tuple[int, int]
-    ) -> Tensor:
-        """Distance in pixels of each named point's best match from where it is on the target: [K]."""
-        points = torch.tensor([[source.points[name] for name in names]])
-        wanted = torch.tensor([target.points[name] for name in names])
-        queries = sample_points(spatial[source.row][None], points, size)
-        found = best_matches(queries, spatial[target.row][None], self.cells, size)[0]
-        return (found - wanted).norm(dim=-1)
+    def _errors(self, spatial: Tensor, drawn: Sequence[Pair], size: tuple[int, int]) -> Tensor:
+        """Distance in pixels of each shared point's best match from where it is on the target, pair after pair: [K]."""
+        names = [names_of(source, target) for _, source, target in drawn]
+        longest = max(len(some) for some in names)
+        points, wanted = torch.zeros(2, len(drawn), longest, 2)
+        for row, (_, source, target) in enumerate(drawn):
+            points[row, : len(names[row])] = torch.tensor([source.points[name] for name in names[row]])
+            wanted[row, : len(names[row])] = torch.tensor([target.points[name] for name in names[row]])
+        sources, targets = ([pair[which].row for pair in drawn] for which in (1, 2))
+        boxes = torch.stack([self._widened(target) for _, _, target in drawn])
+        queries = sample_points(spatial[sources], points, size)
+        errors = (match_in_boxes(queries, spatial[targets], boxes, self.cells, size) - wanted).norm(dim=-1)
+        there = torch.arange(longest)[None] < torch.tensor([len(some) for some in names])[:, None]
+        return errors[there]
+
+    def _widened(self, item: KeypointObject) -> Tensor:
+        x0, y0, x1, y1 = item.box
+        dx, dy = self.margin * (x1 - x0), self.margin * (y1 - y0)
+        return torch.tensor([x0 - dx, y0 - dy, x1 + dx, y1 + dy])
 
 
-def draw_pairs(
-    objects: Sequence[KeypointObject], smallest: float, count: int, seed: int
-) -> list[tuple[int, KeypointObject, KeypointObject]]:
+def draw_pairs(objects: Sequence[KeypointObject], smallest: float, count: int, seed: int) -> list[Pair]:
     """(kind number, source, target): objects in different images that share a keypoint name, at most `count` a kind."""
     generator = torch.Generator().manual_seed(seed)
     by_kind: dict[str, list[KeypointObject]] = {}
     for item in objects:
         if longer_side(item) >= smallest:
             by_kind.setdefault(item.kind, []).append(item)
-    out: list[tuple[int, KeypointObject, KeypointObject]] = []
+    out: list[Pair] = []
     for kind, (_, items) in enumerate(sorted(by_kind.items())):
         left = count
         for number in torch.randperm(len(items) ** 2, generator=generator).tolist():
             source, target = items[number // len(items)], items[number % len(items)]
-            if source.row != target.row and source.points.keys() & target.points.keys():
+            if source.row != target.row and names_of(source, target):
                 out.append((kind, source, target))
                 left -= 1
             if not left:
@@ -106,3 +113,8 @@ def longer_side(item: KeypointObject) -> float:
     """Pixels of the longer side of an object's box."""
     x0, y0, x1, y1 = item.box
     return max(x1 - x0, y1 - y0)
+
+
+def names_of(source: KeypointObject, target: KeypointObject) -> list[str]:
+    """Keypoints that both objects show."""
+    return sorted(source.points.keys() & target.points.keys())

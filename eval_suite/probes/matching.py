@@ -34,3 +34,15 @@ def match_pairs(first: Tensor, second: Tensor, points: Tensor, cells: int, size:
         queries = sample_points(first[rows], points[rows], size)
         out.append(best_matches(queries, second[rows], cells, size))
     return torch.cat(out)
+
+
+def match_in_boxes(queries: Tensor, spatial: Tensor, boxes: Tensor, cells: int, size: tuple[int, int]) -> Tensor:
+    """Unit queries [B, K, C] -> the most similar of `cells` x `cells` places in each box: [B, K, 2] = (x, y).
+
+    boxes [B, 4] = (x0, y0, x1, y1) in images of `size`; maps [B, C, h, w] are read bilinearly.
+    """
+    steps = (torch.arange(cells) + 0.5) / cells
+    share = torch.stack([steps.repeat(cells), steps.repeat_interleave(cells)], -1).to(boxes)
+    places = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
+    best = torch.bmm(queries, sample_points(spatial, places, size).transpose(1, 2)).argmax(-1)
+    return places.gather(1, best[..., None].expand(-1, -1, 2))
