@@ -1,10 +1,16 @@
 """After the training: probe every student and what it is compared with, print the tables, write the report."""
 
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from distill.exported import load
 from distill.judge import Judge
@@ -17,6 +23,7 @@ from imagery.stream import ImageStream, to_float
 from teachers.registry import load_backbone
 
 PICTURES = 4
+MOST_PROCESSES = 4  #: that probe at the same time
 ANSWER = "The answer:"
 CAPTION = (
     "Teacher {}: the three main axes of all these maps together as red, green and blue; equal colours, equal features"
@@ -44,26 +51,48 @@ class Judged:
     teachers: dict[str, Any]  #: reference rows; they may lack what they cannot do
 
 
+@dataclass(frozen=True)
+class Case:
+    """One row to probe: a backbone node and the folder its metrics go to."""
+
+    row: str
+    node: str | Mapping[str, Any]
+    folder: Path
+
+
 def probe_all(room: EvalRoom, arms: Mapping[str, Recipe], folder: Path, untrained: Path | None) -> Judged:
     """Probe the arms' students, the untrained one and the teachers; what is on disk already is not probed again."""
     first = next(iter(arms.values()))
     if first.eval is None:
         raise ValueError("the recipe has no eval")
-    suite = room.load_suite(first.eval.suite)
-    digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
-    judge = Judge(lambda backbone: room.run_suite(backbone, suite), room.write_metrics, digest)
-    students = {arm: judge.judge(arm, load(str(recipe.folder)), recipe.folder) for arm, recipe in arms.items()}
+    students = [Case(arm, f"run:{recipe.folder}", recipe.folder) for arm, recipe in arms.items()]
     if untrained is not None:
-        students[UNTRAINED] = judge.judge(UNTRAINED, load(str(untrained)), untrained.parent)
-    teachers = {}
-    if first.eval.teachers:
-        for name, node in first.teachers.items():
-            row = f"teacher {name}"
-            teachers[row] = judge.judge(row, load_backbone(node.backbone), folder / "teachers" / name)
-    return Judged(
-        {row: room.read_metrics(path) for row, path in students.items()},
-        {row: room.read_metrics(path) for row, path in teachers.items()},
-    )
+        students.append(Case(UNTRAINED, f"run:{untrained}", untrained.parent))
+    nodes = first.teachers.items() if first.eval.teachers else ()
+    teachers = [Case(f"teacher {name}", node.backbone, folder / "teachers" / name) for name, node in nodes]
+    found = judge_cases(room, first.eval.suite, [*students, *teachers])
+    return Judged({case.row: found[case.row] for case in students}, {case.row: found[case.row] for case in teachers})
+
+
+def judge_cases(room: EvalRoom, suite: str, cases: Sequence[Case]) -> dict[str, Any]:
+    """Metrics by row. Rows do not depend on each other, so each core takes its own; a process holds up to 2.5 GiB."""
+    room.load_suite(suite)  # a mistake in the suite is told before processes start
+    processes = min(len(cases), os.cpu_count() or 1, MOST_PROCESSES)
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = {pool.submit(judge_case, room, suite, case): case.row for case in cases}
+        paths = {}
+        for done in tqdm(as_completed(waiting), total=len(cases), desc="probing"):
+            paths[waiting[done]] = done.result()
+    return {row: room.read_metrics(path) for row, path in paths.items()}
+
+
+def judge_case(room: EvalRoom, suite_path: str, case: Case) -> Path:
+    """Probe one row, or find it done; returns the path of its metrics.json."""
+    suite = room.load_suite(suite_path)
+    digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
+    judge = Judge(lambda backbone: room.run_suite(backbone, suite, progress=False), room.write_metrics, digest)
+    return judge.judge(case.row, load_backbone(case.node), case.folder)
 
 
 def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Recipe], baseline: str, folder: Path) -> str:

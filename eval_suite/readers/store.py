@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 CACHE_VARIABLE = "AGGLOMERATE_CACHE"
 
@@ -31,23 +32,20 @@ def stored(folder: Path, make: Callable[[], tuple[Mapping[str, np.ndarray], Any]
     """What is in `folder`, made and written first if it is not there; only complete folders are ever seen."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        arrays, texts = make()
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for name, array in arrays.items():
-                np.save(partial / f"{name}.npy", array)
-            (partial / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-            _publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):  # of several processes one renders, the others wait
+            if not folder.is_dir():
+                _make(folder, make)
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
     return Stored(arrays, json.loads((folder / "texts.json").read_text(encoding="utf-8")))
 
 
-def _publish(partial: Path, folder: Path) -> None:
-    """Rename into place; another process that was faster has written the same thing."""
+def _make(folder: Path, make: Callable[[], tuple[Mapping[str, np.ndarray], Any]]) -> None:
+    arrays, texts = make()
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        for name, array in arrays.items():
+            np.save(partial / f"{name}.npy", array)
+        (partial / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
         partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
