@@ -54,7 +54,6 @@ def run_arm(arm: Arm, source: Source | SequentialSource, *, export_untrained: bo
     """Train an arm to its end, from wherever it stands, and export the student; returns the student's folder."""
     recipe, accelerator = arm.recipe, arm.accelerator
     set_threads(recipe.engine, accelerator.device)
-    torch.manual_seed(recipe.seed)  # a debug recipe's teachers of random weights are the same every time
     targets = Targets(recipe, accelerator.device)
     identity = identify(arm, targets)
     finished = exported_identity(arm.student_folder)

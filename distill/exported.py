@@ -10,9 +10,9 @@ from torch import Tensor
 from distill.export import CONFIG, SCHEMA, WEIGHTS
 from distill.recipe import StudentNode
 from distill.student import HeadSpec, Student
+from distill.teacher import load_teacher
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
 from teachers.errors import UserError, unknown
-from teachers.registry import load_backbone
 
 
 class StudentAdaptor:
@@ -46,7 +46,7 @@ class TextAdaptor(StudentAdaptor):
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
         if self._loaded is None:
-            loaded = load_backbone(self._teacher["backbone"])
+            loaded = load_teacher(self._teacher["backbone"])
             if loaded.spec.digest != self._teacher["spec"]["digest"]:
                 raise UserError(
                     f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"

@@ -14,12 +14,12 @@ from distill.recipe import Recipe, TeacherNode
 from distill.runtime import wants_bf16
 from distill.sharpen import Sharpener
 from distill.student import HeadSpec
+from distill.teacher import load_teacher
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.views import Views, teacher_views
 from teachers.contracts import BackboneSpec, Features
 from teachers.errors import UserError
 from teachers.frozen import FrozenBackbone
-from teachers.registry import load_backbone
 
 
 class TeacherTarget(nn.Module):
@@ -28,7 +28,7 @@ class TeacherTarget(nn.Module):
     def __init__(self, name: str, node: TeacherNode, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.node = node
-        self.backbone = FrozenBackbone(load_backbone(node.backbone), dtype=dtype, chunk=node.chunk)
+        self.backbone = FrozenBackbone(load_teacher(node.backbone), dtype=dtype, chunk=node.chunk)
         self.head = head_spec(name, node, self.spec)
         self.sharpener = Sharpener(name, node, self.spec)
         self.normaliser = PhiS(self.spec.spatial_dim)
