@@ -39,7 +39,8 @@ class ScenePack:
         self._put("scene_class", np.int16(scene.scene_class))
         self._put("indoor", np.bool_(scene.attributes["indoor"]))
         self._captions.append(list(scene.captions))
-        self._questions.append([(asked.kind, asked.question, asked.answer) for asked in scene.questions])
+        asked = [(question.kind, question.question, question.answer) for question in scene.questions]
+        self._questions.append(asked + whole_scene_questions(scene))
         self._objects.append(objects_of(scene))
 
     def arrays(self) -> Mapping[str, np.ndarray]:
@@ -87,6 +88,16 @@ class PairPack:
         near = self._rng.permutation(np.flatnonzero(objects))[: self._count // 2]
         rest = np.setdiff1d(np.flatnonzero(visible), near)
         return np.concatenate([near, self._rng.permutation(rest)[: self._count - len(near)]])
+
+
+def whole_scene_questions(scene: Scene) -> list[tuple[str, str, str]]:
+    """(kind, question, answer) that a look at the whole picture answers, beside those about its single objects."""
+    facts = scene.attributes
+    return [
+        ("main_object", "what is the main object ?", str(facts["dominant_kind"])),
+        ("main_colour", "what colour is the main object ?", str(facts["dominant_colour"])),
+        ("ground_colour", "what colour is the ground ?", str(facts["ground_colour"])),
+    ]
 
 
 def objects_of(scene: Scene) -> list[dict[str, Any]]:
