@@ -73,6 +73,7 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
     if modes == {True}:
         for name, value in SINGLE_PROCESS.items():
             os.environ.setdefault(name, value)
+        no_compiler()
         world = int(os.environ["WORLD_SIZE"])
         plugins = {arm: DeepSpeedPlugin(hf_ds_config=deepspeed_config(r, world)) for arm, r in arms.items()}
     accelerators: dict[str, Accelerator] = {}
@@ -86,6 +87,14 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
             kwargs_handlers=[_process_group()] if first else None,
         )
     return accelerators
+
+
+def no_compiler() -> None:
+    """On the CPU, DeepSpeed builds a C++ all-reduce at first use: minutes of compiling that gloo makes unnecessary."""
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def set_threads(node: EngineNode, device: torch.device) -> None:
