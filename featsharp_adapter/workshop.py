@@ -121,9 +121,11 @@ def _fill(size: int, stream: ImageStream, maker: SampleMaker, title: str) -> Sam
 
 def _low_maps(size: int, stream: ImageStream, maker: SampleMaker) -> Iterator[Tensor]:
     with tqdm(total=size, desc="PHI-S statistics", unit="image", disable=None) as bar:
-        while bar.n < size:
-            images = to_float(next(stream).images.to(maker.device))[: size - bar.n]
+        seen = 0  # not bar.n: a bar that is off (no terminal) does not count
+        while seen < size:
+            images = to_float(next(stream).images.to(maker.device))[: size - seen]
             yield teacher_views(maker.backbone, images, ()).low
+            seen += len(images)
             bar.update(len(images))
     _finish(stream)
 

@@ -1,5 +1,6 @@
 """Arrays and texts of a rendered data set, kept on disk and mapped into memory."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,11 +33,17 @@ def stored(folder: Path, make: Callable[[], tuple[Mapping[str, np.ndarray], Any]
     """What is in `folder`, made and written first if it is not there; only complete folders are ever seen."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):  # of several processes one renders, the others wait
+        with FileLock(lock_of(folder)):  # of several processes one renders, the others wait
             if not folder.is_dir():
                 _make(folder, make)
     arrays = {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
     return Stored(arrays, json.loads((folder / "texts.json").read_text(encoding="utf-8")))
+
+
+def lock_of(folder: Path) -> Path:
+    """Outside the cache, so that nothing but complete folders is ever in there."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    return Path(tempfile.gettempdir()) / f"agglomerate-{name}.lock"
 
 
 def _make(folder: Path, make: Callable[[], tuple[Mapping[str, np.ndarray], Any]]) -> None:
