@@ -10,15 +10,16 @@ from distill.arm import Arm, run_arm
 from distill.recipe import read, read_arms
 from distill.runtime import start
 from distill.verdict import EvalRoom, probe_all, publish
+from eval_suite.recorded import recall_or_run
 from eval_suite.report import write_report
 from eval_suite.results import read_metrics, write_metrics
-from eval_suite.suite import load_suite, run_suite
+from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
 from imagery.sources import open_source
 from teachers.errors import UserError, add_debug_flag, guard
 
-ROOM = EvalRoom(load_suite, run_suite, read_metrics, write_metrics, build_table, render, write_report)
+ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
 
 
 def main(argv: list[str]) -> None:
