@@ -1,7 +1,7 @@
 """Results that ship with the package: the tiny teachers on the embedded suite, so nobody has to measure them again.
 
-A record is used for exactly the weights and the suite (every field of it) that it was measured with; any other
-backbone or suite is measured. `python -m eval_suite record` writes them.
+A record is used for exactly the weights and the suite that it was measured with; any other backbone or suite is
+measured. `python -m eval_suite record` writes them, after any change of a probe as well: a slow test measures them anew.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ RECORDS = Path(__file__).parent / "data" / "recorded"
 
 
 def digest_of(suite: Suite) -> str:
-    """sha256 over every field of a suite, defaults included."""
-    return "sha256:" + hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
+    """sha256 over every field of a suite that is not at its default."""
+    return "sha256:" + hashlib.sha256(suite.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 def recorded(backbone: Backbone, suite: Suite, folder: Path = RECORDS) -> dict[str, Any] | None:
