@@ -101,6 +101,13 @@ def assemble(
         scout = build("meta").eval()
     shapes = measure(scout, facts)
     tower = scout if device == "meta" else build("cpu").eval()
+    with torch.device(device):
+        return finish(facts, shapes, tower, text_of(tower))
+
+
+def finish(facts: Facts, shapes: "Shapes", tower: Tower, encode_text: TextEncoder | None) -> LibraryBackbone:
+    """The Backbone of a tower that was measured, its weights digested unless they are on the meta device."""
+    meta = next(tower.parameters()).is_meta
     spec = BackboneSpec(
         name=facts.name,
         library=facts.library,
@@ -113,11 +120,10 @@ def assemble(
         std=facts.std,
         licence=facts.licence if facts.licence != "unknown" else licence_of(facts.name),
         source=facts.source,
-        digest="meta" if device == "meta" else state_digest(tower.model),
+        digest="meta" if meta else state_digest(tower.model),
         other_sizes=facts.other_sizes,
     )
-    with torch.device(device):
-        return LibraryBackbone(tower, spec, shapes.num_blocks, text_of(tower)).eval()
+    return LibraryBackbone(tower, spec, shapes.num_blocks, encode_text).eval()
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,11 @@ class Shapes:
 
 
 def measure(scout: Tower, facts: Facts) -> Shapes:
-    """Widths and depth from a forward pass of a meta tower; UserError if its grid is not what the facts promise."""
+    """Widths and depth from forward passes where the tower is; UserError if its grid is not what the facts promise."""
     height, width = facts.native_size
     patch = facts.patch_size
     try:
-        found = _meta_forward(scout, facts.native_size)
+        found = _forward(scout, facts.native_size)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"{facts.name} cannot run at {height}x{width} px: {facts.other_sizes}") from error
     grid = (height // patch, width // patch)
@@ -144,7 +150,7 @@ def measure(scout: Tower, facts: Facts) -> Shapes:
     wider = (grid[0] * patch, (grid[1] + 1) * patch)  # one patch more in width must give one column more
     blocks = _blocks(scout, facts, wider if facts.resizable else facts.native_size)
     if facts.resizable:
-        last = blocks[-1] if blocks else _meta_forward(scout, wider).spatial
+        last = blocks[-1] if blocks else _forward(scout, wider).spatial
         if tuple(last.shape[-2:]) != (grid[0], grid[1] + 1):
             raise UserError(f"{facts.name} does not take sizes in steps of {patch} px; say resizable: false")
     summary_dim = None if found.summary is None else int(found.summary.shape[-1])
@@ -155,14 +161,19 @@ def _blocks(scout: Tower, facts: Facts, size: Size) -> list[Tensor]:
     """Every block's map at `size`; UserError where the model cannot run at it."""
     try:
         with torch.no_grad():
-            return scout.block_maps(torch.zeros(1, 3, *size, device="meta"), None)
+            return scout.block_maps(_nothing(scout, size), None)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"{facts.name} takes one size only; say resizable: false, or leave it out") from error
 
 
-def _meta_forward(scout: Tower, size: Size) -> Features:
+def _forward(scout: Tower, size: Size) -> Features:
     with torch.no_grad():
-        return scout(torch.zeros(1, 3, *size, device="meta"))
+        return scout(_nothing(scout, size))
+
+
+def _nothing(scout: Tower, size: Size) -> Tensor:
+    """Pixels [1, 3, *size] on the scout's device."""
+    return torch.zeros(1, 3, *size, device=next(scout.parameters()).device)
 
 
 def to_map(tokens: Tensor, prefix: int, grid: Size) -> Tensor:
