@@ -1,4 +1,4 @@
-"""python -m eval_suite run | record | table: probe a backbone on a suite, compare probed runs."""
+"""python -m eval_suite run | record | data | table: probe a backbone, look at a suite's data, compare probed runs."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from eval_suite.results import write_metrics, write_text
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
-from teachers.errors import add_debug_flag, guard
+from teachers.errors import UserError, add_debug_flag, guard
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands.add_parser("run", help="probe one backbone and write its metrics.json"))
     _add_record(commands.add_parser("record", help="probe one backbone and keep the answer in the package"))
+    _add_data(commands.add_parser("data", help="what is there of a suite's data, and what is missing"))
     _add_table(commands.add_parser("table", help="the Δm table of several runs against a baseline"))
     return parser
 
@@ -35,6 +36,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_record(parser: argparse.ArgumentParser) -> None:
     _add_backbone_and_suite(parser)
+    add_debug_flag(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("suite", help="suite file, e.g. recipes/suites/radio.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.ade20k.root=/data/ade20k")
+    parser.add_argument("--thorough", action="store_true", help="decode every file, not eight of each set")
     add_debug_flag(parser)
 
 
@@ -77,6 +86,18 @@ def keep(options: argparse.Namespace) -> None:
     print(f"written to {record(load_backbone(options.backbone), suite, progress=sys.stderr.isatty())}")
 
 
+def data(options: argparse.Namespace) -> None:
+    """Say what was found of a suite's data; UserError where anything is missing."""
+    from eval_suite.data_check import check_suite, report_lines
+    from eval_suite.suite import load_suite
+
+    findings = check_suite(load_suite(options.suite, options.overrides), thorough=options.thorough)
+    for line in report_lines(findings):
+        print(line)
+    if problems := sum(finding.problem for finding in findings):
+        raise UserError(f"{problems} of {len(findings)} sets cannot be used; see the lines marked PROBLEM")
+
+
 def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     rows = read_rows(options.sources)
@@ -92,7 +113,7 @@ def table(options: argparse.Namespace) -> None:
 def main(argv: list[str]) -> None:
     """Run one command."""
     options = build_parser().parse_args(argv)
-    {"run": run, "record": keep, "table": table}[options.command](options)
+    {"run": run, "record": keep, "data": data, "table": table}[options.command](options)
 
 
 if __name__ == "__main__":

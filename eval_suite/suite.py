@@ -17,13 +17,12 @@ from eval_suite.probes.geometry import DepthProbe, NormalsProbe
 from eval_suite.probes.multitask import MultitaskProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from eval_suite.probes.vlm import VlmProbe
-from eval_suite.readers.scenes import ScenesNode
+from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result
 from eval_suite.text import AbsentError
 from teachers.config import Node, load_recipe
 from teachers.contracts import Backbone
 
-ReaderRecipe = ScenesNode
 ProbeRecipe = Annotated[
     KnnProbe
     | ZeroShotProbe
