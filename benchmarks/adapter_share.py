@@ -8,12 +8,11 @@ the total is resizing, tiling, PHI-S and bias. Weights are random: they do not c
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
+from timing import alternating_ms
 
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.meta import AdapterMeta
@@ -21,18 +20,6 @@ from featsharp_adapter.phi_s import PhiS
 from featsharp_adapter.sharp import SharpenedBackbone
 from teachers.errors import add_debug_flag, guard
 from teachers.registry import load_backbone
-
-
-def median_ms(function: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median wall time of `repeats` calls after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - began) * 1000)
-    return statistics.median(times[1:])
 
 
 @torch.inference_mode()
@@ -53,7 +40,7 @@ def measure(model: str, factor: int, batch: int, repeats: int, device: torch.dev
         "fusion block": lambda: level.block(both),
         "sharpened teacher": lambda: sharp(images),
     }
-    return {name: median_ms(function, repeats, device) for name, function in parts.items()}
+    return alternating_ms(parts, repeats)
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +63,8 @@ def main(argv: list[str]) -> int:
         print(f"  {name:28s} {value:9.1f} ms  {100 * value / total:6.1f} % of the total")
     rest = total - teacher - times["JBU"] - times["fusion block"]
     print(f"  {'everything else':28s} {rest:9.1f} ms  {100 * rest / total:6.1f} % of the total")
-    print(f"adapter: {100 * (total - teacher) / teacher:.1f} % on top of the teacher's passes")
+    share = (times["JBU"] + times["fusion block"]) / total
+    print(f"JBU and fusion: {100 * share:.1f} % of the total; the rest: {100 * rest / teacher:.1f} % of the bare passes")
     return 0
 
 

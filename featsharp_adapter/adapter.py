@@ -14,6 +14,7 @@ from featsharp_adapter.adapter_folder import find_folder, read_description, read
 from featsharp_adapter.bias import BiasBuffer
 from featsharp_adapter.card import adapter_card
 from featsharp_adapter.meta import AdapterMeta
+from featsharp_adapter.normalisers import Normaliser, new_normaliser
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.table import build_upsampler
@@ -25,12 +26,12 @@ from teachers.errors import UserError
 class Adapter(nn.Module):
     """views, guidance -> sharpened features of one teacher."""
 
-    def __init__(self, normaliser: PhiS, bias: BiasBuffer, upsampler: Upsampler, meta: AdapterMeta) -> None:
+    def __init__(self, normaliser: Normaliser, bias: BiasBuffer, upsampler: Upsampler, meta: AdapterMeta) -> None:
         super().__init__()
         self.normaliser, self.bias, self.upsampler, self.meta = normaliser, bias, upsampler, meta
 
     @classmethod
-    def build(cls, meta: AdapterMeta, normaliser: PhiS) -> "Adapter":
+    def build(cls, meta: AdapterMeta, normaliser: Normaliser) -> "Adapter":
         """An untrained adapter as `meta` describes it."""
         dim, grid = meta.teacher.spatial_dim, meta.teacher.native_grid
         upsampler = build_upsampler(meta.upsampler, dim=dim, factor=meta.factor, grid=grid, **meta.options)
@@ -80,7 +81,7 @@ class Adapter(nn.Module):
         meta = AdapterMeta.from_dict(description, str(path))
         if backbone_spec is not None:
             meta.check_teacher(str(folder), backbone_spec)
-        adapter = cls.build(meta, PhiS(meta.teacher.spatial_dim))
+        adapter = cls.build(meta, new_normaliser(meta.normaliser, meta.teacher.spatial_dim))
         try:
             adapter.load_state_dict(read_weights(path))
         except RuntimeError as error:

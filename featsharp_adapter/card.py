@@ -16,6 +16,7 @@ Sharpens the feature maps of **{teacher.name}** {factor} times: {grid[0]} x {gri
 | | |
 |---|---|
 | upsampler | {upsampler}{options} |
+| features are normalised by | {normaliser} |
 | parameters | {parameters:,} |
 | teacher weights | `{teacher.digest}` (any other is refused) |
 | teacher, source | {teacher.source} |
@@ -49,6 +50,7 @@ def adapter_card(meta: AdapterMeta, parameters: int) -> str:
         fine=(grid[0] * meta.factor, grid[1] * meta.factor),
         upsampler=meta.upsampler,
         options=f" ({_pairs(meta.options)})" if meta.options else "",
+        normaliser=meta.normaliser,
         parameters=parameters,
         fidelity=_section("Fidelity on held-out images", meta.fidelity),
         training=_section("Training", meta.training),

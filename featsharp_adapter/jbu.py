@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featsharp_adapter.adaptive_upsample import adaptive_upsample
+from teachers.errors import UserError
 
 RADIUS = 3
 KEY_DIM = 32
@@ -47,6 +48,15 @@ class JBULevel(nn.Module):
     def forward(self, source: Tensor, guidance: Tensor) -> Tensor:
         # Area pooling: bilinear resizing to a grid 16 times coarser would look at one pixel in 16.
         pixels = F.adaptive_avg_pool2d(guidance, (source.shape[-2] * self.factor, source.shape[-1] * self.factor))
+        return self.guided(source, pixels)
+
+    def guided(self, source: Tensor, pixels: Tensor) -> Tensor:
+        """`forward` with the guidance [B, 3, f*h, f*w] at its own grid already."""
+        if min(pixels.shape[-2:]) <= RADIUS:
+            size = f"{pixels.shape[-2]}x{pixels.shape[-1]}"
+            raise UserError(
+                f"a filter of {2 * RADIUS + 1} pixels a side needs more than {size}: give it a larger image"
+            )
         return adaptive_upsample(source, self.kernel(pixels), self.factor)
 
     def kernel(self, pixels: Tensor) -> Tensor:
@@ -85,3 +95,24 @@ class JBUStack(nn.Module):
         for level in self.levels:
             source = level(source, guidance)
         return source
+
+    def pyramid(self, guidance: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """The guidance [B, 3, H, W] of every level, for a source of `grid`: what `rows` is given."""
+        pixels, height, width = [], *grid
+        for level in self.levels:
+            height, width = height * level.factor, width * level.factor
+            pixels.append(F.adaptive_avg_pool2d(guidance, (height, width)))
+        return pixels
+
+    def rows(self, source: Tensor, pyramid: list[Tensor], start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the result, [B, C, stop-start, factor*w], from the few source rows they need."""
+        if len(pyramid) == 0:
+            return source[:, :, start:stop]
+        level, pixels = self.levels[len(pyramid) - 1], pyramid[-1]
+        factor, before = level.factor, pixels.shape[-2] // level.factor
+        # A filter reaches RADIUS pixels up and down, and interpolation reads one source row more.
+        first = max((start - RADIUS) // factor - 1, 0)
+        last = min(-(-(stop + RADIUS) // factor) + 1, before)
+        part = self.rows(source, pyramid[:-1], first, last)
+        out = level.guided(part, pixels[:, :, first * factor : last * factor])
+        return out[:, :, start - first * factor : stop - first * factor]

@@ -19,6 +19,7 @@ class AdapterMeta:
     upsampler: str
     factor: int
     options: dict[str, Any] = field(default_factory=dict)  #: of the upsampler
+    normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`
     training: dict[str, Any] = field(default_factory=dict)  #: steps, data, seed, ...; empty if never trained
     fidelity: dict[str, Any] = field(default_factory=dict)  #: held-out errors, see `fidelity.py`; empty if not measured
 

@@ -21,9 +21,7 @@ class CovarianceStatistics:
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self.count = 0
-        self.mean = torch.zeros(dim, dtype=torch.float64)
-        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        self._forget()
 
     def update(self, features: Tensor) -> None:
         """Add every token of [B, C, h, w] (or every row of [N, C]). UserError when they are not finite."""
@@ -47,7 +45,7 @@ class CovarianceStatistics:
             return
         parts: list[tuple[int, Tensor, Tensor] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, (self.count, self.mean, self.scatter))
-        self.__init__(self.dim)
+        self._forget()
         for part in parts:
             if part is not None:
                 self._merge(*part)
@@ -58,6 +56,11 @@ class CovarianceStatistics:
         if self.count == 0:
             raise UserError("no features were seen, so there is nothing to normalise by")
         return self.scatter / self.count
+
+    def _forget(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(self.dim, dtype=torch.float64)
+        self.scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64)
 
     def _merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
         if count == 0:
@@ -111,13 +114,13 @@ class PhiS(nn.Module):
     def normalise(self, features: Tensor) -> Tensor:
         """Teacher units [B, C, h, w] -> PHI-S space, same shape, at least float32."""
         centred = features.to(self.mean.dtype) - self.mean[:, None, None]
-        return _rotate(self.alpha * self.rotation, centred)
+        return rotate(self.alpha * self.rotation, centred)
 
     def denormalise(self, features: Tensor) -> Tensor:
         """The inverse of `normalise`; the rotation is orthogonal, so its inverse is its transpose."""
-        return _rotate(self.rotation.T / self.alpha, features.to(self.mean.dtype)) + self.mean[:, None, None]
+        return rotate(self.rotation.T / self.alpha, features.to(self.mean.dtype)) + self.mean[:, None, None]
 
 
-def _rotate(matrix: Tensor, features: Tensor) -> Tensor:
-    """[C, C] x [B, C, h, w] -> [B, C, h, w]."""
+def rotate(matrix: Tensor, features: Tensor) -> Tensor:
+    """A [C, C] matrix at every token of [B, C, h, w] -> same shape."""
     return torch.einsum("oc,bchw->bohw", matrix, features)

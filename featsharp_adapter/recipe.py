@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from featsharp_adapter.multiview import ViewSettings
+from featsharp_adapter.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.table import UPSAMPLERS, option_names
 from imagery.augment import Augment
 from teachers.config import Node
@@ -87,6 +88,7 @@ class AdapterRecipe(Node):
     upsampler: str = "featsharp"
     factor: int = Field(ge=1)
     options: dict[str, Any] = Field(default_factory=dict)  #: of the upsampler, see `upsamplers/`
+    normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`; the others are ablations
     bias: bool = True  #: learn the denoising bias
     border_weight: float = Field(1.0, gt=0)  #: of the loss at borders between tiles
     data: DataNode
@@ -102,6 +104,13 @@ class AdapterRecipe(Node):
     def _known(cls, name: str) -> str:
         if name not in UPSAMPLERS:
             raise unknown("upsampler", name, UPSAMPLERS)
+        return name
+
+    @field_validator("normaliser")
+    @classmethod
+    def _known_normaliser(cls, name: str) -> str:
+        if name not in NORMALISERS:
+            raise unknown("normaliser", name, NORMALISERS)
         return name
 
     @model_validator(mode="after")

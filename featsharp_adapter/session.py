@@ -11,7 +11,7 @@ from featsharp_adapter.checkpoints import Checkpoints
 from featsharp_adapter.downsampler import build_downsampler
 from featsharp_adapter.fidelity import Fidelity, measure_fidelity
 from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.phi_s import PhiS
+from featsharp_adapter.normalisers import new_normaliser
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training import Trainer, seeded, train_adapter
 from featsharp_adapter.view_data import LiveSamples, Samples, StoredSamples
@@ -49,9 +49,10 @@ def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
         upsampler=recipe.upsampler,
         factor=recipe.factor,
         options=recipe.options,
+        normaliser=recipe.normaliser,
         training=training_facts(recipe, stored=workshop.store is not None),
     )
-    normaliser = PhiS(spec.spatial_dim)
+    normaliser = new_normaliser(recipe.normaliser, spec.spatial_dim)
     normaliser.load_state_dict(workshop.normaliser.state_dict())
     with seeded(recipe.seed):
         adapter = Adapter.build(meta, normaliser).to(workshop.device)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.normalisers import Normaliser, fit_normaliser
+from featsharp_adapter.phi_s import CovarianceStatistics
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.table import build_upsampler
 from featsharp_adapter.view_data import SampleFountain, SampleMaker, SampleStore, fill_store, sample_bytes
@@ -28,7 +29,7 @@ class Workshop:
 
     backbone: Backbone
     maker: SampleMaker
-    normaliser: PhiS
+    normaliser: Normaliser
     store: SampleStore | None  #: None: the views do not fit in memory, the teacher works at every step
     held_out: SampleStore | SampleFountain
     device: torch.device
@@ -59,10 +60,11 @@ def open_workshop(recipe: AdapterRecipe, upsamplers: Iterable[str]) -> Workshop:
     if fits_in_memory(recipe, spec, grids):
         store = _fill(data.images, training(FILL_BATCH), maker, "training views")
         held_out = _fill(data.held_out_images, judged(FILL_BATCH), maker, "held-out views")
-        normaliser = fit_phi_s(sample.views.low for sample in store.in_order(FILL_BATCH))
+        maps: Iterable[Tensor] = (sample.views.low for sample in store.in_order(FILL_BATCH))
     else:
         held_out = SampleFountain(data.held_out_images, judged, maker)
-        normaliser = fit_phi_s(_low_maps(data.images, training(FILL_BATCH), maker))
+        maps = _low_maps(data.images, training(FILL_BATCH), maker)
+    normaliser = fit_normaliser(recipe.normaliser, statistics_of(maps))
     return Workshop(backbone, maker, normaliser, store, held_out, device)
 
 
@@ -102,14 +104,14 @@ def open_stream(recipe: AdapterRecipe, spec: BackboneSpec, source: str, batch_si
     )
 
 
-def fit_phi_s(maps: Iterable[Tensor]) -> PhiS:
-    """PHI-S of all tokens of low-resolution maps [B, C, g, g']; there is at least one."""
+def statistics_of(maps: Iterable[Tensor]) -> CovarianceStatistics:
+    """Of all tokens of low-resolution maps [B, C, g, g']; there is at least one."""
     statistics: CovarianceStatistics | None = None
     for low in maps:
         statistics = statistics or CovarianceStatistics(low.shape[1])
         statistics.update(low)
     assert statistics is not None
-    return PhiS.fit(statistics)
+    return statistics
 
 
 def _fill(size: int, stream: ImageStream, maker: SampleMaker, title: str) -> SampleStore:

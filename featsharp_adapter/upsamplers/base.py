@@ -18,6 +18,8 @@ class Upsampler(nn.Module, ABC):
 
     factor: int
     tile_grids: tuple[int, ...]
+    #: rows of the output that are made at a time, None for all at once: where memory is short (`max_memory.py`)
+    strip_rows: int | None = None
 
     def __init__(self, *, dim: int, factor: int, grid: tuple[int, int], tile_grids: tuple[int, ...] = ()) -> None:
         """dim: C. grid: the teacher's native (g, g'); forward takes other grids too, but learned it is on this one."""
@@ -40,6 +42,11 @@ class Upsampler(nn.Module, ABC):
     @abstractmethod
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
         """`forward` after its checks."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it honours `strip_rows`: a row of the output depends on the rows around it alone."""
+        return False
 
     def guide_parameters(self) -> list[nn.Parameter]:
         """Parameters of the image-guided kernel; they have a learning rate of their own (none by default)."""

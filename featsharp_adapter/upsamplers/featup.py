@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from featsharp_adapter.jbu import JBUStack
 from featsharp_adapter.upsamplers.base import Upsampler
+from featsharp_adapter.upsamplers.strips import in_strips
 
 
 class FeatUpUpsampler(Upsampler):
@@ -16,7 +17,16 @@ class FeatUpUpsampler(Upsampler):
         self.jbu = JBUStack(factor, sigma=sigma)
 
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
-        return self.jbu(low, guidance)
+        if self.strip_rows is None:
+            return self.jbu(low, guidance)
+        pyramid = self.jbu.pyramid(guidance, (low.shape[-2], low.shape[-1]))
+        return in_strips(
+            lambda start, stop: self.jbu.rows(low, pyramid, start, stop), low, self.factor, self.strip_rows
+        )
+
+    @property
+    def local(self) -> bool:
+        return True
 
     def guide_parameters(self) -> list[nn.Parameter]:
         return list(self.jbu.parameters())

@@ -7,7 +7,9 @@ from worlds import image_folder, small_recipe, small_workshop
 from featsharp_adapter.downsampler import AverageDownsampler
 from featsharp_adapter.fidelity import image_errors, measure_fidelity, summarise
 from featsharp_adapter.multiview import inside_share, warp
+from featsharp_adapter.phi_s import PhiS
 from featsharp_adapter.session import new_trainer
+from featsharp_adapter.workshop import statistics_of
 
 
 @pytest.fixture
@@ -47,9 +49,7 @@ def test_predicting_the_mean_has_fidelity_one(trainer_and_held_out) -> None:
 
     sample = held_out.gather(torch.arange(4))
     # Normalise by the targets themselves, which are what the mean is taken of here.
-    from featsharp_adapter.workshop import fit_phi_s
-
-    trainer.adapter.normaliser = fit_phi_s([sample.targets.flatten(0, 1)])
+    trainer.adapter.normaliser = PhiS.fit(statistics_of([sample.targets.flatten(0, 1)]))
     sample.homographies[:] = torch.eye(3)  # every cell is valid
     errors = image_errors(trainer.adapter, {"nothing": Nothing()}, [sample])
     assert summarise(errors["nothing"]).mse == pytest.approx(1.0, rel=1e-4)

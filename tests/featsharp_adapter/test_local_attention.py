@@ -1,11 +1,11 @@
-"""Window attention by bands of rows against dense attention in float64 with an explicit mask, and the fusion block."""
+"""Window attention by blocks against dense attention in float64 with an explicit mask, and the fusion block."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from featsharp_adapter.fusion import FusionBlock
-from featsharp_adapter.local_attention import ONE_BAND_TOKENS, LocalAttention, alibi_slopes
+from featsharp_adapter.local_attention import ONE_BLOCK_TOKENS, LocalAttention, alibi_slopes
 from teachers.errors import UserError
 
 
@@ -14,28 +14,55 @@ def slow_attention(attention: LocalAttention, tokens: Tensor) -> Tensor:
     _, height, width, dim = tokens.shape
     size = dim // attention.heads
     flat = tokens.double().flatten(1, 2)
-    query, key, value = (flat @ attention.qkv.weight.double().T).split(dim, dim=-1)
+    wide = attention.qkv.weight.shape[0] // 3 // attention.heads
+    query, key, value = (flat @ attention.qkv.weight.double().T).chunk(3, dim=-1)
     row = torch.arange(height).repeat_interleave(width)
     column = torch.arange(width).repeat(height)
     down, across = (row[:, None] - row).abs(), (column[:, None] - column).abs()
     outside = (down > attention.radius) | (across > attention.radius)
     heads = []
     for head in range(attention.heads):
-        part = slice(head * size, (head + 1) * size)
-        scores = query[..., part] @ key[..., part].transpose(1, 2) / size**0.5
-        scores = scores - 2.0 ** -(head // 2 + 1) * (down if head % 2 == 0 else across)
-        heads.append(scores.masked_fill(outside, float("-inf")).softmax(dim=-1) @ value[..., part])
+        part = slice(head * wide, (head + 1) * wide)
+        scores = turned(attention, query[..., part], row, column) @ turned(
+            attention, key[..., part], row, column
+        ).transpose(1, 2)
+        scores = scores / size**0.5
+        if attention.position == "alibi":
+            scores = scores - 2.0 ** -(head // 2 + 1) * (down if head % 2 == 0 else across)
+        found = scores.masked_fill(outside, float("-inf")).softmax(dim=-1) @ value[..., part]
+        heads.append(found[..., :size])
     out = torch.cat(heads, dim=-1) @ attention.proj.weight.double().T + attention.proj.bias.double()
     return out.unflatten(1, (height, width))
 
 
-# One band; several; a last band of one row; fewer rows than the window; windows larger and smaller than the grid.
-CASES = [(7, 7, 7), (16, 16, 7), (17, 20, 7), (21, 13, 5), (2, 150, 7), (300, 1, 3), (1, 1, 7), (18, 18, 1)]
+def turned(attention: LocalAttention, values: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Rotary positions as complex numbers: [B, N, d], a quarter of the channels turned by row, a quarter by column."""
+    if attention.position != "rope":
+        return values
+    half = values.shape[-1] // 2
+    speeds = 50_000.0 ** -(torch.arange(half // 2, dtype=torch.float64) / (half // 2))
+    angles = torch.cat([row[:, None] * speeds, column[:, None] * speeds], dim=1)
+    pairs = torch.complex(values[..., :half], values[..., half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([pairs.real, pairs.imag], dim=-1)
+
+
+# One block; bands of rows; a last band of one row; blocks of columns; windows larger and smaller than the grid.
+CASES = [(7, 7, 7), (16, 16, 7), (17, 20, 7), (21, 13, 5), (2, 150, 7), (9, 65, 9), (300, 1, 3), (1, 1, 7), (18, 18, 1)]
+VARIANTS = [("alibi", None), ("none", None), ("rope", None), ("alibi", 8), ("rope", 8)]
+
+
+@pytest.mark.parametrize(("position", "head_dim"), VARIANTS)
+def test_positions_and_wider_heads_equal_dense_float64(position: str, head_dim: int | None) -> None:
+    for height, width in [(6, 9), (19, 17)]:
+        equals_dense(LocalAttention(16, heads=4, window=5, position=position, head_dim=head_dim), height, width)
 
 
 @pytest.mark.parametrize(("height", "width", "window"), CASES)
 def test_equals_dense_float64(height: int, width: int, window: int) -> None:
-    attention = LocalAttention(16, heads=4, window=window)
+    equals_dense(LocalAttention(16, heads=4, window=window), height, width)
+
+
+def equals_dense(attention: LocalAttention, height: int, width: int) -> None:
     tokens = torch.randn(2, height, width, 16, requires_grad=True)
     assert torch.allclose(attention(tokens).double(), slow_attention(attention, tokens), atol=2e-6)
     attention.double()
@@ -52,7 +79,7 @@ def test_equals_dense_float64(height: int, width: int, window: int) -> None:
 
 
 def test_the_cases_cover_both_paths() -> None:
-    assert {height * width <= ONE_BAND_TOKENS for height, width, _ in CASES} == {True, False}
+    assert {height * width <= ONE_BLOCK_TOKENS for height, width, _ in CASES} == {True, False}
 
 
 def test_slopes_as_published_for_sixteen_heads() -> None:
@@ -73,6 +100,12 @@ def test_impossible_heads_and_windows_are_refused() -> None:
         LocalAttention(16, heads=3)
     with pytest.raises(UserError, match="odd"):
         LocalAttention(16, heads=4, window=4)
+    with pytest.raises(UserError, match="positions"):
+        LocalAttention(16, heads=4, position="absolute")
+    with pytest.raises(UserError, match="multiple of 4"):
+        LocalAttention(12, heads=2, position="rope")
+    with pytest.raises(UserError, match="or more"):
+        LocalAttention(16, heads=4, head_dim=2)
 
 
 def test_fusion_starts_as_its_first_map_whatever_the_layer_scale() -> None:

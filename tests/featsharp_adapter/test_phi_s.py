@@ -59,17 +59,27 @@ def test_merged_pieces_equal_the_whole(cuts: list[int], seed: int) -> None:
     assert torch.allclose(merged.covariance, torch.cov(rows, correction=0), rtol=1e-8, atol=1e-9)
 
 
-def _reduce(rank: int, address: str, out: str) -> None:
+def _reduce(rank: int, address: str) -> tuple[int, Tensor, Tensor]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
-    torch.manual_seed(7)
-    statistics = statistics_of(uneven(30, 8)[rank * 10 : 10 + rank * 20])
-    statistics.all_reduce()
-    torch.save((statistics.count, statistics.mean, statistics.scatter), f"{out}{rank}")
+    try:
+        torch.manual_seed(7)
+        statistics = statistics_of(uneven(30, 8)[rank * 10 : 10 + rank * 20])
+        statistics.all_reduce()
+    finally:
+        torch.distributed.destroy_process_group()
+    return statistics.count, statistics.mean, statistics.scatter
+
+
+def _reduce_elsewhere(rank: int, address: str, out: str) -> None:
+    torch.save(_reduce(rank + 1, address), out)
 
 
 def test_two_processes_agree_on_the_statistics_of_the_union(tmp_path: Path) -> None:
-    mp.spawn(_reduce, args=(str(tmp_path / "address"), str(tmp_path / "rank")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
+    arguments = (str(tmp_path / "address"), str(tmp_path / "rank1"))
+    other = mp.spawn(_reduce_elsewhere, args=arguments, nprocs=1, join=False)
+    first = _reduce(0, str(tmp_path / "address"))
+    other.join()
+    second = torch.load(tmp_path / "rank1")
     torch.manual_seed(7)
     whole = statistics_of(uneven(30, 8))
     assert first[0] == second[0] == whole.count

@@ -11,14 +11,17 @@ import yaml
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe
 
+from featsharp_adapter.train import main
+from teachers.errors import guard
 from teachers.registry import load_backbone
 
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    script = [sys.executable, str(ROOT / "featsharp_adapter" / "train.py"), *arguments]
-    return subprocess.run(script, cwd=cwd, capture_output=True, text=True, timeout=200)
+def test_started_as_a_script_it_knows_its_options() -> None:
+    script = [sys.executable, str(ROOT / "featsharp_adapter" / "train.py"), "--help"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "key=value" in done.stdout
 
 
 @pytest.fixture
@@ -31,10 +34,11 @@ def recipe_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_recipe_to_sharpened_backbone(recipe_file: Path, tmp_path: Path) -> None:
-    done = start(str(recipe_file), "optim.steps=3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "fidelity" in done.stdout and "sharp:out/adapter" in done.stdout
+def test_recipe_to_sharpened_backbone(recipe_file: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert guard(main, [str(recipe_file), "optim.steps=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "fidelity" in printed and "sharp:out/adapter" in printed
     description = json.loads((tmp_path / "out/adapter/adapter.json").read_text())
     assert description["training"]["optim"]["steps"] == 3
     assert set(description["fidelity"]) == {"average", "learned"}
@@ -42,7 +46,7 @@ def test_recipe_to_sharpened_backbone(recipe_file: Path, tmp_path: Path) -> None
     assert load_backbone(f"sharp:{tmp_path / 'out/adapter'}")(torch.rand(1, 3, 64, 64)).spatial.shape == (1, 16, 8, 8)
 
 
-def test_mistakes_end_with_two_and_one_line(recipe_file: Path, tmp_path: Path) -> None:
-    done = start(str(recipe_file), "upsampler=featshrap", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and 'did you mean "featsharp"' in done.stderr
+def test_mistakes_end_with_two_and_one_line(recipe_file: Path, capsys) -> None:
+    assert guard(main, [str(recipe_file), "upsampler=featshrap"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and 'did you mean "featsharp"' in error

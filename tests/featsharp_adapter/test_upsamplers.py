@@ -21,6 +21,12 @@ VARIANTS: list[tuple[str, int, dict[str, Any]]] = [
     ("featsharp", 6, {"heads": 2, "progressive": True}),
     ("featsharp", 2, {"heads": 1, "inputs": ["bilinear"], "window": 3, "hidden": 8}),
     ("featsharp", 2, {"heads": 3, "inputs": ["tiles", "bilinear", "jbu"], "layer_scale": 1e-6}),
+    ("featsharp", 2, {"heads": 2, "inputs": ["bilinear", "rgb", "tiles"], "norm": False, "position": "none"}),
+    ("featsharp", 3, {"heads": 2, "position": "rope", "published_guidance": True}),
+    ("featsharp", 2, {"heads": 2, "head_dim": 16, "window": 3}),
+    ("featsharp", 2, {"heads": 2, "block": "no_attention"}),
+    ("featsharp", 2, {"heads": 2, "block": "no_ffn"}),
+    ("featsharp", 3, {"block": "linear"}),
 ]
 
 
@@ -62,10 +68,13 @@ def test_gradients_reach_every_parameter_and_input(name: str, factor: int, optio
     for parameter in upsampler.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     low, tiles, guidance = inputs(upsampler)
+    guidance.requires_grad_()
     wanted = [t.requires_grad_() for t in ([low] if name != "tile" else []) + list(tiles.values())]
     upsampler(low, tiles, guidance).square().sum().backward()
     for tensor in [*wanted, *upsampler.parameters()]:
         assert tensor.grad is not None and tensor.grad.abs().max() > 0
+    if name == "featup" or ("jbu" in options.get("inputs", ["jbu"]) and name == "featsharp" and factor > 1):
+        assert guidance.grad.abs().max() > 0
     inside = {id(parameter) for parameter in upsampler.parameters()}
     assert all(id(parameter) in inside for parameter in upsampler.guide_parameters())
 
@@ -99,6 +108,49 @@ def test_featup_is_the_joint_bilateral_stack() -> None:
     stack = JBUStack(6)
     stack.load_state_dict(upsampler.jbu.state_dict())
     assert torch.equal(upsampler(low, {}, guidance), stack(low, guidance))
+
+
+LOCAL = [variant for variant in VARIANTS if build(*variant).local]
+
+
+@pytest.mark.parametrize(("name", "factor", "options"), [*LOCAL, ("featup", 14, {})])
+@pytest.mark.parametrize("strip_rows", [1, 4, 1000])
+@torch.no_grad()
+def test_strips_of_rows_are_the_whole_map(name: str, factor: int, options: dict[str, Any], strip_rows: int) -> None:
+    upsampler = build(name, factor, options)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    low, tiles, guidance = inputs(upsampler, (6, 5))
+    whole = upsampler(low, tiles, guidance)
+    upsampler.strip_rows = strip_rows
+    assert torch.allclose(upsampler(low, tiles, guidance), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_joint_bilateral_and_fusion_upsamplers_can_be_made_in_strips() -> None:
+    assert {name for name, _, _ in LOCAL} == {"featup", "featsharp"}
+
+
+@pytest.mark.parametrize("block", ["full", "no_attention", "no_ffn", "linear"])
+@pytest.mark.parametrize("first", ["jbu", "bilinear", "tiles"])
+def test_every_block_starts_as_its_first_input(block: str, first: str) -> None:
+    rest = [name for name in ("tiles", "jbu") if name != first]
+    upsampler = build("featsharp", 2, {"heads": 1, "block": block, "inputs": [first, *rest, "rgb"]})
+    low, tiles, guidance = inputs(upsampler)
+    level = upsampler.levels[0]
+    expected = {"jbu": level.jbu(low, guidance), "tiles": tiles[2], "bilinear": build("bilinear", 2)(low, {}, guidance)}
+    assert torch.equal(upsampler(low, tiles, guidance), expected[first])
+
+
+def test_published_widths() -> None:
+    full = build("featsharp", 2, {"heads": 2}).levels[0].block
+    assert full.mlp.w3.in_features == 48 and full.mlp.w12.in_features == 16  # 16C/3 = 42.7, to a multiple of 8
+    wide = [
+        build_upsampler("featsharp", dim=dim, factor=2, grid=(2, 2), heads=4).levels[0].block.mlp.w3.in_features
+        for dim in (384, 1280)
+    ]
+    assert wide == [2048, 6832]
+    alone = build("featsharp", 2, {"heads": 2, "block": "no_attention"}).levels[0].block
+    assert alone.branch.w3.in_features == 24
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -136,5 +188,11 @@ def test_mistakes_are_answered_in_words() -> None:
         build("bilinear", 0)
     with pytest.raises(UserError, match="heads"):
         build("featsharp", 2, {"heads": 5})
+    with pytest.raises(UserError, match='cannot be "rgb"'):
+        build("featsharp", 2, {"inputs": ["rgb", "jbu"]})
+    with pytest.raises(UserError, match='did you mean "no_ffn"'):
+        build("featsharp", 2, {"block": "no_fn"})
+    with pytest.raises(UserError, match="larger image"):
+        JBUStack(14)(torch.rand(1, 2, 1, 4), torch.rand(1, 3, 14, 56))
     with pytest.raises(UserError, match="needs more than"):
         build_upsampler("featup", dim=DIM, factor=3, grid=(1, 9))
