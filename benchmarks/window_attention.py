@@ -89,7 +89,8 @@ def main(argv: list[str]) -> int:
         for grid in arguments.grids
     ]
     print(
-        f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, {device}, {arguments.threads} threads"
+        f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, "
+        f"{device}, {arguments.threads} threads"
     )
     header = [
         "grid",
