@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from distill.optim import build_optimiser, local_batch
@@ -81,16 +81,21 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
         no_compiler()
         world = int(os.environ["WORLD_SIZE"])
         plugins = {arm: DeepSpeedPlugin(hf_ds_config=deepspeed_config(r, world)) for arm, r in arms.items()}
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     accelerators: dict[str, Accelerator] = {}
     for arm, recipe in arms.items():
         first = not accelerators
         accelerators[arm] = Accelerator(
+            # Without this, processes on the CPU would each train alone: Accelerate does not wrap their models.
+            cpu=several and plugins is None and not torch.cuda.is_available(),
             mixed_precision="no",  # the student brings its own autocast, the same under every engine
             log_with=list(recipe.log.trackers) or None,
             project_dir=recipe.folder,
             deepspeed_plugins=plugins if first else None,
             kwargs_handlers=[_process_group()] if first else None,
         )
+        if several and accelerators[arm].distributed_type == DistributedType.NO:
+            raise RuntimeError("several processes were started, and Accelerate would let each of them train alone")
     return accelerators
 
 

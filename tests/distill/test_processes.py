@@ -27,12 +27,14 @@ def launch(recipe: Path, *overrides: str, processes: int = 2, stage: int | None 
 
 
 def start(*arguments: str, processes: int, stage: int | None) -> None:
-    """`accelerate launch` of a script with its arguments."""
-    flags = [] if stage is None else ["--use_deepspeed", "--zero_stage", str(stage)]
-    # torchrun picks a free port, so that runs of other people on this machine do not meet ours.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes), *flags]
-    if processes > 1:
-        command += ["--main_process_port", "0"]
+    """`accelerate launch` of a script with its arguments; without DeepSpeed it starts one process on the CPU alone."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
+    if stage is None and processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    elif stage is not None:
+        command += ["--use_deepspeed", "--zero_stage", str(stage)]
+        # torchrun picks a free port, so that runs of other people on this machine do not meet ours.
+        command += ["--main_process_port", "0"] if processes > 1 else []
     command += arguments
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -59,8 +61,9 @@ def assert_close(one: Path, other: Path) -> None:
 
 def test_two_processes_equal_one_with_twice_the_batch(write_recipe: Callable[..., Path]) -> None:
     recipe = write_recipe()
-    together, alone = launch(recipe), launch(recipe, processes=1, stage=None)
+    together, plain, alone = launch(recipe), launch(recipe, stage=None), launch(recipe, processes=1, stage=None)
     assert_close(together, alone)
+    assert_close(plain, alone)  # without DeepSpeed, Accelerate's own data parallelism
     checkpoint = together / "checkpoints" / "step-00000006"
     assert {"rank-0.json", "rank-1.json"} <= {path.name for path in checkpoint.iterdir()}
 
