@@ -89,7 +89,8 @@ def test_what_cannot_be_fetched_is_a_line_each_and_the_rest_is_there(
     (hub / "lab" / "gated").mkdir(exist_ok=True)
     recipe, folder = tmp_path / "recipe.yaml", tmp_path / "fetched"
     nodes = {"good": "timm:lab/vit", "secret": "transformers:lab/gated", "lost": "timm:lab/nothing"}
-    recipe.write_text(yaml.safe_dump({"teachers": {name: {"backbone": node} for name, node in nodes.items()}}))
+    data = {"teachers": {name: {"backbone": node} for name, node in nodes.items()}}
+    recipe.write_text(yaml.safe_dump(data, sort_keys=False))
     assert guard(main, ["fetch", str(recipe), "teachers.more.backbone=timm:./nowhere", "--to", str(folder)]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[0] == "error: 3 of 4 could not be fetched"
