@@ -43,6 +43,7 @@ def sharpened_spec(teacher: BackboneSpec, adapter: Adapter, name: str) -> Backbo
         native_size=(height * adapter.factor, width * adapter.factor),
         resizable=False,
         digest=f"sha256:{digest}",
+        other_sizes=f"{adapter.factor} times its teacher's native size",
     )
 
 

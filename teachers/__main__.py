@@ -1,4 +1,5 @@
-"""`python -m teachers list` shows what is known; `python -m teachers check SPEC [option=value ...]` loads and runs one.
+"""`python -m teachers list` shows what is known; `python -m teachers check SPEC [option=value ...]` loads and runs one;
+`python -m teachers fetch RECIPE [field=value ...] --to FOLDER` downloads all that a recipe's teachers need.
 
 SPEC is PREFIX:NAME or a short name of the list; an option is written as in a recipe, e.g. `summary=none`.
 """
@@ -14,8 +15,10 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from teachers.config import read_recipe
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError, add_debug_flag, guard
+from teachers.fetch import fetch
 from teachers.frozen import FrozenBackbone, count_parameters
 from teachers.known import KNOWN, KnownTeacher, gating_of
 from teachers.registry import load_backbone, loaders
@@ -40,8 +43,16 @@ def main(argv: list[str]) -> int:
     check.add_argument("--device", default="cpu", help="where to run it, e.g. cuda (default: cpu)")
     check.add_argument("--bf16", action="store_true", help="run under bf16 autocast")
     add_debug_flag(check)
+    get = commands.add_parser("fetch", help="download a recipe's teachers into a folder that works offline")
+    get.add_argument("recipe", type=Path, help="of a distillation or of an adapter")
+    get.add_argument("overrides", nargs="*", metavar="field=value", help="as on the command line of the run")
+    get.add_argument("--to", type=Path, required=True, help="the folder to make or to add to")
+    add_debug_flag(get)
     args = parser.parse_args(argv)
-    print(known_table() if args.command == "list" else check_one(args))
+    if args.command == "fetch":
+        print(fetch(read_recipe(args.recipe, args.overrides), args.to))
+    else:
+        print(known_table() if args.command == "list" else check_one(args))
     return 0
 
 

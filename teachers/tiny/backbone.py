@@ -25,5 +25,6 @@ def load(name: str, weights: str | None = None) -> Backbone:
         licence=card["licence"],
         source="shipped with the package" if weights is None else str(folder),
         digest=card["digest"],
+        other_sizes="one size only",
     )
     return (TinyBackbone if network.text is None else TinyTextBackbone)(network, spec).eval()
