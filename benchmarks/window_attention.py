@@ -88,9 +88,8 @@ def main(argv: list[str]) -> int:
         measure(arguments.dim, grid, arguments.batch, arguments.window, arguments.repeats, device)
         for grid in arguments.grids
     ]
-    print(
-        f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, {device}, {arguments.threads} threads"
-    )
+    where = f"{device}, {arguments.threads} threads, torch {torch.__version__}"
+    print(f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, {where}")
     header = [
         "grid",
         "ms",
@@ -99,9 +98,9 @@ def main(argv: list[str]) -> int:
         "faster",
         "than eager",
         "MiB",
-        "KiB a token",
-        "less memory",
-        "max difference",
+        "KiB/token",
+        "less",
+        "difference",
     ]
     print(table(header, rows))
     return 0

@@ -7,6 +7,7 @@ from featsharp_adapter.jbu import RADIUS
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
+from featsharp_adapter.upsamplers.featup_published import FeatUpPublishedUpsampler
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, NoUpsampler, S2Upsampler, TileUpsampler
 from teachers.errors import UserError, nearest, unknown
 
@@ -16,6 +17,7 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "tile": TileUpsampler,
     "s2": S2Upsampler,
     "featup": FeatUpUpsampler,
+    "featup_published": FeatUpPublishedUpsampler,
     "featsharp": FeatSharpUpsampler,
 }
 _GIVEN = ("dim", "factor", "grid")

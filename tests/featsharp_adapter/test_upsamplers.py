@@ -19,6 +19,8 @@ VARIANTS: list[tuple[str, int, dict[str, Any]]] = [
     *((name, factor, {}) for name in ("bilinear", "tile", "s2", "featup") for factor in (2, 3)),
     *(("featsharp", factor, {"heads": 2}) for factor in (1, 2, 3, 6)),
     ("featsharp", 6, {"heads": 2, "progressive": True}),
+    ("featup_published", 2, {}),
+    ("featup_published", 4, {}),
     ("featsharp", 2, {"heads": 1, "inputs": ["bilinear"], "window": 3, "hidden": 8}),
     ("featsharp", 2, {"heads": 3, "inputs": ["tiles", "bilinear", "jbu"], "layer_scale": 1e-6}),
     ("featsharp", 2, {"heads": 2, "inputs": ["bilinear", "rgb", "tiles"], "norm": False, "position": "none"}),
@@ -45,7 +47,7 @@ def test_every_name_of_the_table_is_tested() -> None:
 
 @pytest.mark.parametrize(("name", "factor", "options"), VARIANTS)
 def test_contract(name: str, factor: int, options: dict[str, Any]) -> None:
-    upsampler = build(name, factor, options)
+    upsampler = build(name, factor, options).eval()
     assert upsampler.factor == factor
     for grid in ((5, 4), (4, 9)):  # a learned upsampler also takes grids it was not made for
         low, tiles, guidance = inputs(upsampler, grid)
