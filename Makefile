@@ -11,6 +11,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python >= 3.11 is needed: make PYTHON=python3.11 install')"
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): torch and its CUDA libraries are about 5 GB, the first time takes minutes"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,tensorboard]'
 	touch $(STAMP)

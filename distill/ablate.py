@@ -1,24 +1,29 @@
 """Train every arm of a recipe, probe all students, print one table.
 
 accelerate launch distill/ablate.py RECIPE.yaml [field=value ...]      finished arms are not trained again
+
+Arms that differ only downstream of the teachers (upsampler, loss, student, optimiser) train side by side on one pass of
+the teachers; each is equal to the bit to the run it would have been alone. `together: N` says how many at a time.
 """
 
 import argparse
 import sys
 
-from distill.arm import Arm, run_arm
+from distill.arm import Arm, run_together
+from distill.groups import group
 from distill.recipe import read, read_arms
 from distill.runtime import start
 from distill.verdict import EvalRoom, probe_all, publish
+from eval_suite.recorded import recall_or_run
 from eval_suite.report import write_report
 from eval_suite.results import read_metrics, write_metrics
-from eval_suite.suite import load_suite, run_suite
+from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
 from imagery.sources import open_source
 from teachers.errors import UserError, add_debug_flag, guard
 
-ROOM = EvalRoom(load_suite, run_suite, read_metrics, write_metrics, build_table, render, write_report)
+ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
 
 
 def main(argv: list[str]) -> None:
@@ -36,8 +41,9 @@ def main(argv: list[str]) -> None:
     arms = {name: Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()}
     # One source for all arms that train on the same images: rendered scenes are kept and rendered once.
     sources = {train: open_source(train) for train in {recipe.data.train for recipe in recipes.values()}}
-    for name, arm in arms.items():
-        run_arm(arm, sources[arm.recipe.data.train], export_untrained=whole.eval.untrained and name == whole.baseline)
+    untrained_arm = whole.baseline if whole.eval.untrained else None
+    for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
+        run_together(members, sources[members[0].recipe.data.train], untrained=untrained_arm)
     first = next(iter(arms.values())).accelerator
     if first.is_main_process:
         baseline = str(whole.baseline)

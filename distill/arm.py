@@ -1,6 +1,7 @@
-"""One arm from recipe to exported student: put the pieces together, resume where it stopped, train, export."""
+"""Arms from recipe to exported student: put the pieces together, resume where they stopped, train, export."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
 from distill.checkpoint import Checkpoints, refuse_difference
+from distill.dice import Dice
 from distill.export import export_student, exported_identity
 from distill.log import Log
-from distill.loop import train
+from distill.loop import Learner, train
 from distill.optim import local_batch
 from distill.recipe import UNTRAINED, Recipe
 from distill.runtime import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.step import DistillStep
 from distill.student import Student
-from distill.targets import Targets
+from distill.targets import Board, Targets
+from distill.teacher import TeacherPool
 from imagery.contracts import SequentialSource, Source
 from imagery.stream import ImageStream, to_float
 from teachers.config import dump
@@ -50,61 +53,117 @@ class Arm:
         return self.folder / UNTRAINED / "student"
 
 
+@dataclass(frozen=True)
+class Standing:
+    """An arm that is not finished, and where it stands."""
+
+    arm: Arm
+    targets: Targets
+    identity: dict[str, Any]
+    checkpoints: Checkpoints
+    latest: Path | None  #: the checkpoint to go on from
+    start: int  #: updates behind it
+
+
 def run_arm(arm: Arm, source: Source | SequentialSource, *, export_untrained: bool) -> Path:
     """Train an arm to its end, from wherever it stands, and export the student; returns the student's folder."""
-    recipe, accelerator = arm.recipe, arm.accelerator
-    set_threads(recipe.engine, accelerator.device)
-    targets = Targets(recipe, accelerator.device)
+    run_together([arm], source, untrained=arm.name if export_untrained else None)
+    return arm.student_folder
+
+
+def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untrained: str | None) -> None:
+    """Train arms that agree on everything upstream of the student (`distill.groups`) on one pass of their teachers.
+
+    Each arm's folder ends as it would have, had the arm been trained alone. `untrained` names the arm whose student is
+    exported before its first step too.
+    """
+    accelerator = arms[0].accelerator
+    set_threads(arms[0].recipe.engine, accelerator.device)
+    standing = [found for found in look_up(arms) if found is not None]
+    if not standing:
+        return
+    for found in standing:
+        begin(found.arm)
+    stream = open_stream(standing[0].arm, source)
+    beginning = stream.state_dict()
+    fit_targets(standing, stream)
+    board = Board() if len(standing) > 1 else None
+    learners = [make_learner(found, stream, board, export_untrained=found.arm.name == untrained) for found in standing]
+    stream.load_state_dict(beginning)
+    last = min(standing, key=lambda found: found.start)  # the others wait until it has caught up
+    if last.latest:
+        last.checkpoints.restore_position(last.latest, stream)
+    train(learners, stream, accelerator.device)
+    report_data(accelerator, stream)
+    stream.close()
+    for found, learner in zip(standing, learners, strict=True):
+        with learner.turn():
+            state = learner.engine.student_state()
+        finish(found, state)
+
+
+def look_up(arms: Sequence[Arm]) -> list[Standing | None]:
+    """Where each arm stands, None for one that is finished. Arms of equal targets get one object for them."""
+    pool = TeacherPool()
+    made: dict[str, Targets] = {}
+    standing = []
+    for arm in arms:
+        key = json.dumps(arm.recipe.model_dump(mode="json", include={"teachers"}), sort_keys=True)
+        targets = made.get(key) or Targets(arm.recipe, arm.accelerator.device, pool)
+        made[key] = targets
+        standing.append(stand(arm, targets))
+    return standing
+
+
+def stand(arm: Arm, targets: Targets) -> Standing | None:
+    """Where one arm stands; UserError when what is on the disk was made by another recipe."""
     identity = identify(arm, targets)
     finished = exported_identity(arm.student_folder)
     if finished is not None:
         refuse_difference(finished, identity, str(arm.student_folder))
-        accelerator.print(f"{arm.name}: already trained, {arm.student_folder}")
-        return arm.student_folder
-    begin(arm)
-    stream = open_stream(arm, source)
-    state = train_student(arm, stream, targets, identity, export_untrained=export_untrained)
-    report_data(arm, stream)
-    stream.close()
-    if accelerator.is_main_process:
-        export_student(arm.student_folder, state, recipe, targets, identity, step=recipe.optim.steps)
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()
-    return arm.student_folder
-
-
-def train_student(
-    arm: Arm, stream: ImageStream, targets: Targets, identity: dict[str, Any], *, export_untrained: bool
-) -> dict[str, Tensor]:
-    """From the last checkpoint or from nothing to the last step; returns the student's weights."""
-    recipe, accelerator = arm.recipe, arm.accelerator
-    checkpoints = Checkpoints(arm.folder / "checkpoints", accelerator, identity, recipe.checkpoint.keep)
+        arm.accelerator.print(f"{arm.name}: already trained, {arm.student_folder}")
+        return None
+    checkpoints = Checkpoints(arm.folder / "checkpoints", arm.accelerator, identity, arm.recipe.checkpoint.keep)
     latest = checkpoints.latest()
     start = checkpoints.read_state(latest) if latest else 0
-    if latest:
-        targets.load_normalisers(checkpoints.read_targets(latest))
-    else:
-        fit_targets(arm, stream, targets)
-    torch.manual_seed(recipe.seed)
-    bf16 = wants_bf16(recipe.engine, accelerator.device)
-    student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
-    if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
-        export_student(arm.untrained_folder, student.state_dict(), recipe, targets, identity, step=0)
-    engine = prepare(accelerator, arm.name, student, recipe)
-    # From here on every process draws its own random numbers (stochastic depth).
-    torch.manual_seed(recipe.seed + 1 + accelerator.process_index)
-    if latest:
-        checkpoints.restore(latest, stream)
-        accelerator.print(f"{arm.name}: going on after step {start}")
+    return Standing(arm, targets, identity, checkpoints, latest, start)
+
+
+def make_learner(found: Standing, stream: ImageStream, board: Board | None, *, export_untrained: bool) -> Learner:
+    """Build an arm's student on its engine, and bring it to where it stood."""
+    arm, recipe, targets, accelerator = found.arm, found.arm.recipe, found.targets, found.arm.accelerator
+    dice = Dice(accelerator.device)
+    with dice.hold():
+        torch.manual_seed(recipe.student_seed)
+        bf16 = wants_bf16(recipe.engine, accelerator.device)
+        student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
+        if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
+            export_student(arm.untrained_folder, student.state_dict(), recipe, targets, found.identity, step=0)
+        engine = prepare(accelerator, arm.name, student, recipe)
+        # From here on every process draws its own random numbers (stochastic depth).
+        torch.manual_seed(recipe.student_seed + 1 + accelerator.process_index)
+        if found.latest:
+            found.checkpoints.restore(found.latest)
+            accelerator.print(f"{arm.name}: going on after step {found.start}")
     log = Log(arm.folder / "log.jsonl")
     if accelerator.is_main_process:
-        log.truncate(start)
+        log.truncate(found.start)
 
     def save(step: int) -> None:
-        checkpoints.save(step, stream, targets.normaliser_state())
+        found.checkpoints.save(step, stream, targets.normaliser_state())
 
-    train(DistillStep(engine.model, targets, recipe), engine, stream, recipe, log, start, save)
-    return engine.student_state()
+    step = DistillStep(engine.model, board.share(targets) if board else targets, recipe)
+    return Learner(step, engine, recipe, log, found.start, save, dice)
+
+
+def finish(found: Standing, state: dict[str, Tensor]) -> None:
+    """Export an arm's student and let go of its engine."""
+    arm, accelerator = found.arm, found.arm.accelerator
+    if accelerator.is_main_process:
+        step = arm.recipe.optim.steps
+        export_student(arm.student_folder, state, arm.recipe, found.targets, found.identity, step=step)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
 
 
 def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
@@ -152,17 +211,26 @@ def open_stream(arm: Arm, source: Source | SequentialSource) -> ImageStream:
     )
 
 
-def fit_targets(arm: Arm, stream: ImageStream, targets: Targets) -> None:
-    """Estimate every teacher's PHI-S on the run's first batches; the first step sees the same images again."""
-    beginning = stream.state_dict()
-    device = arm.accelerator.device
-    targets.fit(to_float(next(stream).images.to(device)) for _ in range(arm.recipe.normaliser.batches))
-    stream.load_state_dict(beginning)
+def fit_targets(standing: Sequence[Standing], stream: ImageStream) -> None:
+    """Every teacher's PHI-S: from a checkpoint where there is one, else estimated on the run's first batches.
+
+    Arms on one teacher pass have one and the same PHI-S (`distill.groups`), so it is found once for all of them.
+    """
+    begun = next((found for found in standing if found.latest), None)
+    if begun and begun.latest:
+        state = begun.checkpoints.read_targets(begun.latest)
+    else:
+        first, device = standing[0].targets, standing[0].arm.accelerator.device
+        batches = range(standing[0].arm.recipe.normaliser.batches)
+        first.fit(to_float(next(stream).images.to(device)) for _ in batches)
+        state = first.normaliser_state()
+    for found in standing:
+        found.targets.load_normalisers(state)
 
 
-def report_data(arm: Arm, stream: ImageStream) -> None:
+def report_data(accelerator: Accelerator, stream: ImageStream) -> None:
     """Say at the end which images could not be read."""
     report = stream.report()
     if report["bad"]:
-        rank = arm.accelerator.process_index
+        rank = accelerator.process_index
         print(f"process {rank}: {report['bad']} of {report['read']} images were unreadable: {report['bad_keys'][:10]}")

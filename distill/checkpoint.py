@@ -79,9 +79,12 @@ class Checkpoints:
         """The normalisers' state, on the CPU."""
         return load_file(path / "targets.safetensors")
 
-    def restore(self, path: Path, stream: DataPosition) -> None:
-        """Put weights, moments, random states and the place in the data back as they were."""
+    def restore(self, path: Path) -> None:
+        """Put weights, moments and random states back as they were."""
         self.accelerator.load_state(str(path / "engine"))
+
+    def restore_position(self, path: Path, stream: DataPosition) -> None:
+        """Put this process's place in the data back as it was."""
         rank = path / f"rank-{self.accelerator.process_index}.json"
         stream.load_state_dict(json.loads(rank.read_text(encoding="utf-8")))
 

@@ -57,6 +57,7 @@ class StudentNode(Node):
     num_heads: int | None = None
     drop_path: float = Field(0.0, ge=0, lt=1)
     weights: str | None = None  #: "pretrained" (timm's own) or a local file; None starts from scratch
+    seed: int | None = None  #: of its first weights and its stochastic depth; None: the recipe's seed, as the data's is
     head_hidden: int | None = None  #: hidden width of the heads; None takes the student's width
 
     def overrides(self) -> dict[str, Any]:
@@ -185,6 +186,7 @@ class Recipe(Node):
     eval: EvalNode | None = None
     arms: dict[str, list[str]] = Field(default_factory=dict)  #: arm -> overrides of this recipe
     baseline: str | None = None  #: the arm every other is compared with
+    together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Self:
@@ -202,9 +204,15 @@ class Recipe(Node):
         """Where the run writes."""
         return Path(self.out) / self.name
 
+    @property
+    def student_seed(self) -> int:
+        """Seed of everything random in the student."""
+        return self.seed if self.student.seed is None else self.student.seed
+
     def fingerprint(self) -> dict[str, Any]:
         """Dotted field -> value, for the fields that decide the numbers of the training."""
-        data = self.model_dump(mode="json", exclude={"name", "out", "checkpoint", "log", "eval", "arms", "baseline"})
+        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together"}
+        data = self.model_dump(mode="json", exclude=apart)
         data["data"].pop("workers")
         return dict(_leaves(data, ""))
 
@@ -224,7 +232,7 @@ def read_arms(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Reci
 
 def _arm(path: str | Path, overrides: Sequence[str], whole: Recipe, arm: str) -> Recipe:
     data = read_recipe(path, [*overrides, *whole.arms[arm]])
-    data |= {"name": arm, "out": str(whole.folder), "arms": {}, "baseline": None}
+    data |= {"name": arm, "out": str(whole.folder), "arms": {}, "baseline": None, "together": None}
     return validate(Recipe, data, f"{path}, arm {arm}")
 
 

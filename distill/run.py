@@ -16,15 +16,16 @@ from distill.runtime import start
 from distill.student import Student
 from distill.targets import Targets
 from distill.verdict import EvalRoom, probe_all, publish
+from eval_suite.recorded import recall_or_run
 from eval_suite.report import write_report
 from eval_suite.results import read_metrics, write_metrics
-from eval_suite.suite import load_suite, run_suite
+from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
 from imagery.sources import open_source
 from teachers.errors import add_debug_flag, guard
 
-ROOM = EvalRoom(load_suite, run_suite, read_metrics, write_metrics, build_table, render, write_report)
+ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
 
 
 def main(argv: list[str]) -> None:

@@ -32,10 +32,15 @@ SINGLE_PROCESS = {
 class Engine:
     """A student on its engine: how to go back, update, and get at its weights, alike with and without DeepSpeed."""
 
+    arm: str
     accelerator: Accelerator
     model: nn.Module
     optimiser: Any  #: Accelerate's wrapper of the optimiser
     clip: float
+
+    def activate(self) -> None:
+        """Make this arm's DeepSpeed settings the ones Accelerate reads; they are the process's, not the arm's."""
+        select_arm(self.accelerator, self.arm)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients, averaged over the processes. (A DeepSpeed engine clips and updates here, at once.)"""
@@ -106,10 +111,15 @@ def set_threads(node: EngineNode, device: torch.device) -> None:
 
 def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Recipe) -> Engine:
     """Put an arm's student and a new optimiser on its engine."""
+    select_arm(accelerator, arm)
+    model, optimiser = accelerator.prepare(student, build_optimiser(student, recipe.optim))
+    return Engine(arm, accelerator, model, optimiser, recipe.optim.clip)
+
+
+def select_arm(accelerator: Accelerator, arm: str) -> None:
+    """Choose among the DeepSpeed plugins that `start` made; nothing to choose without DeepSpeed."""
     if accelerator.state.deepspeed_plugins is not None:
         accelerator.state.select_deepspeed_plugin(arm)
-    model, optimiser = accelerator.prepare(student, build_optimiser(student, recipe.optim))
-    return Engine(accelerator, model, optimiser, recipe.optim.clip)
 
 
 def uses_deepspeed(node: EngineNode) -> bool:

@@ -35,7 +35,14 @@ class DistillStep:
 
     def __call__(self, images: Tensor) -> StepResult:
         """Teachers' targets, the student's answer, and the weighted losses between them."""
-        targets = self.targets(images)
+        return self.learn(images, self.look(images))
+
+    def look(self, images: Tensor) -> Mapping[str, Features]:
+        """What is to be learned from these images."""
+        return self.targets(images)
+
+    def learn(self, images: Tensor, targets: Mapping[str, Features]) -> StepResult:
+        """The student's answer, compared with what `look` gave for the same images."""
         answers = self.student(images)
         terms: dict[str, Tensor] = {}
         for name in self.weights:

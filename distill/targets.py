@@ -5,7 +5,7 @@ fitted on the teacher's plain low-resolution map, whatever sharpens it, so the a
 and the same space and their losses can be compared.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from distill.recipe import Recipe, TeacherNode
 from distill.runtime import wants_bf16
 from distill.sharpen import Sharpener
 from distill.student import HeadSpec
-from distill.teacher import load_teacher
+from distill.teacher import Seen, TeacherPool
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from featsharp_adapter.views import Views, teacher_views
+from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec, Features
 from teachers.errors import UserError
 from teachers.frozen import FrozenBackbone
@@ -25,10 +25,10 @@ from teachers.frozen import FrozenBackbone
 class TeacherTarget(nn.Module):
     """One frozen teacher, what sharpens it, and the run's normaliser."""
 
-    def __init__(self, name: str, node: TeacherNode, dtype: torch.dtype | None) -> None:
+    def __init__(self, name: str, node: TeacherNode, backbone: FrozenBackbone) -> None:
         super().__init__()
         self.node = node
-        self.backbone = FrozenBackbone(load_teacher(node.backbone), dtype=dtype, chunk=node.chunk)
+        self.backbone = backbone
         self.head = head_spec(name, node, self.spec)
         self.sharpener = Sharpener(name, node, self.spec)
         self.normaliser = PhiS(self.spec.spatial_dim)
@@ -38,9 +38,9 @@ class TeacherTarget(nn.Module):
         """Of the teacher itself."""
         return self.backbone.spec
 
-    def views(self, images: Tensor) -> Views:
-        """Everything the teacher has to look at [B, 3, H, W], in one pass; arms of one recipe could share it."""
-        return teacher_views(self.backbone, images, self.sharpener.tile_grids, chunk=self.node.chunk)
+    def views(self, seen: Seen) -> Views:
+        """Everything the teacher has to look at in a batch; what another arm has asked for is not computed again."""
+        return seen.views(self.backbone, self.sharpener.tile_grids)
 
     def from_views(self, views: Views, images: Tensor) -> Features:
         """Views and the images they come from [B, 3, H, W] -> summary [B, S] and the sharpened map in PHI-S space."""
@@ -48,28 +48,40 @@ class TeacherTarget(nn.Module):
 
 
 class Targets(nn.Module):
-    """images [B, 3, H, W] in [0, 1] -> teacher name -> Features, the spatial map in PHI-S space at its own grid."""
+    """images [B, 3, H, W] in [0, 1] -> teacher name -> Features, the spatial map in PHI-S space at its own grid.
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    pool: where the teachers come from; with one pool, the targets of several arms share the teachers themselves.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device, pool: TeacherPool | None = None) -> None:
         super().__init__()
         dtype = torch.bfloat16 if wants_bf16(recipe.engine, device) else None
+        teachers = pool or TeacherPool()
         self.teachers = nn.ModuleDict(
-            {name: TeacherTarget(name, node, dtype) for name, node in recipe.teachers.items()}
+            {
+                name: TeacherTarget(name, node, teachers.get(node.backbone, dtype, node.chunk))
+                for name, node in recipe.teachers.items()
+            }
         )
         self.eval().requires_grad_(False).to(device)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Features]:
         """[B, 3, H, W] -> Features per teacher; the normalisers must have been fitted or loaded."""
-        return {name: target.from_views(target.views(images), images) for name, target in self.teachers.items()}
+        return self.of(Seen(images))
+
+    @torch.no_grad()
+    def of(self, seen: Seen) -> dict[str, Features]:
+        """As `forward`, for a batch that other arms may have looked at already."""
+        return {name: target.from_views(target.views(seen), seen.images) for name, target in self.teachers.items()}
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Estimate every PHI-S on these images [B, 3, H, W], over all processes, and freeze it."""
         statistics = {name: CovarianceStatistics(target.spec.spatial_dim) for name, target in self.teachers.items()}
         for images in batches:
+            seen = Seen(images)
             for name, target in self.teachers.items():
-                statistics[name].update(teacher_views(target.backbone, images, (), chunk=target.node.chunk).low)
+                statistics[name].update(seen.views(target.backbone, ()).low)
         for name, target in self.teachers.items():
             statistics[name].all_reduce()
             target.normaliser.load_state_dict(PhiS.fit(statistics[name]).state_dict())
@@ -97,6 +109,27 @@ class Targets(nn.Module):
         teachers = {f"digest of teacher {name}": target.spec.digest for name, target in self.teachers.items()}
         adapters = {f"digest of adapter {name}": target.sharpener.digest for name, target in self.teachers.items()}
         return teachers | adapters
+
+
+class Board:
+    """Several arms at one batch: teachers look once, and equal targets are made once."""
+
+    def __init__(self) -> None:
+        self._seen: Seen | None = None
+
+    def share(self, targets: Targets) -> Callable[[Tensor], dict[str, Features]]:
+        """`targets` as a function of images [B, 3, H, W] that shares its work with every other one made here.
+
+        Calls with the very same tensor count as one batch; the views of the batch before are let go.
+        """
+
+        def look(images: Tensor) -> dict[str, Features]:
+            if self._seen is None or self._seen.images is not images:
+                self._seen = Seen(images)
+            seen = self._seen
+            return seen.once((targets,), lambda: targets.of(seen))
+
+        return look
 
 
 def head_spec(name: str, node: TeacherNode, spec: BackboneSpec) -> HeadSpec:

@@ -1,14 +1,19 @@
-"""Loading a teacher so that the same node is always the same teacher."""
+"""Loading a teacher so that the same node is always the same teacher, and each teacher only once."""
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from teachers.contracts import Backbone
+from featsharp_adapter.views import Views, stitch, teacher_views, tile_images
+from teachers.contracts import Backbone, chunked, resize_images
+from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 
 SEED = 0
+Made = TypeVar("Made")
 
 
 def load_teacher(node: str | Mapping[str, Any]) -> Backbone:
@@ -20,3 +25,49 @@ def load_teacher(node: str | Mapping[str, Any]) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         return load_backbone(node)
+
+
+class TeacherPool:
+    """Frozen teachers; whoever asks for the same one gets the same one, so its weights are in memory once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, FrozenBackbone] = {}
+
+    def get(self, node: str | Mapping[str, Any], dtype: torch.dtype | None, chunk: int) -> FrozenBackbone:
+        """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
+        key = json.dumps([node, str(dtype), chunk], sort_keys=True)
+        if key not in self._loaded:
+            self._loaded[key] = FrozenBackbone(load_teacher(node), dtype=dtype, chunk=chunk)
+        return self._loaded[key]
+
+
+class Seen:
+    """What frozen teachers see of one batch [B, 3, H, W]: every view is computed when first asked for, and once.
+
+    The small view and each tile grid are calls of their own, so a view has the same bits whatever else is asked for:
+    that is what makes an arm of an ablation equal to the same arm trained alone.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self._made: dict[tuple[object, ...], Any] = {}
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+        """What `make` gave when it was first called for `key`."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: Made = self._made[key]
+        return found
+
+    def views(self, teacher: FrozenBackbone, grids: tuple[int, ...]) -> Views:
+        """The small view and the tiles of the grids n: summary [B, S], low [B, C, g, g'], tiles [B, C, n*g, n*g']."""
+        small = self.once((teacher,), lambda: teacher_views(teacher, self.images, (), chunk=teacher.chunk))
+        tiles = {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n)) for n in grids}
+        return Views(small.summary, small.low, tiles)
+
+
+def tile_view(teacher: FrozenBackbone, images: Tensor, n: int) -> Tensor:
+    """[B, 3, H, W] -> the teacher's map [B, C, n*g, n*g'] of the image enlarged and cut in n x n tiles."""
+    height, width = teacher.spec.native_size
+    tiles = tile_images(resize_images(images, (n * height, n * width)), n)
+    return stitch(chunked(teacher, tiles, teacher.chunk).spatial, n)

@@ -1,4 +1,4 @@
-"""python -m eval_suite run | table: probe a backbone on a suite, compare probed runs."""
+"""python -m eval_suite run | record | data | table: probe a backbone, look at a suite's data, compare probed runs."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from eval_suite.results import write_metrics, write_text
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
-from teachers.errors import add_debug_flag, guard
+from teachers.errors import UserError, add_debug_flag, guard
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,15 +16,34 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m eval_suite", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands.add_parser("run", help="probe one backbone and write its metrics.json"))
+    _add_record(commands.add_parser("record", help="probe one backbone and keep the answer in the package"))
+    _add_data(commands.add_parser("data", help="what is there of a suite's data, and what is missing"))
     _add_table(commands.add_parser("table", help="the Δm table of several runs against a baseline"))
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_backbone_and_suite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", required=True, help="PREFIX:REST, e.g. tiny:dino, timm:NAME, run:runs/NAME")
     parser.add_argument("--suite", required=True, help="suite file, e.g. recipes/suites/embedded.yaml")
-    parser.add_argument("--out", required=True, type=Path, help="metrics.json to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the suite, e.g. seed=1")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_backbone_and_suite(parser)
+    parser.add_argument("--out", required=True, type=Path, help="metrics.json to write")
+    add_debug_flag(parser)
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    _add_backbone_and_suite(parser)
+    add_debug_flag(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("suite", help="suite file, e.g. recipes/suites/radio.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.ade20k.root=/data/ade20k")
+    parser.add_argument("--thorough", action="store_true", help="decode every file, not eight of each set")
     add_debug_flag(parser)
 
 
@@ -57,6 +76,28 @@ def run(options: argparse.Namespace) -> None:
     print(f"{len(metrics['results'])} results written to {options.out}")
 
 
+def keep(options: argparse.Namespace) -> None:
+    """Probe a backbone and keep the answer where later runs find it."""
+    from eval_suite.recorded import record
+    from eval_suite.suite import load_suite
+    from teachers.registry import load_backbone
+
+    suite = load_suite(options.suite, options.overrides)
+    print(f"written to {record(load_backbone(options.backbone), suite, progress=sys.stderr.isatty())}")
+
+
+def data(options: argparse.Namespace) -> None:
+    """Say what was found of a suite's data; UserError where anything is missing."""
+    from eval_suite.data_check import check_suite, report_lines
+    from eval_suite.suite import load_suite
+
+    findings = check_suite(load_suite(options.suite, options.overrides), thorough=options.thorough)
+    for line in report_lines(findings):
+        print(line)
+    if problems := sum(finding.problem for finding in findings):
+        raise UserError(f"{problems} of {len(findings)} sets cannot be used; see the lines marked PROBLEM")
+
+
 def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     rows = read_rows(options.sources)
@@ -72,7 +113,7 @@ def table(options: argparse.Namespace) -> None:
 def main(argv: list[str]) -> None:
     """Run one command."""
     options = build_parser().parse_args(argv)
-    {"run": run, "table": table}[options.command](options)
+    {"run": run, "record": keep, "data": data, "table": table}[options.command](options)
 
 
 if __name__ == "__main__":

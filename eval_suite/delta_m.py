@@ -7,8 +7,9 @@ Uncertainty, by the delta method from two sources:
   runs     where a row has several runs, their spread, taken on Δ itself, so that metrics that rise and fall together
            are not mistaken for independent ones;
   sampling the standard errors of the metrics (a finite test set), which more runs on the same test set do not
-           reduce. They are taken as independent between metrics and between the two rows; rows that saw the same
-           test images differ by less than this says.
+           reduce. Where both rows say what each test image adds to a metric (`Metrics.samples`), the comparison is
+           paired: an image that is hard for both rows drops out, and what several metrics have in common does not.
+           Otherwise the errors are taken as independent between metrics and between the two rows.
 Intervals use Student's t with Welch-Satterthwaite degrees of freedom, as two or three runs say little of their spread.
 """
 
@@ -48,6 +49,7 @@ class Measured:
     runs: tuple[float, ...]  #: one value per run, the mean over its probe seeds
     variance: float | None  #: of the mean of `runs`, as far as its spread over runs does not show it
     higher_is_better: bool
+    influence: tuple[float, ...] | None = None  #: by test image; its squares sum to the test set's part of `variance`
 
     @property
     def mean(self) -> float:
@@ -92,12 +94,25 @@ def _measured(runs: Sequence[Metrics], key: Key, name: str) -> Measured:
     errors = [result.stderr for result in flat if result.stderr is not None]
     sampling = float(np.mean(np.square(errors))) if len(errors) == len(flat) else None
     values = tuple(float(np.mean([result.value for result in run])) for run in entries)
+    influence = _influence(
+        [run.samples.get(result.label) for run in runs for result in run.results if result.key == key]
+    )
+    if influence is not None and sampling is not None:
+        sampling = float(np.square(influence).sum())
     variance = sampling
     if len(runs) > 1:
         variance = sampling or 0.0
     elif len(flat) > 1:  # several probe seeds on one backbone: their spread, on top of the shared test set
         variance = (sampling or 0.0) + float(np.var([result.value for result in flat], ddof=1)) / len(flat)
-    return Measured(values, variance, flat[0].higher_is_better)
+    return Measured(values, variance, flat[0].higher_is_better, influence)
+
+
+def _influence(found: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    """That of the mean over runs and probe seeds, if all of them say it and saw equally many images."""
+    known = [values for values in found if values is not None]
+    if len(known) < len(found) or len({len(values) for values in known}) != 1:
+        return None
+    return tuple(np.mean(known, axis=0).tolist())
 
 
 def left_out(
@@ -162,6 +177,11 @@ def compare(row: dict[Key, Measured], base: dict[Key, Measured], skip: Sequence[
     )
 
 
+def same_images(one: Measured, other: Measured) -> bool:
+    """Whether two rows can be compared image by image in a metric."""
+    return bool(one.influence and other.influence and len(one.influence) == len(other.influence))
+
+
 def unchanged(base: dict[Key, Measured], skip: Sequence[Key] = ()) -> Comparison:
     """The baseline against itself: no change, and no doubt about it."""
     nothing = Estimate(0.0, 0.0, (0.0, 0.0))
@@ -182,15 +202,41 @@ def _propagate(weights: Array, row: list[Measured], base: list[Measured]) -> lis
     mean, reference = ours.mean(0), theirs.mean(0)
     sign = np.array([100.0 if metric.higher_is_better else -100.0 for metric in row])
     by_ours, by_theirs = sign / reference, -sign * mean / reference**2  # derivatives of the relative change
-    variances = [np.array([np.nan if m.variance is None else m.variance for m in side]) for side in (row, base)]
-    per_metric = by_ours**2 * variances[0] + by_theirs**2 * variances[1]
-    sampling = (np.where(weights > 0, per_metric, 0.0) * weights**2).sum(1)
+    sampling = _sampling_variance(weights, row, base, by_ours, by_theirs)
     parts = [_run_variance(ours, weights * by_ours), _run_variance(theirs, weights * by_theirs)]
     values = weights @ (sign * (mean - reference) / reference)
     return [
         _estimate(float(value), float(rest), [(float(part[i]), runs) for part, runs in parts])
         for i, (value, rest) in enumerate(zip(values, sampling, strict=True))
     ]
+
+
+def _sampling_variance(
+    weights: Array, row: list[Measured], base: list[Measured], by_ours: Array, by_theirs: Array
+) -> Array:
+    """Variance [K] that the test images bring into the weighted sums.
+
+    Metrics over equally many images are taken to be over the same ones, in the same order: that is so within a suite,
+    and where two data sets happen to be of one size, the covariance of unrelated images is nought on average.
+    """
+    rest = np.zeros(len(row))
+    blocks: dict[int, list[tuple[int, Array]]] = {}
+    for index, (ours, theirs) in enumerate(zip(row, base, strict=True)):
+        if ours.variance is None or theirs.variance is None:
+            rest[index] = np.nan
+            continue
+        rest[index] = by_ours[index] ** 2 * ours.variance + by_theirs[index] ** 2 * theirs.variance
+        if same_images(ours, theirs):
+            mine, other = by_ours[index] * np.array(ours.influence), by_theirs[index] * np.array(theirs.influence)
+            rest[index] = max(
+                0.0, rest[index] - float((mine**2).sum() + (other**2).sum())
+            )  # what images do not explain
+            blocks.setdefault(len(mine), []).append((index, mine + other))
+    total = (np.where(weights > 0, rest, 0.0) * weights**2).sum(1)
+    for members in blocks.values():
+        columns, paired = [index for index, _ in members], np.stack([values for _, values in members])
+        total += ((weights[:, columns] @ paired) ** 2).sum(1)
+    return np.asarray(total)
 
 
 def _run_variance(runs: Array, gradient: Array) -> tuple[Array, int]:

@@ -1,5 +1,10 @@
-"""metrics.json: what a probe run found out about one backbone. Typed, validated, written in one piece."""
+"""metrics.json: what a probe run found out about one backbone. Typed, validated, written in one piece.
 
+Beside it lies metrics.samples.json: what every test image adds to the error of every result. Two rows that saw the same
+images are compared image by image with it; without it they are compared as if they had seen different ones.
+"""
+
+import hashlib
 import json
 import os
 import tempfile
@@ -33,10 +38,18 @@ class Result(Node):
     seed: int | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     stderr: NonNegativeFloat | None = None
+    influence: tuple[float, ...] | None = Field(
+        default=None, exclude=True, repr=False
+    )  #: on its way to Metrics.samples
 
     @property
     def key(self) -> Key:
         return self.group, self.task, self.metric
+
+    @property
+    def label(self) -> str:
+        """The result's name in `Metrics.samples`."""
+        return "/".join(self.key) + ("" if self.seed is None else f"@{self.seed}")
 
     @classmethod
     def of(
@@ -52,6 +65,7 @@ class Result(Node):
             seed=seed,
             n=score.n,
             stderr=score.stderr,
+            influence=score.influence,
         )
 
 
@@ -70,10 +84,13 @@ class Metrics(Node):
     suite: Name
     results: tuple[Result, ...]
     absent: dict[str, str] = Field(default_factory=dict)  #: group/task -> why the backbone could not be asked
+    #: Result.label -> what each test image adds to its error (metrics.score.Score.influence); kept in a file of its own
+    samples: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping that metrics.json holds; `absent` only where something is."""
-        return self.model_dump(mode="json", by_alias=True, exclude=None if self.absent else {"absent"})
+        """Plain data; `absent` and `samples` only where something is."""
+        empty = {name for name in ("absent", "samples") if not getattr(self, name)}
+        return self.model_dump(mode="json", by_alias=True, exclude=empty)
 
 
 def validate_metrics(data: Any, source: str) -> Metrics:
@@ -93,19 +110,48 @@ def read_metrics(path: str | Path) -> Metrics:
     """A metrics.json, or that of a run folder."""
     path = Path(path)
     file = path / "metrics.json" if path.is_dir() else path
+    text, data = _read_json(file)
+    metrics = validate_metrics(data, str(file))
+    samples = samples_file(file)
+    if not samples.is_file():
+        return metrics
+    _, beside = _read_json(samples)
+    if not isinstance(beside, dict) or beside.get("of") != _digest(text):
+        return metrics  # of other numbers than these: a file somebody edited, or a write that was cut off
+    return validate_metrics({**data, "samples": beside["samples"]}, str(samples))
+
+
+def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> None:
+    """Write metrics.json and its samples, checked; a reader sees old files or new ones, never half of one."""
+    checked = metrics if isinstance(metrics, Metrics) else validate_metrics(dict(metrics), str(path))
+    data = checked.to_dict()
+    samples = data.pop("samples", None)
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    beside = samples_file(path)
+    if samples:
+        write_text(beside, json.dumps({"of": _digest(text), "samples": samples}, allow_nan=False) + "\n")
+    else:
+        beside.unlink(missing_ok=True)
+    write_text(path, text)
+
+
+def samples_file(path: str | Path) -> Path:
+    """Where the samples of a metrics.json are kept."""
+    return Path(path).with_suffix(".samples.json")
+
+
+def _read_json(file: Path) -> tuple[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        return text, json.loads(text)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; probe the run first") from error
     except ValueError as error:
         raise UserError(f"{file} is not JSON: {error}") from error
-    return validate_metrics(data, str(file))
 
 
-def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> None:
-    """Write metrics.json, checked; a reader sees the old file or the new one, never half of one."""
-    checked = metrics if isinstance(metrics, Metrics) else validate_metrics(dict(metrics), str(path))
-    write_text(path, json.dumps(checked.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -17,13 +17,12 @@ from eval_suite.probes.geometry import DepthProbe, NormalsProbe
 from eval_suite.probes.multitask import MultitaskProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from eval_suite.probes.vlm import VlmProbe
-from eval_suite.readers.scenes import ScenesNode
+from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result
 from eval_suite.text import AbsentError
 from teachers.config import Node, load_recipe
 from teachers.contracts import Backbone
 
-ReaderRecipe = ScenesNode
 ProbeRecipe = Annotated[
     KnnProbe
     | ZeroShotProbe
@@ -100,17 +99,24 @@ def run_probes(backbone: Backbone, suite: Suite, *, progress: bool) -> Iterator[
 
 
 def run_suite(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
-    """Every probe of the suite on one backbone -> the mapping of metrics.json, checked.
+    """Every probe of the suite on one backbone -> the mapping of metrics.json and its samples, checked.
 
     `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
     used nor changed.
     """
     outcomes = list(run_probes(backbone, suite, progress=progress))
+    results = tuple(result for outcome in outcomes for result in outcome.results)
     metrics = Metrics(
         schema=1,
         backbone=BackboneName(name=backbone.spec.name, digest=backbone.spec.digest),
         suite=suite.name,
-        results=tuple(result for outcome in outcomes for result in outcome.results),
+        results=results,
+        samples={result.label: _rounded(result.influence) for result in results if result.influence is not None},
         absent={f"{outcome.group}/{outcome.task}": outcome.absent for outcome in outcomes if outcome.absent},
     )
     return metrics.to_dict()
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    """To five significant digits: they are for errors, and a thousand images a metric take space."""
+    return tuple(float(f"{value:.5g}") for value in values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, unchanged
+from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, same_images, unchanged
 from eval_suite.results import Key, Metrics
 from teachers.errors import UserError, unknown
 
@@ -29,6 +29,7 @@ class Table:
     rows: Mapping[str, Comparison]
     runs: Mapping[str, int]  #: how many runs each row is the mean of
     left_out: tuple[Key, ...]  #: metrics that were allowed to be missing, and are in no row
+    paired: bool  #: whether every row is compared with the baseline image by image in every metric
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: baseline, columns, rows; `left_out` only where something was."""
@@ -58,7 +59,8 @@ def build_table(rows: Mapping[str, Sequence[Metrics]], baseline: str, allow_miss
         name: unchanged(base, skip) if name == baseline else compare(row, base, skip) for name, row in measured.items()
     }
     columns = tuple(compared[baseline].columns)
-    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip))
+    paired = all(same_images(row[key], base[key]) for row in measured.values() for key in base if key not in skip)
+    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip), paired)
 
 
 def title_of(column: str) -> str:
@@ -73,7 +75,9 @@ def caption(table: Table, uncertainty: str = "± standard error") -> str:
     estimates = [estimate for row in table.rows.values() for estimate in row.columns.values()]
     known = sum(estimate.stderr is not None for estimate in estimates) > len(table.columns)  # the baseline's always are
     errors = f"{uncertainty}; * where the 95 % interval excludes 0" if known else "(no standard errors are known)"
-    text = f"Relative change in % against {table.baseline} {errors}; {runs}; Δm over {len(table.columns) - 1} groups."
+    paired = ", paired by test image" if known and table.paired else ""
+    text = f"Relative change in % against {table.baseline} {errors}{paired}; {runs}; "
+    text += f"Δm over {len(table.columns) - 1} groups."
     if table.left_out:
         text += f" Left out by request: {', '.join('/'.join(key) for key in table.left_out)}."
     return text

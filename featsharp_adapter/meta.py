@@ -8,6 +8,8 @@ from teachers.contracts import BackboneSpec
 from teachers.errors import UserError
 
 FORMAT = 1
+#: The option by which a recipe consents to running code of others; never taken from a file that describes an adapter.
+CONSENT_OPTION = "trust_remote_code"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class AdapterMeta:
             raise UserError(f"{source} is not an adapter description of format {FORMAT}")
         fields = {key: value for key, value in data.items() if key != "format"}
         try:
-            return cls(**{**fields, "teacher": BackboneSpec.from_dict(fields["teacher"])})
-        except (KeyError, TypeError) as error:
+            # A description may come from anywhere: it does not consent to running anybody's code.
+            options = {key: value for key, value in fields.get("options", {}).items() if key != CONSENT_OPTION}
+            return cls(**{**fields, "options": options, "teacher": BackboneSpec.from_dict(fields["teacher"])})
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{source} does not describe an adapter ({error})") from error
 
     def check_teacher(self, name: str, spec: BackboneSpec) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError, add_debug_flag, guard
 from teachers.frozen import FrozenBackbone, count_parameters
-from teachers.known import KNOWN
+from teachers.known import KNOWN, KnownTeacher, gating_of
 from teachers.registry import load_backbone, loaders
+from teachers.weights import in_cache
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +31,11 @@ def main(argv: list[str]) -> int:
     check.add_argument("spec", help="PREFIX:NAME, or a short name of `list`")
     check.add_argument("options", nargs="*", metavar="option=value", help="as in a recipe's node")
     check.add_argument("--image", type=Path, help="a picture to run it on; random pixels without")
-    check.add_argument("--pca", type=Path, help="save image and features (three principal components) as PNG here")
+    check.add_argument(
+        "--pca",
+        type=Path,
+        help="save image and features (three principal components) as PNG here; IMAGE.features.png without",
+    )
     check.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size to run at; the native one without")
     check.add_argument("--device", default="cpu", help="where to run it, e.g. cuda (default: cpu)")
     check.add_argument("--bf16", action="store_true", help="run under bf16 autocast")
@@ -42,31 +47,50 @@ def main(argv: list[str]) -> int:
 
 def known_table() -> str:
     """The registered prefixes and the table of known teachers."""
-    head = ("short name", "spec", "role", "px", "patch", "grid", "C", "S", "licence")
-    rows = [head]
-    for row in KNOWN.values():
-        summary = "-" if row.summary_dim is None else str(row.summary_dim)
-        licence = row.licence + (" (gated)" if row.gated else "")
-        grid = f"{row.native // row.patch}"
-        rows.append(
-            (
-                row.short,
-                row.spec,
-                row.role,
-                f"{row.native}",
-                f"{row.patch}",
-                grid,
-                f"{row.spatial_dim}",
-                summary,
-                licence,
-            )
-        )
+    head = (
+        "short name",
+        "spec",
+        "role",
+        "px",
+        "patch",
+        "grid",
+        "C",
+        "S",
+        "norm",
+        "Mparams",
+        "GFLOPs",
+        "here",
+        "licence",
+    )
+    rows = [head, *(_known_row(row) for row in KNOWN.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     prefixes = "\n".join(f"  {name:<13} {point.value}" for name, point in sorted(loaders().items()))
     return (
-        f"libraries (PREFIX of a spec):\n{prefixes}\n\nteachers of the papers (C, S: widths of map and summary):\n"
+        f"libraries (PREFIX of a spec):\n{prefixes}\n  {'class':<13} PACKAGE.MODULE.NAME, your own Backbone\n\n"
+        "teachers of the papers (C, S: widths of map and summary; Mparams of the image tower, GFLOPs of one\n"
+        "image at px; norm: pixels are normalised as; here: whether weights are in the hub's cache on this machine):\n"
         + "\n".join(lines)
+    )
+
+
+def _known_row(row: KnownTeacher) -> tuple[str, ...]:
+    summary = "-" if row.summary_dim is None else str(row.summary_dim)
+    notes = [note for note, holds in (("gated", row.gated), ("trust_remote_code", row.own_code)) if holds]
+    return (
+        row.short,
+        row.spec,
+        row.role,
+        f"{row.native}",
+        f"{row.patch}",
+        f"{row.native // row.patch}",
+        f"{row.spatial_dim}",
+        summary,
+        row.norm,
+        f"{row.parameters:.0f}",
+        f"{row.gflops:.0f}" if row.gflops else "?",
+        "yes" if in_cache(row.repository) else "no",
+        row.licence + (f" ({', '.join(notes)})" if notes else ""),
     )
 
 
@@ -83,15 +107,17 @@ def check_one(args: argparse.Namespace) -> str:
     features = frozen(images)
     elapsed = time.perf_counter() - started
     lines = [card, _describe(features, images), f"time          {elapsed:.2f} s for one image, first call"]
-    if args.pca:
-        pca_picture(images[0].cpu(), features.spatial[0].cpu()).save(args.pca)
-        lines.append(f"picture       {args.pca}")
+    picture = args.pca or (args.image and Path(f"{args.image.stem}.features.png"))
+    if picture:
+        pca_picture(images[0].cpu(), features.spatial[0].cpu()).save(picture)
+        lines.append(f"picture       {picture}")
     return "\n".join(lines)
 
 
 def _card(backbone: Backbone) -> str:
     spec = backbone.spec
     rows = {key: str(value) for key, value in spec.to_dict().items()}
+    rows["gating"] = gating_of(spec.name) or "none that the table knows of"
     rows["native_size"] = (
         f"{spec.native_size[0]}x{spec.native_size[1]} px, {'x'.join(map(str, spec.native_grid))} tokens"
     )

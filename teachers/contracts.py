@@ -39,6 +39,7 @@ class BackboneSpec:
     licence: str  #: of the weights; "unknown" when nobody says
     source: str  #: where the weights came from
     digest: str  #: "sha256:..." of the weights
+    other_sizes: str = ""  #: how it takes other sizes than the native one, in words; "" where its loader does not say
 
     @property
     def native_grid(self) -> tuple[int, int]:
@@ -97,8 +98,9 @@ def check_size(spec: BackboneSpec, images: Tensor) -> None:
                 f"{spec.name} takes sizes that are multiples of {spec.patch_size} px, got {size[0]}x{size[1]}"
             )
     else:
+        how = f" ({spec.other_sizes})" if spec.other_sizes else ""
         raise UserError(
-            f"{spec.name} takes {spec.native_size[0]}x{spec.native_size[1]} px only, got {size[0]}x{size[1]}; "
+            f"{spec.name} takes {spec.native_size[0]}x{spec.native_size[1]} px only{how}, got {size[0]}x{size[1]}; "
             "resize the images or sharpen the teacher"
         )
 

@@ -27,6 +27,11 @@ class Tower(nn.Module, ABC):
 
     model: nn.Module
 
+    @property
+    def image_part(self) -> nn.Module:
+        """The part of the model that sees images; all of it where there is nothing else."""
+        return self.model
+
     @abstractmethod
     def forward(self, pixels: Tensor) -> Features:
         """[B, 3, H, W] -> Features."""
@@ -49,6 +54,7 @@ class Facts:
     std: tuple[float, ...]
     licence: str
     source: str
+    other_sizes: str  #: how the model takes other sizes than its native one, in words
 
 
 class LibraryBackbone(Backbone):
@@ -95,6 +101,13 @@ def assemble(
         scout = build("meta").eval()
     shapes = measure(scout, facts)
     tower = scout if device == "meta" else build("cpu").eval()
+    with torch.device(device):
+        return finish(facts, shapes, tower, text_of(tower))
+
+
+def finish(facts: Facts, shapes: "Shapes", tower: Tower, encode_text: TextEncoder | None) -> LibraryBackbone:
+    """The Backbone of a tower that was measured, its weights digested unless they are on the meta device."""
+    meta = next(tower.parameters()).is_meta
     spec = BackboneSpec(
         name=facts.name,
         library=facts.library,
@@ -107,10 +120,10 @@ def assemble(
         std=facts.std,
         licence=facts.licence if facts.licence != "unknown" else licence_of(facts.name),
         source=facts.source,
-        digest="meta" if device == "meta" else state_digest(tower.model),
+        digest="meta" if meta else state_digest(tower.model),
+        other_sizes=facts.other_sizes,
     )
-    with torch.device(device):
-        return LibraryBackbone(tower, spec, shapes.num_blocks, text_of(tower)).eval()
+    return LibraryBackbone(tower, spec, shapes.num_blocks, encode_text).eval()
 
 
 @dataclass(frozen=True)
@@ -121,38 +134,46 @@ class Shapes:
 
 
 def measure(scout: Tower, facts: Facts) -> Shapes:
-    """Widths and depth from a forward pass of a meta tower; UserError if its grid is not what the facts promise."""
+    """Widths and depth from forward passes where the tower is; UserError if its grid is not what the facts promise."""
     height, width = facts.native_size
     patch = facts.patch_size
-    found = _meta_forward(scout, facts.native_size)
+    try:
+        found = _forward(scout, facts.native_size)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"{facts.name} cannot run at {height}x{width} px: {facts.other_sizes}") from error
     grid = (height // patch, width // patch)
     if tuple(found.spatial.shape[-2:]) != grid:
         raise UserError(
             f"{facts.name} gives a {found.spatial.shape[-2]}x{found.spatial.shape[-1]} grid at {height}x{width} px, "
             f"which is no patch of {patch} px; name an image_size that is a multiple of it"
         )
+    wider = (grid[0] * patch, (grid[1] + 1) * patch)  # one patch more in width must give one column more
+    blocks = _blocks(scout, facts, wider if facts.resizable else facts.native_size)
     if facts.resizable:
-        _check_resizable(scout, facts, grid)
+        last = blocks[-1] if blocks else _forward(scout, wider).spatial
+        if tuple(last.shape[-2:]) != (grid[0], grid[1] + 1):
+            raise UserError(f"{facts.name} does not take sizes in steps of {patch} px; say resizable: false")
     summary_dim = None if found.summary is None else int(found.summary.shape[-1])
-    with torch.no_grad():
-        blocks = scout.block_maps(torch.zeros(1, 3, height, width, device="meta"), None)
     return Shapes(int(found.spatial.shape[1]), summary_dim, len(blocks))
 
 
-def _check_resizable(scout: Tower, facts: Facts, grid: Size) -> None:
-    """UserError unless one patch more in width gives one column more."""
-    patch = facts.patch_size
+def _blocks(scout: Tower, facts: Facts, size: Size) -> list[Tensor]:
+    """Every block's map at `size`; UserError where the model cannot run at it."""
     try:
-        wider = _meta_forward(scout, (grid[0] * patch, (grid[1] + 1) * patch)).spatial.shape
+        with torch.no_grad():
+            return scout.block_maps(_nothing(scout, size), None)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"{facts.name} takes one size only; say resizable: false, or leave it out") from error
-    if tuple(wider[-2:]) != (grid[0], grid[1] + 1):
-        raise UserError(f"{facts.name} does not take sizes in steps of {patch} px; say resizable: false")
 
 
-def _meta_forward(scout: Tower, size: Size) -> Features:
+def _forward(scout: Tower, size: Size) -> Features:
     with torch.no_grad():
-        return scout(torch.zeros(1, 3, *size, device="meta"))
+        return scout(_nothing(scout, size))
+
+
+def _nothing(scout: Tower, size: Size) -> Tensor:
+    """Pixels [1, 3, *size] on the scout's device."""
+    return torch.zeros(1, 3, *size, device=next(scout.parameters()).device)
 
 
 def to_map(tokens: Tensor, prefix: int, grid: Size) -> Tensor:

@@ -50,6 +50,11 @@ class OpenClipTower(Tower):
         self.summary = summary
         self.spatial = spatial
 
+    @property
+    def image_part(self) -> nn.Module:
+        """The image tower."""
+        return self.model.visual
+
     def forward(self, pixels: Tensor) -> Features:
         """[B, 3, H, W] -> Features."""
         visual = self.model.visual
@@ -151,6 +156,7 @@ def load(
         std=_channels(name, "std", std, preprocess),
         licence=licence,
         source=_source(full, tag, weights, pretrained),
+        other_sizes="one size only, named by image_size: position embeddings are interpolated when it is built",
     )
     return assemble(facts, build, text_of, device)
 

@@ -2,24 +2,30 @@
 
 The prefix is the name of a Python entry point in the group `teachers.backbones`, so a user's own package adds teachers
 without an edit of ours. What it points to is a callable `load(name, **options) -> Backbone`: REST is the name, every
-other field of the node an option, and an option it does not take is an error.
+other field of the node an option, and an option it does not take is an error. A class or function of the user's that
+is in no package's entry points goes by its dotted path: `class:my_lab.encoders.Radar`.
+
+One option every node takes: `digest`, the "sha256:..." of the weights it must turn out to have.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from teachers.contracts import Backbone
 from teachers.errors import UserError, nearest, unknown
 from teachers.known import KNOWN
+from teachers.user_class import check, find
 
 GROUP = "teachers.backbones"
+CLASS = "class"
+OWN = (EntryPoint("torch_hub", "teachers.hub_checkout:load", GROUP),)  #: of this room, beside the installed ones
 
 
-def loaders() -> dict[str, Any]:
+def loaders() -> dict[str, EntryPoint]:
     """Entry points by prefix, not yet imported."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in (*OWN, *entry_points(group=GROUP))}
 
 
 def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -36,20 +42,26 @@ def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]
         hint = nearest(short, KNOWN) if isinstance(short, str) else ""
         raise UserError(f'a backbone is PREFIX:NAME (e.g. "timm:vit_small_patch16_224"), got {short!r}{hint}')
     prefix, rest = short.split(":", 1)
-    known = loaders()
+    known = [*loaders(), CLASS]
     if prefix not in known:
         raise unknown("backbone library", prefix, known)
     return prefix, rest, options
 
 
 def load_backbone(node: str | Mapping[str, Any]) -> Backbone:
-    """Load a backbone in eval mode. UserError for an unknown library or option and for missing weights."""
+    """Load a backbone in eval mode. UserError for an unknown library or option and for missing or other weights."""
     prefix, rest, options = parse_spec(node)
-    load: Callable[..., Backbone] = loaders()[prefix].load()
-    accepted = list(inspect.signature(load).parameters)[1:]
+    digest = options.pop("digest", None)
+    load: Callable[..., Any] = find(rest) if prefix == CLASS else loaders()[prefix].load()
+    arguments = [] if prefix == CLASS else [rest]
+    parameters = inspect.signature(load).parameters.values()
+    accepted = [parameter.name for parameter in parameters][len(arguments) :]
     for option in options:
         if option not in accepted:
             raise UserError(
                 f'{prefix}:{rest} has no option "{option}"{nearest(option, accepted)}; it takes: {accepted}'
             )
-    return load(rest, **options).eval()
+    backbone = check(f"{prefix}:{rest}", load(*arguments, **options)).eval()
+    if digest is not None and backbone.spec.digest not in (digest, "meta"):
+        raise UserError(f"{backbone.spec.name} has other weights ({backbone.spec.digest}) than the recipe's ({digest})")
+    return backbone

@@ -148,6 +148,7 @@ def load(
         std=as_channels(std if std is not None else config["std"], "std"),
         licence=licence if licence != "unknown" or untold else config.get("license") or "unknown",
         source=_source(full, config, weights, pretrained),
+        other_sizes=_other_sizes(scout, free),
     )
     return assemble(facts, build, lambda _: None, device)
 
@@ -193,6 +194,17 @@ def _check_summary(name: str, model: nn.Module, summary: str) -> None:
         raise UserError(f'timm:{name} has no class token; use summary: "pooled" or "none"')
     if not hasattr(model, "forward_intermediates"):
         raise UserError(f"timm:{name} has no forward_intermediates in this timm, so its maps cannot be read")
+
+
+def _other_sizes(model: nn.Module, free: bool) -> str:
+    """How a timm model takes other sizes, in words."""
+    if not free:
+        return "one size only, named by image_size: position embeddings are interpolated when it is built"
+    if hasattr(model, "rope") and model.rope is not None:
+        return "any multiple of the patch: rotary positions, nothing to interpolate"
+    if hasattr(model, "pos_embed"):
+        return "any multiple of the patch: position embeddings are interpolated"
+    return "any multiple of the stride: it has no positions"
 
 
 def _source(full: str, config: Mapping[str, Any], weights: str | None, pretrained: bool) -> str:

@@ -1,8 +1,8 @@
 """transformers models as backbones: `transformers:NAME`, NAME a hub repository or a folder of `save_pretrained`.
 
-SigLIP, SigLIP2 (fixed and NaFlex), CLIP, DINOv2 (with and without registers), DINOv3, ViT and SAM's image encoder: the
-families of the table below, chosen by the configuration's `model_type`. Code from a repository runs only with
-`trust_remote_code: true` (teachers/remote_code.py).
+SigLIP, SigLIP2 (fixed and NaFlex), CLIP, DINOv2 (with and without registers), DINOv3, ViT, RADIO, the image encoders of
+SAM, SAM2 and SAM3 and the image towers of PaliGemma and LLaVA: the families of teachers/transformers_families.py. Code
+from a repository runs only with `trust_remote_code: true` (teachers/remote_code.py).
 """
 
 import warnings
@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import nn
 
-from teachers.errors import UserError, unknown
+from teachers.checkpoint_part import read_part
+from teachers.errors import UserError
 from teachers.library import (
     RANDOM,
     Facts,
@@ -26,13 +27,25 @@ from teachers.library import (
     as_size,
     assemble,
     check_choice,
+    without_warnings,
 )
 from teachers.remote_code import RemoteTower
-from teachers.transformers_towers import FAMILIES, Family, HubText, vision_config
+from teachers.transformers_families import (
+    FIXED,
+    PARTS,
+    Family,
+    at_size,
+    family_of,
+    part_config,
+    pixel_sizes,
+    selected_layers,
+    vision_config,
+)
+from teachers.transformers_text import HubText
 from teachers.weights import loading, shorten
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-REMOTE = Family(RemoteTower, ("pooled", "none"), ("final",), resizable=True)
+REMOTE = Family(RemoteTower, ("pooled", "none"), ("final",), True, "any multiple of the patch, says its recipe")
 
 
 def load(
@@ -41,7 +54,7 @@ def load(
     image_size: int | Sequence[int] | None = None,
     patch_size: int | None = None,
     summary: str | None = None,
-    spatial: str = "final",
+    spatial: str | None = None,
     resizable: bool | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -54,9 +67,10 @@ def load(
     Args:
         summary: "embedding" (image-text space; CLIP and SigLIP), "pooled" (the library's pooler_output), "cls", "none";
             by default the family's first one.
-        spatial: "final" (last_hidden_state without prefix tokens; SAM: after the neck), "last_block" (before the
-            final norm; SAM: before the neck), "normed" (CLIP only: last_hidden_state through post_layernorm).
-        image_size: for resizable models, the size to call native; for code from a repository, a required fact.
+        spatial: "final" (last_hidden_state without prefix tokens; SAM, SAM2, SAM3: after the neck), "last_block"
+            (before the final norm; SAM, SAM2, SAM3: before the neck), "normed" (CLIP only: last_hidden_state through
+            post_layernorm), "selected" (LLaVA and its like, their default: the hidden states the language model reads).
+        image_size: the size to call native, for models that take others; for code from a repository, a required fact.
         patch_size: a required fact for code from a repository, refused otherwise.
         trust_remote_code: run the repository's own model code.
         device: "cpu", or "meta" to build from the configuration alone.
@@ -66,16 +80,20 @@ def load(
     config = _config(name, trust_remote_code)
     family = _family(name, config, trust_remote_code)
     summary = family.summaries[0] if summary is None else summary
+    spatial = family.spatials[0] if spatial is None else spatial
     check_choice("summary", summary, family.summaries)
     check_choice("spatial", spatial, family.spatials)
     free = family.resizable if resizable is None else resizable
-    native, patch = _sizes(name, family, config, image_size, patch_size)
-    mean, std = _normalisation(name, mean, std, family is REMOTE)
+    native, patch = _sizes(name, family, config, spatial, image_size, patch_size)
+    mean, std = _normalisation(name, config, mean, std, family)
 
     def build(where: str) -> Tower:
         with loading(name, fetch=not _is_folder(name)):
             model = _model(name, config, summary, trust_remote_code, where, pretrained)
-        return family.tower(model, summary, spatial, patch)
+        tower: Tower = family.tower(model, summary, spatial, patch)
+        if spatial == "selected":
+            tower.layers = selected_layers(config)
+        return tower
 
     def text_of(tower: Tower) -> TextEncoder | None:
         return _text(name, tower.model) if summary == "embedding" else None
@@ -90,6 +108,7 @@ def load(
         std=as_channels(std, "std"),
         licence=licence,
         source=_source(name, pretrained),
+        other_sizes=family.other_sizes if free == family.resizable else "one size only: its recipe says so",
     )
     return assemble(facts, build, text_of, device)
 
@@ -112,12 +131,12 @@ def _family(name: str, config: Any, trust_remote_code: bool) -> Family:
     if trust_remote_code and "AutoModel" in (config.to_dict().get("auto_map") or {}):
         warnings.warn(f"running the model code that comes with {name}", stacklevel=2)
         return REMOTE
-    if config.model_type not in FAMILIES:
-        raise unknown(f"transformers model type (of {name})", config.model_type, FAMILIES)
-    return FAMILIES[config.model_type]
+    return family_of(name, config)
 
 
-def _sizes(name: str, family: Family, config: Any, image_size: Any, patch_size: int | None) -> tuple[Size, int]:
+def _sizes(
+    name: str, family: Family, config: Any, spatial: str, image_size: Any, patch_size: int | None
+) -> tuple[Size, int]:
     """Native size and patch, from the configuration, or from the options where no configuration says them."""
     if family is REMOTE:
         if image_size is None or patch_size is None:
@@ -125,27 +144,27 @@ def _sizes(name: str, family: Family, config: Any, image_size: Any, patch_size: 
         return as_size(image_size), patch_size
     if patch_size is not None:
         raise UserError(f"the configuration of {name} says its patch; remove patch_size")
-    if image_size is not None and not family.resizable:
+    if image_size is not None and family.other_sizes == FIXED:
         raise UserError(f"{name} takes one size only, that of its configuration; remove image_size")
-    vision = vision_config(config)
-    patch = as_size(vision.patch_size, "patch_size of the configuration")[0]
-    if family.grid_of_patches:
-        own = (round(vision.num_patches**0.5) * patch,) * 2
-    else:
-        own = as_size(vision.image_size, "image_size of the configuration")
-    return (own if image_size is None else as_size(image_size)), patch
+    own, patch = pixel_sizes(name, family, config, spatial)
+    if image_size is None:
+        return as_size(own if isinstance(own, int) else tuple(own), "image_size of the configuration"), patch
+    at_size(family, config, as_size(image_size))
+    return as_size(image_size), patch
 
 
 def _normalisation(
-    name: str, mean: Sequence[float] | None, std: Sequence[float] | None, remote: bool
+    name: str, config: Any, mean: Sequence[float] | None, std: Sequence[float] | None, family: Family
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std of pixels in [0, 1]: the options, else what the model's image processor says."""
+    """Mean and std of pixels in [0, 1]: the options, else what the configuration or the image processor says."""
     if mean is not None and std is not None:
         return mean, std
+    if family.own_normalisation:
+        return mean or config.norm_mean, std or config.norm_std
     missing = UserError(
         f"nothing says how transformers:{name} normalises its images (it has no image processor); set mean and std"
     )
-    if remote:
+    if family is REMOTE:
         raise missing
     try:
         with loading(name, fetch=not _is_folder(name)):
@@ -159,15 +178,22 @@ def _normalisation(
 
 def _model(name: str, config: Any, summary: str, trust: bool, where: str, pretrained: bool) -> nn.Module:
     """The model of the configuration's class: empty on "meta", random, or with every one of its weights found."""
-    kind = _class(config)
-    extra = {"add_pooling_layer": summary == "pooled"} if config.model_type == "vit" else {}
+    kind, part = _class(config), PARTS.get(config.model_type)
+    whole = kind is transformers.AutoModel
+    own = part_config(config) if whole else vision_config(config)
+    extra: dict[str, Any] = {"add_pooling_layer": summary == "pooled"} if config.model_type == "vit" else {}
     if where == "meta" or not pretrained:
         with torch.device(where):
-            if kind is transformers.AutoModel:
-                return kind.from_config(config, trust_remote_code=trust, **extra)
-            return kind(vision_config(config))
-    options = {"trust_remote_code": trust} if kind is transformers.AutoModel else {}
-    model, report = kind.from_pretrained(_path(name), dtype=torch.float32, output_loading_info=True, **options, **extra)
+            return kind.from_config(own, trust_remote_code=trust, **extra) if whole else kind(own)
+    if part is not None:
+        with torch.device("meta"):
+            kind = type(kind.from_config(own))
+        extra["state_dict"] = read_part(name, part.weights)
+    elif whole:
+        extra["trust_remote_code"] = trust
+    path = None if part is not None else _path(name)
+    with without_warnings():  # the library's table of what a part leaves over; what is missing is said below
+        model, report = kind.from_pretrained(path, config=own, dtype=torch.float32, output_loading_info=True, **extra)
     _check_report(name, report)
     # The tensors still lie in the mapped file, at any offset; the last bits of a matrix product depend on the offset.
     for tensor in (*model.parameters(), *model.buffers()):

@@ -1,23 +1,25 @@
-"""How each family of transformers models is asked for its features: one explicit table, by `model_type`."""
+"""How vision transformers of transformers are asked for features; teachers/transformers_families.py says which."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from teachers.contracts import Features
 from teachers.library import Tower, to_map
-from teachers.weights import loading
 
 TEXT_AND_IMAGE = ("clip", "siglip", "siglip2")
 
 
 class TokenTower(Tower):
-    """A vision transformer of transformers; subclasses say how it is called and what stands before its patch tokens."""
+    """A vision transformer of transformers; subclasses say how it is called and what stands before its patch tokens.
+
+    `spatial`: "final" (last_hidden_state), "last_block" (before the final norm) or "selected" (the hidden states
+    `layers` that a language model reads, side by side; 0 is the embedding).
+    """
+
+    layers: tuple[int, ...] = ()
 
     def __init__(self, model: nn.Module, summary: str, spatial: str, patch: int) -> None:
         super().__init__()
@@ -33,6 +35,11 @@ class TokenTower(Tower):
         return self.model.vision_model if whole else self.model
 
     @property
+    def image_part(self) -> nn.Module:
+        """The image tower."""
+        return self.vision
+
+    @property
     def prefix(self) -> int:
         """How many tokens stand before the patches."""
         return 0
@@ -43,9 +50,16 @@ class TokenTower(Tower):
 
     def forward(self, pixels: Tensor) -> Features:
         """[B, 3, H, W] -> Features."""
-        output = self.run(pixels, blocks=self.spatial == "last_block")
-        tokens = output.hidden_states[-1] if self.spatial == "last_block" else output.last_hidden_state
-        return Features(self._summary(output), self._map(self._normed(tokens), pixels))
+        output = self.run(pixels, blocks=self.spatial in ("last_block", "selected"))
+        return Features(self._summary(output), self._map(self._tokens(output), pixels))
+
+    def _tokens(self, output: Any) -> Tensor:
+        """[B, prefix + h*w, C] that `spatial` asks for."""
+        if self.spatial == "selected":
+            return torch.cat([output.hidden_states[layer] for layer in self.layers], dim=-1)
+        if self.spatial == "last_block":
+            return output.hidden_states[-1]
+        return output.last_hidden_state
 
     def block_maps(self, pixels: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
         """[B, 3, H, W] -> [B, C, h, w] after each block; the first hidden state is the embedding, so it is left out."""
@@ -59,9 +73,6 @@ class TokenTower(Tower):
         if self.summary == "cls":
             return output.last_hidden_state[:, 0]
         return output.pooler_output
-
-    def _normed(self, tokens: Tensor) -> Tensor:
-        return tokens
 
     def _map(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
@@ -111,7 +122,8 @@ class ClipTower(ViTTower):
             return self.model.visual_projection(output.pooler_output)
         return super()._summary(output)
 
-    def _normed(self, tokens: Tensor) -> Tensor:
+    def _tokens(self, output: Any) -> Tensor:
+        tokens = super()._tokens(output)
         return self.vision.post_layernorm(tokens) if self.spatial == "normed" else tokens
 
 
@@ -129,73 +141,17 @@ class NaFlexTower(TokenTower):
         return self.vision(patches, pixel_attention_mask=mask, spatial_shapes=shapes, output_hidden_states=blocks)
 
 
-class SamTower(TokenTower):
-    """SAM's image encoder: maps, not tokens; [B, C, h, w] after the neck, [B, h, w, C] in the blocks before it."""
+class RadioTower(TokenTower):
+    """RADIO as transformers builds it: several class tokens, of which the model itself picks its summary, registers."""
 
-    def forward(self, pixels: Tensor) -> Features:
-        """[B, 3, H, W] -> Features without a summary: SAM has none."""
-        if self.spatial == "last_block":
-            return Features(None, self.block_maps(pixels, None)[-1])
-        return Features(None, self.run(pixels, blocks=False).last_hidden_state)
+    def __init__(self, model: nn.Module, summary: str, spatial: str, patch: int) -> None:
+        super().__init__(model, summary, spatial, patch)
+        model.input_conditioner = nn.Identity()  # the Backbone normalises, with the mean and std of the configuration
 
-    def _map(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        return tokens.permute(0, 3, 1, 2).contiguous()
+    @property
+    def prefix(self) -> int:
+        """Class tokens and registers."""
+        return int(self.model.config.num_summary_tokens)
 
-
-class HubText:
-    """`encode_text` of an image-text model of transformers; the tokenizer is read at the first call."""
-
-    def __init__(self, model: nn.Module, path: str) -> None:
-        self.model = model
-        self.path = path
-        self.tokenizer: Any = None
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """N texts -> [N, S], as the library's get_text_features gives them."""
-        if self.tokenizer is None:
-            with loading(f"the tokenizer of {self.path}", fetch=not Path(self.path).is_dir()):
-                self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.path)
-        text = self.model.config.text_config
-        # SigLIP reads the last position, so it must be padded to the length it was trained with.
-        padding = "max_length" if self.model.config.model_type in ("siglip", "siglip2") else "longest"
-        tokens = self.tokenizer(
-            texts, padding=padding, truncation=True, max_length=text.max_position_embeddings, return_tensors="pt"
-        )
-        device = next(self.model.parameters()).device
-        found = self.model.get_text_features(**{key: value.to(device) for key, value in tokens.items()})
-        return found if isinstance(found, Tensor) else found.pooler_output  # transformers 4 and 5
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of model: its tower, the summaries and maps it gives (first: default), whether it takes other sizes."""
-
-    tower: type[Any]
-    summaries: tuple[str, ...]
-    spatials: tuple[str, ...]
-    resizable: bool
-    grid_of_patches: bool = False  #: the configuration states a number of patches instead of a size
-
-
-_PLAIN = ("final", "last_block")
-_SIGLIP_VISION = ("pooled", "none")
-FAMILIES: dict[str, Family] = {
-    "siglip": Family(InterpolatingTower, ("embedding", "none"), _PLAIN, True),
-    "siglip_vision_model": Family(InterpolatingTower, _SIGLIP_VISION, _PLAIN, True),
-    "siglip2": Family(NaFlexTower, ("embedding", "none"), _PLAIN, True, grid_of_patches=True),
-    "siglip2_vision_model": Family(NaFlexTower, _SIGLIP_VISION, _PLAIN, True, grid_of_patches=True),
-    "clip": Family(ClipTower, ("embedding", "pooled", "cls", "none"), ("final", "normed"), True),
-    "clip_vision_model": Family(ClipTower, ("pooled", "cls", "none"), ("final", "normed"), True),
-    "dinov2": Family(ClsTower, ("cls", "none"), _PLAIN, True),
-    "dinov2_with_registers": Family(RegisterTower, ("cls", "none"), _PLAIN, True),
-    "dinov3_vit": Family(RegisterTower, ("cls", "none"), _PLAIN, True),
-    "vit": Family(ViTTower, ("cls", "pooled", "none"), _PLAIN, True),
-    "sam": Family(SamTower, ("none",), _PLAIN, False),
-    "sam_vision_model": Family(SamTower, ("none",), _PLAIN, False),
-}
-
-
-def vision_config(config: Any) -> Any:
-    """The image tower's part of a configuration, or the configuration itself where it has only that."""
-    whole = config.model_type in (*TEXT_AND_IMAGE, "sam")
-    return config.vision_config if whole else config
+    def _summary(self, output: Any) -> Tensor | None:
+        return None if self.summary == "none" else output.summary

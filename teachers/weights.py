@@ -14,9 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import huggingface_hub
+import huggingface_hub.constants
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from teachers.errors import UserError
 
@@ -86,6 +87,21 @@ def check_checkpoint(path: str | Path) -> Path:
     return file
 
 
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of a weight file, or the one in a folder, read safely; or what it wraps as "state_dict", "model"."""
+    file = check_checkpoint(path)
+    with loading(str(file)):
+        state = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    return state
+
+
 @contextmanager
 def loading(what: str, fetch: bool = False) -> Iterator[None]:
     """Turn what goes wrong inside while loading `what` (a hub name or a path) into one UserError.
@@ -111,6 +127,12 @@ def hub_in_reach() -> bool:
     except OSError:
         return False
     return True
+
+
+def in_cache(repository: str) -> bool:
+    """Whether weights of a hub repository are in the hub's cache on this machine."""
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    return any(file.suffix in SUFFIXES and file.exists() for file in folder.glob("*/*"))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Sam3VideoConfig
 
 from distill.recipe import Recipe, read, read_arms
 from distill.student import HeadSpec, Student
@@ -12,6 +13,7 @@ from eval_suite.suite import Suite
 from featsharp_adapter.recipe import AdapterRecipe
 from teachers.config import load_recipe
 from teachers.contracts import Backbone
+from teachers.known import KNOWN
 from teachers.registry import load_backbone
 
 ROOT = Path(__file__).parents[1] / "recipes"
@@ -19,7 +21,8 @@ ALL = sorted(ROOT.rglob("*.yaml"))
 SUITES = [path for path in ALL if path.parent.name == "suites"]
 ADAPTERS = [path for path in ALL if path.parent.name == "adapters"]
 RUNS = [path for path in ALL if path not in SUITES and path not in ADAPTERS]
-REAL = [path for path in ALL if path.stem in ("radio_b", "radio_l", "dfn_clip_h14_378", "siglip_so400m_14_384")]
+NAMES = ("radio_b", "radio_l", "c_radio_v4", "dfn_clip_h14_378", "siglip_so400m_14_384")
+REAL = [path for path in ALL if path.stem in NAMES]
 
 
 def name(path: Path) -> str:
@@ -38,7 +41,7 @@ def on_meta(node: str | Mapping[str, object]) -> Backbone:
 
 
 def test_all_kinds_are_found() -> None:
-    assert len(SUITES) >= 1 and len(ADAPTERS) >= 4 and len(RUNS) >= 4 and len(REAL) == 4
+    assert len(SUITES) >= 1 and len(ADAPTERS) >= 4 and len(RUNS) >= 4 and len(REAL) == len(NAMES)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name)
@@ -95,6 +98,39 @@ def test_tiles_of_the_clip_teachers_outgrow_the_student(radio_l: Recipe) -> None
         rows = on_meta(radio_l.teachers[teacher].backbone).spec.native_grid[0]
         assert rows == 27
         assert 2 * rows < student == 64 < radio_l.teachers[teacher].factor * rows == 81
+
+
+@pytest.fixture(scope="module")
+def c_radio_v4() -> Recipe:
+    return read(ROOT / "c_radio_v4.yaml")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "pixels", "patch", "widths"),
+    [("siglip2", 384, 16, (1536, 1536)), ("dinov3", 1152, 16, (4096, 4096)), ("sam3", 1008, 14, (1024, None))],
+)
+def test_c_radio_v4s_teachers_meet_on_the_students_grid(
+    c_radio_v4: Recipe, teacher: str, pixels: int, patch: int, widths: tuple[int, int | None], tmp_path: Path
+) -> None:
+    """C-RADIOv4, section 3: 24 x 3, 1152/16 and 1008/14 are all 72, the student's grid at 1152 px."""
+    node = c_radio_v4.teachers[teacher].backbone
+    if teacher == "sam3":  # a gated repository: its configuration is the library's default
+        Sam3VideoConfig().save_pretrained(tmp_path)
+        row = KNOWN["sam3"]
+        assert row.short == node
+        node = {**row.options, "spec": f"transformers:{tmp_path}", "mean": [0.5] * 3, "std": [0.5] * 3}
+    spec = on_meta(node).spec
+    assert (spec.native_size, spec.patch_size) == ((pixels, pixels), patch)
+    assert (spec.spatial_dim, spec.summary_dim) == widths
+    assert spec.native_grid[0] * c_radio_v4.teachers[teacher].effective_factor == 72 == c_radio_v4.data.size[0] // 16
+
+
+def test_c_radio_v4s_student_builds_on_meta(c_radio_v4: Recipe) -> None:
+    heads = {"siglip2": HeadSpec(1536, 1536), "dinov3": HeadSpec(4096, 4096), "sam3": HeadSpec(None, 1024)}
+    with torch.device("meta"):
+        student = Student(c_radio_v4.student, c_radio_v4.data.size, heads)
+    assert (student.vit.embed_dim, len(student.vit.blocks)) == (1280, 32)
+    assert student.vit.patch_embed.grid_size == (72, 72)
 
 
 @pytest.mark.parametrize(("recipe", "width", "depth"), [("radio_l", 1024, 24), ("radio_b", 768, 12)])

@@ -23,8 +23,7 @@ def recall_at(errors: Tensor, valid: Tensor, thresholds: Sequence[float]) -> dic
     for threshold in thresholds:
         hit = ((errors < threshold) & valid).double().sum(1)
         rows = torch.stack([hit, counts], 1)[counts > 0]
-        value, stderr = jackknife(rows, mean_at(0, weight=1, scale=100.0))
-        scores[threshold] = Score(value, int(counts.sum()), stderr)
+        scores[threshold] = jackknife(rows, mean_at(0, weight=1, scale=100.0), int(counts.sum()))
     return scores
 
 
@@ -40,8 +39,7 @@ def pck(errors: Tensor, sides: Tensor, *, pairs: Tensor, kinds: Tensor | None = 
     member = F.one_hot(where, len(names)).double()
     hit = member * (errors <= alpha * sides)[:, None]
     rows = cluster_rows(torch.cat([hit, member], 1), pairs)
-    value, stderr = jackknife(rows, mean_class_share)
-    return Score(value, len(errors), stderr)
+    return jackknife(rows, mean_class_share, len(errors))
 
 
 def _check(errors: Tensor) -> None:

@@ -6,6 +6,7 @@ metrics: the jackknife over images (Efron & Tibshirani 1993, chapter 11), which 
 one image are not independent, images are; that is why the image is the unit.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -22,11 +23,16 @@ Statistic = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """`value` over `n` items; `stderr` is None where one image alone was seen."""
+    """`value` over `n` items; `stderr` is None where one image alone was seen.
+
+    `influence` [images] says what each image adds to the error: its squares sum to stderr squared, and the difference
+    of two rows' influences on the same images gives the error of the difference (infinitesimal jackknife).
+    """
 
     value: float
     n: int
     stderr: float | None
+    influence: tuple[float, ...] | None = None
 
 
 def mean_at(index: int, *, weight: int, scale: float = 1.0, root: bool = False) -> Statistic:
@@ -45,19 +51,24 @@ def mean_class_share(sums: Tensor) -> Tensor:
     return 100.0 * (hit / seen.clamp(min=1.0)).sum(-1) / (seen > 0).sum(-1)
 
 
-def jackknife(rows: Tensor, statistic: Statistic) -> tuple[float, float | None]:
-    """Per-image statistics [n, k] -> (value over all, standard error from leaving out one image at a time).
+def jackknife(rows: Tensor, statistic: Statistic, n: int | None = None) -> Score:
+    """Per-image statistics [images, k] -> score over all, its error from leaving out one image at a time.
 
-    The error is None for a single image, or where leaving one out leaves nothing to score.
+    `n` counts the items where they are not the images. The error is None for a single image, or where leaving one out
+    leaves nothing to score.
     """
     total = rows.sum(0)
     value = float(statistic(total))
-    n = len(rows)
-    if n < 2:
-        return value, None
+    images = len(rows)
+    n = images if n is None else n
+    if images < 2:
+        return Score(value, n, None)
     others = statistic(total - rows)
-    spread = (others - others.mean()).square().sum() * (n - 1) / n
-    return value, float(spread.sqrt()) if torch.isfinite(spread) else None
+    influence = (others.mean() - others) * math.sqrt((images - 1) / images)
+    stderr = float(influence.square().sum().sqrt())
+    if not math.isfinite(stderr):
+        return Score(value, n, None)
+    return Score(value, n, stderr, tuple(influence.tolist()))
 
 
 def clustered_mean(values: Tensor, clusters: Tensor | None, *, scale: float = 1.0) -> Score:
@@ -69,8 +80,7 @@ def clustered_mean(values: Tensor, clusters: Tensor | None, *, scale: float = 1.
         rows = cluster_rows(torch.stack([values, torch.ones_like(values)], 1), clusters)
     if not len(values):
         raise UserError("nothing to score: the data has no items for this metric")
-    value, stderr = jackknife(rows, mean_at(0, weight=1, scale=scale))
-    return Score(value, len(values), stderr)
+    return jackknife(rows, mean_at(0, weight=1, scale=scale), len(values))
 
 
 def cluster_rows(rows: Tensor, clusters: Tensor) -> Tensor:
@@ -116,8 +126,7 @@ class Tally:
     def scores(self) -> dict[str, Score]:
         """Every statistic of this metric with its standard error over images."""
         rows = self.rows
-        found = {name: jackknife(rows, statistic) for name, statistic in self._statistics.items()}
-        return {name: Score(value, len(rows), stderr) for name, (value, stderr) in found.items()}
+        return {name: jackknife(rows, statistic) for name, statistic in self._statistics.items()}
 
 
 def same_shape(pred: Tensor, target: Tensor) -> None:

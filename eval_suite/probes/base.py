@@ -1,6 +1,8 @@
 """What every probe is: a recipe node that knows how to run."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
@@ -9,6 +11,15 @@ from eval_suite.metrics.score import Score
 from eval_suite.readers.contracts import LabelledData
 from eval_suite.results import Result
 from teachers.config import Node
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a probe asks of its data: a kind of label in a split, and which label maps."""
+
+    kind: Literal["classes", "dense", "captions", "pairs", "keypoints", "questions", "ranked"]
+    split: str
+    labels: tuple[str, ...] = ()
 
 
 class ProbeNode(Node):
@@ -24,6 +35,10 @@ class ProbeNode(Node):
     @abstractmethod
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         """Results of this task; deterministic in the backbone's features, the data and the seed."""
+
+    @abstractmethod
+    def needs(self) -> list[Need]:
+        """What `run` will ask of the data, so that it can be looked at beforehand."""
 
     def result(self, metric: str, score: Score, seed: int, *, higher_is_better: bool = True) -> Result:
         """A score under this task's name and group."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eval_suite.features import FeatureTable, ProbedBackbone
 from eval_suite.metrics.classification import cosine_logits, knn_predict, top1
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.results import Result
 from eval_suite.text import AbsentError, text_path
@@ -21,6 +21,9 @@ class KnnProbe(ProbeNode):
     k: int = Field(default=20, gt=0)
     temperature: float = Field(default=0.07, gt=0)
     vector: Literal["summary", "summary_or_mean"] = "summary"  #: the latter: a spatial mean where there is no summary
+
+    def needs(self) -> list[Need]:
+        return [Need("classes", TRAIN), Need("classes", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         known, asked = data.classes(TRAIN), data.classes(TEST)
@@ -54,6 +57,9 @@ class ZeroShotProbe(ProbeNode):
             if template.count("{}") != 1:
                 raise ValueError(f'a template holds "{{}}" once, for the class name; got "{template}"')
         return templates
+
+    def needs(self) -> list[Need]:
+        return [Need("classes", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         path = text_path(backbone, self.adaptor)

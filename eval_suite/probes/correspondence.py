@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.correspondence import pck, recall_at
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.matching import match_in_boxes, match_pairs, sample_points
 from eval_suite.readers.contracts import TEST, KeypointObject, LabelledData
 from eval_suite.results import Result
@@ -28,6 +28,9 @@ class TwoViewProbe(ProbeNode):
     group: str = "3d"
     pixels: tuple[float, ...] = Field(default=(12.0,), min_length=1)
     cells: int = Field(default=56, gt=0)  #: places per side among which the match is sought
+
+    def needs(self) -> list[Need]:
+        return [Need("pairs", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         pairs = data.pairs(TEST)
@@ -53,6 +56,9 @@ class KeypointProbe(ProbeNode):
     pairs_per_kind: int = Field(default=200, gt=0)
     cells: int = Field(default=24, gt=0)  #: places per side of the box among which the match is sought
     margin: float = Field(default=0.1, ge=0)  #: share of its sides the box is widened by, each way
+
+    def needs(self) -> list[Need]:
+        return [Need("keypoints", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         images = data.keypoints(TEST)

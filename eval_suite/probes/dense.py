@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.segmentation import Segmentation
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import LinearHead, batches, seeded, shrink_labels, train
 from eval_suite.probes.losses import class_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
@@ -30,6 +30,9 @@ class SegmentationProbe(ProbeNode):
     label_size: int = Field(default=56, gt=0)  #: side of the labels it learns from
     learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
+
+    def needs(self) -> list[Need]:
+        return [Need("dense", split, (self.labels,)) for split in (TRAIN, TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = data.dense(TRAIN), data.dense(TEST)

@@ -11,7 +11,7 @@ from torch import Tensor
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import resize_map
 from eval_suite.probes.ridge import RidgeHead, fit_ridge
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, ImageSource, LabelledData, LabelMaps
@@ -53,6 +53,9 @@ class DepthProbe(ShapeProbe):
     metrics: tuple[Literal["rmse", "d1"], ...] = Field(default=("rmse",), min_length=1)
     farthest: float = Field(default=80.0, gt=0)  #: metres; what lies behind does not count
 
+    def needs(self) -> list[Need]:
+        return [Need("dense", split, ("depth",)) for split in (TRAIN, TEST)]
+
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = data.dense(TRAIN), data.dense(TEST)
         depth = learn.labels("depth")
@@ -69,6 +72,9 @@ class NormalsProbe(ShapeProbe):
     """Ridge regression of unit normals, made unit again; mean angle in degrees, pooled over the set."""
 
     probe: Literal["normals"]
+
+    def needs(self) -> list[Need]:
+        return [Need("dense", split, ("normals",)) for split in (TRAIN, TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = data.dense(TRAIN), data.dense(TEST)

@@ -89,8 +89,12 @@ def train(
     learning_rate: float,
     weight_decay: float,
     warmup: float = 0.1,
+    clip: float = 10.0,
 ) -> None:
-    """AdamW with linear warm-up and a cosine to zero, so that the result does not hang on the last few batches."""
+    """AdamW with linear warm-up and a cosine to zero, so that the result does not hang on the last few batches.
+
+    `clip`: largest norm of the gradient.
+    """
     optimiser = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=weight_decay)
     first = max(1, int(warmup * steps))
     head.train()
@@ -100,7 +104,7 @@ def train(
             group["lr"] = learning_rate * ramp
         optimiser.zero_grad(set_to_none=True)
         loss_of(batch).backward()
-        nn.utils.clip_grad_norm_(head.parameters(), 10.0)
+        nn.utils.clip_grad_norm_(head.parameters(), clip)
         optimiser.step()
     head.eval()
 

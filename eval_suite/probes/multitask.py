@@ -13,7 +13,7 @@ from eval_suite.metrics.normals import Normals
 from eval_suite.metrics.saliency import Saliency
 from eval_suite.metrics.score import Tally
 from eval_suite.metrics.segmentation import Segmentation
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import ConvHead, batches, seeded, shrink_labels, train
 from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, normal_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
@@ -57,6 +57,9 @@ class MultitaskProbe(ProbeNode):
         if not tasks:
             raise ValueError("at least one task")
         return tasks
+
+    def needs(self) -> list[Need]:
+        return [Need("dense", split, tuple(self.tasks)) for split in (TRAIN, TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = self._images(data, TRAIN), self._images(data, TEST)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.retrieval import recall_at_k
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.readers.contracts import TEST, LabelledData
 from eval_suite.results import Result
 from eval_suite.text import text_path
@@ -20,6 +20,9 @@ class RetrievalProbe(ProbeNode):
     group: str = "retrieval"
     adaptor: str = "clip"
     ranks: tuple[int, ...] = Field(default=(1, 5), min_length=1)
+
+    def needs(self) -> list[Need]:
+        return [Need("captions", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         path = text_path(backbone, self.adaptor)

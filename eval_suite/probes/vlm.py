@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answers import mean_answer
-from eval_suite.probes.base import ProbeNode
+from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import batches, seeded, train
 from eval_suite.probes.vlm_model import (
     NO_TARGET,
@@ -41,6 +41,11 @@ class VlmProbe(ProbeNode):
     asked: int = Field(default=8, gt=0)  #: questions about each of them
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    #: largest norm of the gradient; without it one early step can end with the most common answers, whatever the image
+    clip: float = Field(default=1.0, gt=0)
+
+    def needs(self) -> list[Need]:
+        return [Need("questions", TRAIN), Need("questions", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = data.questions(TRAIN), data.questions(TEST)
@@ -85,6 +90,7 @@ class VlmProbe(ProbeNode):
             steps=self.steps,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
+            clip=self.clip,
         )
 
     @torch.no_grad()

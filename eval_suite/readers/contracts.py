@@ -138,6 +138,20 @@ class KeypointImages:
     images: ImageSource
     objects: Sequence[KeypointObject]
     size: tuple[int, int]
+    pairs: Sequence[tuple[int, int]] | None = None  #: (source, target) positions where the benchmark fixes them
+
+
+@dataclass(frozen=True)
+class RankedImages:
+    """Instance retrieval: which images of a gallery show what a query shows; the junk counts neither way.
+
+    positive[q] and junk[q] are bool [G] over the gallery, by difficulty ("easy", "medium", "hard").
+    """
+
+    queries: ImageSource
+    gallery: ImageSource
+    positive: Mapping[str, Tensor]
+    junk: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -148,14 +162,17 @@ class AskedQuestion:
     kind: str
     question: str
     answer: str
+    others: tuple[str, ...] = ()  #: further answers that count, e.g. of other annotators
+    options: tuple[str, ...] = ()  #: what may be chosen from; `answer` is then the letter A, B, ...
 
 
 @dataclass(frozen=True)
 class QuestionImages:
-    """Questions and short answers about images."""
+    """Questions and short answers about images, and the rule (metrics.answer_rules) that scores a reply."""
 
     images: ImageSource
     questions: Sequence[AskedQuestion]
+    rule: str = "exact"
 
 
 class LabelledData:
@@ -180,6 +197,9 @@ class LabelledData:
 
     def questions(self, split: str) -> QuestionImages:
         self._missing("questions", split)
+
+    def ranked(self, split: str) -> RankedImages:
+        self._missing("instance retrieval lists", split)
 
     def _missing(self, kind: str, split: str) -> NoReturn:
         raise UserError(f'data "{self.name}" has no {kind} (split {split}); choose other data for this probe')

@@ -4,10 +4,19 @@ import inspect
 from typing import Any
 
 from featsharp_adapter.jbu import RADIUS
+from featsharp_adapter.upsamplers.anyup import AnyUpUpsampler
 from featsharp_adapter.upsamplers.base import Upsampler
+from featsharp_adapter.upsamplers.carafe import CarafeUpsampler
+from featsharp_adapter.upsamplers.dysample import DySampleUpsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
 from featsharp_adapter.upsamplers.featup_published import FeatUpPublishedUpsampler
+from featsharp_adapter.upsamplers.jafar import JafarUpsampler
+from featsharp_adapter.upsamplers.lift import LiftUpsampler
+from featsharp_adapter.upsamplers.loftup import LoftUpUpsampler
+from featsharp_adapter.upsamplers.naf import NafUpsampler
+from featsharp_adapter.upsamplers.resfu import ResfuUpsampler
+from featsharp_adapter.upsamplers.sapa import SapaUpsampler
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, NoUpsampler, S2Upsampler, TileUpsampler
 from teachers.errors import UserError, nearest, unknown
 
@@ -19,6 +28,15 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "featup": FeatUpUpsampler,
     "featup_published": FeatUpPublishedUpsampler,
     "featsharp": FeatSharpUpsampler,
+    "carafe": CarafeUpsampler,
+    "sapa": SapaUpsampler,
+    "dysample": DySampleUpsampler,
+    "lift": LiftUpsampler,
+    "jafar": JafarUpsampler,
+    "loftup": LoftUpUpsampler,
+    "resfu": ResfuUpsampler,
+    "anyup": AnyUpUpsampler,
+    "naf": NafUpsampler,
 }
 _GIVEN = ("dim", "factor", "grid")
 

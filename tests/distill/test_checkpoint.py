@@ -55,7 +55,8 @@ def test_everything_comes_back(checkpoints: Checkpoints, model: torch.nn.Linear)
     model.weight.data.zero_()
     place = Place(0)
     assert checkpoints.latest() == path and checkpoints.read_state(path) == 7
-    checkpoints.restore(path, place)
+    checkpoints.restore(path)
+    checkpoints.restore_position(path, place)
     assert torch.equal(model.weight, weight) and place.at == 70
     assert torch.equal(torch.rand(2), dice)
     assert torch.equal(checkpoints.read_targets(path)["a.mean"], TARGETS["a.mean"])

@@ -1,6 +1,7 @@
 """Two processes and DeepSpeed: the same losses as one process with twice the batch, whatever the ZeRO stage."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,16 +22,21 @@ TOLERANCE = 1e-5
 def launch(recipe: Path, *overrides: str, processes: int = 2, stage: int | None = 2) -> Path:
     """`accelerate launch` in its own interpreter; returns the run's folder, named after the layout."""
     name = f"world{processes}-zero{stage}"
+    start("distill/run.py", str(recipe), f"name={name}", *overrides, processes=processes, stage=stage)
+    return recipe.parent / "runs" / name
+
+
+def start(*arguments: str, processes: int, stage: int | None) -> None:
+    """`accelerate launch` of a script with its arguments."""
     flags = [] if stage is None else ["--use_deepspeed", "--zero_stage", str(stage)]
     # torchrun picks a free port, so that runs of other people on this machine do not meet ours.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes), *flags]
     if processes > 1:
         command += ["--main_process_port", "0"]
-    command += ["distill/run.py", str(recipe), f"name={name}", *overrides]
+    command += arguments
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return recipe.parent / "runs" / name
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -89,3 +95,25 @@ def test_another_number_of_processes_does_not_resume(write_recipe: Callable[...,
     launch(recipe, "name=same")
     with pytest.raises(AssertionError, match="processes: 2 -> 1"):
         launch(recipe, "name=same", processes=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_arms_side_by_side_on_deepspeed_equal_their_solo_runs(write_recipe: Callable[..., Path], stage: int) -> None:
+    """Three engines in each of two processes; every arm's log and student are those of the arm alone."""
+    arms = {
+        "flat": ["teachers.coarse.upsampler=bilinear"],
+        "deep": ["student.drop_path=0.2", "student.depth=3", "optim.clip=0.5"],
+        "seed": ["student.seed=3"],
+    }
+    together = write_recipe(arms=arms, baseline="flat")
+    start("tests/distill/side_by_side.py", str(together), processes=2, stage=stage)
+    alone = write_recipe(name="alone")
+    for arm, overrides in arms.items():
+        solo = launch(alone, *overrides, stage=stage)
+        ours = solo.parent / "small" / arm
+        assert without_time(read_log(ours / "log.jsonl")) == without_time(read_log(solo / "log.jsonl"))
+        theirs = load_file(solo / "student" / "model.safetensors")
+        found = load_file(ours / "student" / "model.safetensors")
+        assert all(torch.equal(found[name], theirs[name]) for name in theirs)
+        shutil.rmtree(solo)

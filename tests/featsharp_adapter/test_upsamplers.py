@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from zoo_cases import ELSEWHERE, NAMES
 
 from featsharp_adapter.jbu import JBUStack
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
@@ -42,7 +43,7 @@ def inputs(upsampler: Upsampler, grid: tuple[int, int] = (5, 4)) -> tuple[Tensor
 
 
 def test_every_name_of_the_table_is_tested() -> None:
-    assert {name for name, _, _ in VARIANTS} == set(UPSAMPLERS)
+    assert {name for name, _, _ in VARIANTS} | set(NAMES) | ELSEWHERE == set(UPSAMPLERS)  # the zoo has its own files
 
 
 @pytest.mark.parametrize(("name", "factor", "options"), VARIANTS)
@@ -141,6 +142,20 @@ def test_every_block_starts_as_its_first_input(block: str, first: str) -> None:
     level = upsampler.levels[0]
     expected = {"jbu": level.jbu(low, guidance), "tiles": tiles[2], "bilinear": build("bilinear", 2)(low, {}, guidance)}
     assert torch.equal(upsampler(low, tiles, guidance), expected[first])
+
+
+@pytest.mark.parametrize("guide", ["jafar", "carafe"])
+def test_learned_guides_are_upsamplers_of_the_table(guide: str) -> None:
+    """The repository's later configurations put JAFAR where the joint bilateral map was."""
+    upsampler = build("featsharp", 2, {"heads": 2, "inputs": [guide, "tiles"]}).eval()
+    low, tiles, guidance = inputs(upsampler)
+    alone = upsampler.levels[0].learned[guide]
+    assert torch.equal(upsampler(low, tiles, guidance), alone(low, {}, guidance))
+    assert not upsampler.local and upsampler.tile_grids == (2,)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    upsampler(low, tiles, guidance).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in upsampler.parameters())
 
 
 def test_published_widths() -> None:

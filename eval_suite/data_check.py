@@ -1,0 +1,139 @@
+"""Is the data of a suite there and as the probes want it? Looked at before hours are spent on features."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from eval_suite.probes.base import Need
+from eval_suite.readers.contracts import DenseImages, ImageSource, LabelledData
+from eval_suite.readers.scenes import ScenesNode
+from eval_suite.suite import Suite
+from teachers.errors import UserError
+
+LOOKED_AT = 8  #: images of each set that are decoded, evenly spread
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of label of one split: what is there, or what is wrong with it."""
+
+    data: str
+    split: str
+    kind: str
+    text: str
+    problem: bool
+
+
+def check_suite(suite: Suite, *, thorough: bool) -> list[Finding]:
+    """Everything the probes of a suite ask of its data, found or not; `thorough` decodes every file."""
+    findings: list[Finding] = []
+    for name, node in suite.data.items():
+        probes = [probe for probe in suite.probes.values() if probe.data == name]
+        needs = list(dict.fromkeys(need for probe in probes for need in probe.needs()))
+        if not needs:
+            findings.append(Finding(name, "-", "-", "no probe of the suite uses it", False))
+        elif isinstance(node, ScenesNode):
+            text = f"rendered when asked for: {node.train} train, {node.test} test, {node.pairs} pairs, {node.size} px"
+            findings.append(Finding(name, "-", "scenes", text, False))
+        else:
+            findings += _check_data(name, node, needs, thorough)
+    return findings
+
+
+def _check_data(name: str, node: object, needs: list[Need], thorough: bool) -> list[Finding]:
+    try:
+        data: LabelledData = node.open(name)  # type: ignore[attr-defined]
+    except UserError as error:
+        return [Finding(name, "-", "-", str(error), True)]
+    findings = []
+    for need in needs:
+        kind = need.kind + (f" {', '.join(need.labels)}" if need.labels else "")
+        try:
+            text, problem = _describe(data, need, thorough), False
+        except UserError as error:
+            text, problem = str(error), True
+        findings.append(Finding(name, need.split, kind, text, problem))
+    return findings
+
+
+def _describe(data: LabelledData, need: Need, thorough: bool) -> str:
+    """One line on a set; UserError for the first thing that is wrong."""
+    if need.kind == "classes":
+        found = data.classes(need.split)
+        present = len(torch.unique(found.labels))
+        return f"{_images(found.images, thorough)}, {present} of {len(found.names)} classes"
+    if need.kind == "dense":
+        return _dense(data.dense(need.split), need.labels, thorough)
+    if need.kind == "captions":
+        captioned = data.captions(need.split)
+        return f"{_images(captioned.images, thorough)}, {sum(map(len, captioned.captions))} captions"
+    if need.kind == "questions":
+        asked = data.questions(need.split)
+        kinds = len({item.kind for item in asked.questions})
+        return (
+            f"{_images(asked.images, thorough)}, {len(asked.questions)} questions of {kinds} kinds, rule {asked.rule}"
+        )
+    if need.kind == "pairs":
+        pairs = data.pairs(need.split)
+        seen = pairs.valid.sum(1).float()
+        return (
+            f"{_images(pairs.first, thorough)}, {len(pairs.first)} pairs with {int(seen.mean())} points, "
+            f"{int((seen == 0).sum())} pairs without any"
+        )
+    if need.kind == "ranked":
+        ranked = data.ranked(need.split)
+        return f"{_images(ranked.gallery, thorough)} in the gallery, {_images(ranked.queries, thorough)} as queries"
+    points = data.keypoints(need.split)
+    kinds = len({item.kind for item in points.objects})
+    return f"{_images(points.images, thorough)}, {len(points.objects)} objects of {kinds} kinds"
+
+
+def _dense(found: DenseImages, labels: tuple[str, ...], thorough: bool) -> str:
+    parts = [_images(found.images, thorough)]
+    for label in labels:
+        maps, seen, valid, total = found.labels(label), set(), 0, 0
+        names = found.names.get(label, ())
+        for position in _chosen(len(found.rows), thorough):
+            values = maps[torch.tensor([position])]
+            if names:
+                seen |= set(torch.unique(values).tolist()) - {255}
+                valid += int((values != 255).sum())
+            else:
+                valid += int((values.abs().sum(1) > 0).sum() if values.ndim == 4 else (values > 0).sum())
+            total += values.shape[-1] * values.shape[-2]
+        share = f"{100 * valid / max(total, 1):.0f} % of the pixels labelled"
+        parts.append(f"{label}: " + (f"{len(seen)} of {len(names)} classes seen, {share}" if names else share))
+        if not valid:
+            raise UserError(
+                f'"{label}" has no valid pixel in the {len(_chosen(len(found.rows), thorough))} maps looked at'
+            )
+    return "; ".join(parts)
+
+
+def _images(images: ImageSource, thorough: bool) -> str:
+    """How many, and the range of their own sizes; UserError for one that cannot be read."""
+    sizes = set()
+    for row in _chosen(len(images), thorough):
+        read = getattr(images, "original", None)
+        picture = images.read(torch.tensor([row]))[0] if read is None else read(row)
+        sizes.add((picture.shape[-1], picture.shape[-2]))
+    smallest, largest = min(sizes), max(sizes)
+    shown = f"{smallest[0]}x{smallest[1]}" + (f" to {largest[0]}x{largest[1]}" if len(sizes) > 1 else "")
+    return f"{len(images)} images, {shown} px"
+
+
+def _chosen(count: int, thorough: bool) -> list[int]:
+    if thorough or count <= LOOKED_AT:
+        return list(range(count))
+    return [step * count // LOOKED_AT for step in range(LOOKED_AT)]
+
+
+def report_lines(findings: list[Finding]) -> Iterator[str]:
+    """The findings as aligned lines, problems marked."""
+    widths = [max(len(getattr(finding, field)) for finding in findings) for field in ("data", "split", "kind")]
+    for finding in findings:
+        head = "  ".join(
+            getattr(finding, field).ljust(width) for field, width in zip(("data", "split", "kind"), widths, strict=True)
+        )
+        yield f"{'PROBLEM' if finding.problem else 'ok     '}  {head}  {finding.text}"

@@ -1,0 +1,173 @@
+"""`reader: dense_folders`: photographs beside label maps of any kind, matched by the part of the name they share."""
+
+import glob
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
+from eval_suite.readers.fitting import Fit
+from eval_suite.readers.image_files import FileImages
+from eval_suite.readers.label_files import (
+    FILL,
+    ClassLabels,
+    DecodedMaps,
+    LabelNode,
+    check_aspect,
+)
+from eval_suite.readers.nodes import FileReaderNode, read_lines, rows_of, split_of
+from imagery.decode import is_image_name
+from teachers.errors import UserError
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """How one kind of label is read: from an image's key, at any size."""
+
+    kind: str  #: as in FILL
+    decode: Callable[[str], np.ndarray]
+    path: Callable[[str], str]
+    names: tuple[str, ...] = ()
+
+
+class DenseFolders(LabelledData):
+    """Images and label plans by split. `size_check` compares aspects when a label is decoded."""
+
+    def __init__(
+        self,
+        name: str,
+        fit: Fit,
+        label_fit: Fit,
+        images: Callable[[str], Mapping[str, Path]],
+        plans: Callable[[str], Mapping[str, LabelPlan]],
+    ) -> None:
+        self.name = name
+        self._fit = fit
+        self._label_fit = label_fit
+        self._images = images
+        self._plans = plans
+        self._open: dict[str, DenseImages] = {}
+
+    def dense(self, split: str) -> DenseImages:
+        if split not in self._open:
+            self._open[split] = self._build(split)
+        return self._open[split]
+
+    def _build(self, split: str) -> DenseImages:
+        files = self._images(split)
+        if not files:
+            raise UserError(f'data "{self.name}" has no images in split {split}')
+        images = FileImages(self.name, list(files.values()), self._fit)
+        keys, plans = list(files), self._plans(split)
+        if not plans:
+            self._missing("label maps", split)
+        maps = {label: self._maps(plan, keys, images) for label, plan in plans.items()}
+        names = {label: plan.names for label, plan in plans.items() if plan.names}
+        return DenseImages(images, rows_of(len(images)), maps, names, {})
+
+    def _maps(self, plan: LabelPlan, keys: list[str], images: FileImages) -> DecodedMaps:
+        def decode(row: int) -> np.ndarray:
+            label = plan.decode(keys[row])
+            check_aspect(label, images.size_of(row), plan.path(keys[row]))
+            return label
+
+        return DecodedMaps(decode, self._label_fit, FILL[plan.kind], lambda row: plan.path(keys[row]))
+
+
+class DenseFoldersNode(FileReaderNode):
+    """Any folders of photographs and labels.
+
+    `images` and each label's `files` are paths under `root` with one `*`, which stands for what an image and its
+    labels share, and `{split}`, which stands for the split's folder. A layout without split folders has `every: n`
+    (each n-th image is a test image) or `lists` (files with one key a line).
+    """
+
+    reader: Literal["dense_folders"]
+    images: str
+    labels: dict[str, LabelNode] = Field(min_length=1)
+    label_size: int | tuple[int, int] | None = None  #: of the label maps the probes see; None: the images'
+    splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: TRAIN, TEST: TEST})
+    lists: dict[str, str] | None = None
+    every: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _patterns(self) -> "DenseFoldersNode":
+        for pattern in (self.images, *(label.files for label in self.labels.values())):
+            if pattern.count("*") != 1:
+                raise ValueError(f'a path has exactly one "*", got "{pattern}"')
+        told = sum(("{split}" in self.images, self.lists is not None, self.every is not None))
+        if told != 1:
+            raise ValueError("say one of these: {split} in images, lists, or every")
+        return self
+
+    def open(self, name: str) -> DenseFolders:
+        self.folder(name)
+        fit = self.fitting
+        label_fit = fit if self.label_size is None else Fit(*_pair(self.label_size), self.fit)
+        return DenseFolders(
+            name, fit, label_fit, lambda split: self._files(name, split), lambda split: self._plans(name, split)
+        )
+
+    def _files(self, name: str, split: str) -> dict[str, Path]:
+        found = matched(self.folder(name), self._pattern(self.images, split))
+        found = {key: path for key, path in found.items() if is_image_name(path.name)}
+        if not found:
+            raise UserError(
+                f'data "{name}": no image fits {self.folder(name) / self._pattern(self.images, split)} '
+                f"(split {split}); check root, images and splits"
+            )
+        keys = self._chosen(name, split, list(found))
+        if missing := [key for key in keys if key not in found]:
+            raise UserError(f'data "{name}": {len(missing)} listed images are missing, the first is "{missing[0]}"')
+        kept = [keys[at] for at in self.kept(len(keys), split)]
+        return {key: found[key] for key in kept}
+
+    def _chosen(self, name: str, split: str, keys: list[str]) -> list[str]:
+        if self.lists is not None:
+            return read_lines(self.folder(name) / split_of(split, self.lists), f"the list of {split} images")
+        if self.every is None:
+            return keys
+        return [key for at, key in enumerate(keys) if (at % self.every == self.every - 1) == (split == TEST)]
+
+    def _plans(self, name: str, split: str) -> dict[str, LabelPlan]:
+        return {label: self._plan(name, split, label, node) for label, node in self.labels.items()}
+
+    def _plan(self, name: str, split: str, label: str, node: LabelNode) -> LabelPlan:
+        folder, pattern = self.folder(name), self._pattern(node.files, split)
+        found = matched(folder, pattern)
+
+        def path(key: str) -> Path:
+            if key not in found:
+                wanted = folder / pattern.replace("*", key)
+                raise UserError(f'data "{name}": image "{key}" has no {label} label: {wanted} is missing')
+            return found[key]
+
+        names = node.names if isinstance(node, ClassLabels) else ("background", label) if node.kind == "mask" else ()
+        return LabelPlan(node.kind, lambda key: node.decode(path(key)), lambda key: str(path(key)), names)
+
+    def _pattern(self, pattern: str, split: str) -> str:
+        return pattern.replace("{split}", split_of(split, self.splits)) if "{split}" in pattern else pattern
+
+
+def matched(folder: Path, pattern: str) -> dict[str, Path]:
+    """Files that fit a pattern with one `*`, by what the star stood for (subfolders included), in name order."""
+    before, after = pattern.split("*")
+    where = (
+        glob.escape(str(folder)) + "/" + glob.escape(before) + ("**/*" if not before or before.endswith("/") else "*")
+    )
+    shape = re.compile(re.escape(before) + "(.+)" + re.escape(after).replace(r"\?", ".") + r"\Z")
+    out: dict[str, Path] = {}
+    for path in sorted(glob.glob(where + glob.escape(after), recursive=True)):
+        found = shape.match(Path(path).relative_to(folder).as_posix())
+        if found and Path(path).is_file():
+            out[found[1]] = Path(path)
+    return out
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size

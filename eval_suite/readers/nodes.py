@@ -1,0 +1,107 @@
+"""What all readers of files have in common: where the data lies, at which size the probes see it, how much of it."""
+
+import os
+import re
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
+from eval_suite.readers.fitting import Fit, Mode
+from teachers.config import Node
+from teachers.errors import UserError, unknown
+
+
+class ReaderNode(Node):
+    """A data set of a suite file."""
+
+    @abstractmethod
+    def open(self, name: str) -> LabelledData:
+        """The data set under its name in the suite; UserError where it is not there or not as it should be."""
+
+
+class FileReaderNode(ReaderNode):
+    """A reader of files on disk. `root` may hold ~ and ${VARIABLES} and is relative to the working directory."""
+
+    root: str
+    size: int | tuple[int, int] = 224  #: of the images the probes see: one side, or height and width
+    fit: Mode = "stretch"  #: how photographs come to that size
+    limit: dict[str, int] = Field(default_factory=dict)  #: split -> at most so many images, evenly spread
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, size: int | tuple[int, int]) -> int | tuple[int, int]:
+        if min((size,) if isinstance(size, int) else size) < 1:
+            raise ValueError("image sides are positive")
+        return size
+
+    @field_validator("limit")
+    @classmethod
+    def _splits(cls, limit: dict[str, int]) -> dict[str, int]:
+        for split, count in limit.items():
+            if split not in (TRAIN, TEST):
+                raise ValueError(f'a limit is for train or test, not "{split}"')
+            if count < 1:
+                raise ValueError(f"the limit of {split} is positive")
+        return limit
+
+    @property
+    def fitting(self) -> Fit:
+        """The size as the fitting of images wants it."""
+        return Fit(self.size, self.size, self.fit) if isinstance(self.size, int) else Fit(*self.size, self.fit)
+
+    def folder(self, name: str) -> Path:
+        """The root folder; UserError where there is none."""
+        return existing_folder(self.root, name)
+
+    def kept(self, count: int, split: str) -> list[int]:
+        """Positions that stay under the limit of the split, evenly spread over `count`."""
+        most = self.limit.get(split, count)
+        return list(range(count)) if most >= count else [step * count // most for step in range(most)]
+
+
+def existing_folder(path: str, name: str) -> Path:
+    """`path` with ~ and ${VARIABLES} filled in; UserError unless it is a folder."""
+    folder = expanded(path)
+    if not folder.is_dir():
+        raise UserError(f'data "{name}": there is no folder {folder}; set data.{name}.root to where it lies')
+    return folder
+
+
+def expanded(path: str) -> Path:
+    """~ and ${VARIABLES} filled in; UserError for a variable that is not set."""
+    full = os.path.expanduser(os.path.expandvars(path))
+    if left := re.search(r"\$\{?(\w+)\}?", full):
+        raise UserError(f"{path}: the environment variable {left[1]} is not set; set it or write the path out")
+    return Path(full)
+
+
+def existing_file(path: Path, what: str) -> Path:
+    """The path itself; UserError unless it is a file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {what}")
+    return path
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Non-empty lines of a text file; UserError where it cannot be read."""
+    try:
+        lines = existing_file(path, what).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def split_of(split: str, names: dict[str, str]) -> str:
+    """The layout's own name of train or test."""
+    if split not in names:
+        raise unknown("split", split, names)
+    return names[split]
+
+
+def rows_of(count: int) -> Tensor:
+    """0 .. count - 1, int64 [count]."""
+    return torch.arange(count)

@@ -1,0 +1,68 @@
+"""`reader: revisited`: Oxford5k and Paris6k with the revisited ground truth."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from eval_suite.readers.contracts import LabelledData, RankedImages
+from eval_suite.readers.image_files import FileImages
+from eval_suite.readers.nodes import FileReaderNode
+from eval_suite.readers.safe_pickle import read_pickle
+from teachers.errors import UserError
+
+DATASETS = ("roxford5k", "rparis6k")
+
+
+class RevisitedNode(FileReaderNode):
+    """<root>/{jpg,gnd_<dataset>.pkl}; `crop_queries` cuts queries to their box (the benchmark does; DINO does not)."""
+
+    reader: Literal["revisited"]
+    dataset: Literal["roxford5k", "rparis6k"]
+    crop_queries: bool = True
+
+    def open(self, name: str) -> "RevisitedData":
+        root = self.folder(name)
+        nested = root / self.dataset
+        return RevisitedData(name, nested if nested.is_dir() else root, self)
+
+
+class RevisitedData(LabelledData):
+    """Queries, gallery, and who counts at which difficulty."""
+
+    def __init__(self, name: str, root: Path, node: RevisitedNode) -> None:
+        self.name = name
+        self.root = root
+        self.node = node
+
+    def ranked(self, split: str) -> RankedImages:
+        path = self.root / f"gnd_{self.node.dataset}.pkl"
+        truth = read_pickle(path)
+        if not isinstance(truth, dict) or not {"imlist", "qimlist", "gnd"} <= truth.keys():
+            raise UserError(f"{path} is not the revisited ground truth: it lacks imlist, qimlist or gnd")
+        chosen = self.node.kept(len(truth["qimlist"]), "test")
+        notes = [truth["gnd"][at] for at in chosen]
+        files = [self.root / "jpg" / f"{truth['qimlist'][at]}.jpg" for at in chosen]
+        boxes = [tuple(float(side) for side in note["bbx"]) for note in notes] if self.node.crop_queries else None
+        queries = FileImages(f"{self.name}-queries", files, self.node.fitting, boxes)
+        gallery = FileImages(
+            f"{self.name}-gallery", [self.root / "jpg" / f"{one}.jpg" for one in truth["imlist"]], self.node.fitting
+        )
+        return RankedImages(queries, gallery, *difficulties(notes, len(gallery)))
+
+
+def difficulties(notes: list[dict[str, Any]], count: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Positive and junk masks bool [Q, G] for easy, medium (easy and hard) and hard."""
+    easy, hard, junk = (_mask(notes, key, count) for key in ("easy", "hard", "junk"))
+    positive = {"easy": easy, "medium": easy | hard, "hard": hard}
+    return positive, {"easy": junk | hard, "medium": junk, "hard": junk | easy}
+
+
+def _mask(notes: list[dict[str, Any]], key: str, count: int) -> torch.Tensor:
+    out = torch.zeros(len(notes), count, dtype=torch.bool)
+    for row, note in enumerate(notes):
+        members = torch.as_tensor([int(number) for number in note[key]], dtype=torch.int64)
+        if len(members) and int(members.max()) >= count:
+            raise UserError(f"the ground truth names image {int(members.max())} of {count}")
+        out[row, members] = True
+    return out

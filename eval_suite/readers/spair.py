@@ -1,0 +1,78 @@
+"""`reader: spair71k`: semantic keypoints with fixed image pairs."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from eval_suite.readers.contracts import TEST, TRAIN, KeypointImages, KeypointObject, LabelledData
+from eval_suite.readers.image_files import FileImages
+from eval_suite.readers.nodes import FileReaderNode, split_of
+from teachers.errors import UserError
+
+
+class SpairNode(FileReaderNode):
+    """SPair-71k: JPEGImages, ImageAnnotation/<class>/<id>.json, PairAnnotation/{trn,val,test}/*.json."""
+
+    reader: Literal["spair71k"]
+    size: int | tuple[int, int] = 448
+    splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "trn", TEST: "test"})
+
+    def open(self, name: str) -> "SpairData":
+        self.folder(name)
+        return SpairData(name, self)
+
+
+class SpairData(LabelledData):
+    """One object an image; the pairs are those of the benchmark."""
+
+    def __init__(self, name: str, node: SpairNode) -> None:
+        self.name = name
+        self.node = node
+
+    def keypoints(self, split: str) -> KeypointImages:
+        root = self.node.folder(self.name)
+        root = root / "SPair-71k" if (root / "SPair-71k").is_dir() else root
+        folder = root / "PairAnnotation" / split_of(split, self.node.splits)
+        listed = sorted(folder.glob("*.json"))
+        if not listed:
+            raise UserError(f'data "{self.name}": {folder} has no pair annotations')
+        pairs = [_read(listed[at]) for at in self.node.kept(len(listed), split)]
+        known: dict[tuple[str, str], int] = {}
+        for pair in pairs:
+            for side in ("src_imname", "trg_imname"):
+                known.setdefault((pair["category"], Path(pair[side]).stem), len(known))
+        files = [root / "JPEGImages" / kind / f"{stem}.jpg" for kind, stem in known]
+        images = FileImages(self.name, files, self.node.fitting)
+        objects = [self._object(root, kind, stem, row) for (kind, stem), row in known.items()]
+        numbers = [tuple(known[p["category"], Path(p[s]).stem] for s in ("src_imname", "trg_imname")) for p in pairs]
+        return KeypointImages(images, objects, self.node.fitting.size, [(a, b) for a, b in numbers])
+
+    def _object(self, root: Path, kind: str, stem: str, row: int) -> KeypointObject:
+        path = root / "ImageAnnotation" / kind / f"{stem}.json"
+        note = _read(path)
+        width, height = note["image_width"], note["image_height"]
+        move = self.node.fitting.affine(height, width)
+        points = {
+            name: (place[0] * move.scale_x + move.shift_x, place[1] * move.scale_y + move.shift_y)
+            for name, place in note["kps"].items()
+            if place is not None
+        }
+        x0, y0, x1, y1 = (float(side) for side in note["bndbox"])
+        box = (
+            x0 * move.scale_x + move.shift_x,
+            y0 * move.scale_y + move.shift_y,
+            x1 * move.scale_x + move.shift_x,
+            y1 * move.scale_y + move.shift_y,
+        )
+        return KeypointObject(row, kind, points, box)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,45 @@
+"""All readers by the name a suite file gives them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from eval_suite.readers.captions import CaptionsNode
+from eval_suite.readers.class_folders import ClassFoldersNode, ImageNetNode
+from eval_suite.readers.coco import CocoNode
+from eval_suite.readers.dense_folders import DenseFoldersNode
+from eval_suite.readers.dense_layouts import Ade20kNode, CocoStuffNode, Voc2012Node
+from eval_suite.readers.hf_columns import HfNode
+from eval_suite.readers.multitask_layouts import NyudMultitaskNode, PascalMultitaskNode
+from eval_suite.readers.navi import NaviNode
+from eval_suite.readers.probe3d_layouts import NyuProbe3dNode
+from eval_suite.readers.question_files import QuestionsNode
+from eval_suite.readers.revisited import RevisitedNode
+from eval_suite.readers.rgbd_pairs import RgbdPairsNode, ScanNet1500Node
+from eval_suite.readers.scenes import ScenesNode
+from eval_suite.readers.spair import SpairNode
+from eval_suite.readers.vlm_benchmarks import VlmBenchmarkNode
+
+ReaderRecipe = Annotated[
+    ScenesNode
+    | ClassFoldersNode
+    | ImageNetNode
+    | DenseFoldersNode
+    | Ade20kNode
+    | Voc2012Node
+    | CocoStuffNode
+    | CocoNode
+    | CaptionsNode
+    | HfNode
+    | NyudMultitaskNode
+    | PascalMultitaskNode
+    | NyuProbe3dNode
+    | NaviNode
+    | RgbdPairsNode
+    | ScanNet1500Node
+    | SpairNode
+    | RevisitedNode
+    | QuestionsNode
+    | VlmBenchmarkNode,
+    Field(discriminator="reader"),
+]
