@@ -172,9 +172,19 @@ def test_gradients_reach_the_images_and_the_adapter(teacher) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("upsampler", "share"), [("featsharp", 0.8), ("featsharp", 0.65), ("featup", 0.6)])
 def test_a_memory_budget_is_kept_and_changes_nothing(teacher, upsampler: str, share: float) -> None:
-    backbone = PatchTeacher(teacher.spec, resizable=True)
+    keeps_a_budget(PatchTeacher(teacher.spec, resizable=True), upsampler, share, (640, 320))  # 80 x 40 tokens
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_a_memory_budget_is_kept_on_a_photograph_of_three_megapixels(teacher) -> None:
+    keeps_a_budget(PatchTeacher(teacher.spec, resizable=True), "featsharp", 0.7, (1536, 2048))
+
+
+def keeps_a_budget(backbone: Backbone, upsampler: str, share: float, size: tuple[int, int]) -> None:
+    """The same map as without a limit, from at most a tenth more than `share` of what that takes."""
     adapter = fitted(backbone, upsampler, 4, **({"heads": 2, "hidden": 128} if upsampler == "featsharp" else {}))
-    images = torch.rand(1, 3, 640, 320)  # 20 x 10 tokens, sharpened to 80 x 40
+    images = torch.rand(1, 3, *size)
     with PeakMemory() as free:
         expected = sharpen(backbone, adapter, images).spatial
     budget = int(share * free.peak)
