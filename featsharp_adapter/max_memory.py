@@ -15,8 +15,9 @@ from featsharp_adapter.upsamplers.base import Upsampler
 from teachers.errors import UserError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-#: Rows of low-resolution tokens fused to find out what a row costs: two numbers, so that what is fixed drops out.
-TRIAL_ROWS = (2, 4)
+#: Rows of low-resolution tokens fused to find out what a row costs: two numbers, so that what is fixed drops out. Of
+#: high maps more, since filters and attention cut those into blocks, whose memory is another.
+TRIAL_ROWS, HIGH, HIGH_TRIAL_ROWS = (2, 4), 24, (6, 12)
 
 
 def parse_memory(text: str) -> int:
@@ -46,13 +47,12 @@ class Budget:
     ) -> int | None:
         """How many output rows may be made at once beside `held` bytes (inputs, not the result); None: all."""
         height, factor = low.shape[-2], upsampler.factor
-        few, many = (_peak(upsampler, low, tiles, guidance, min(rows, height)) for rows in TRIAL_ROWS)
-        row = (
-            (many - few) / (TRIAL_ROWS[1] - TRIAL_ROWS[0]) / factor
-            if height > TRIAL_ROWS[1]
-            else many / height / factor
-        )
-        fixed = max(few - min(TRIAL_ROWS[0], height) * factor * row, 0.0)
+        out = low.nbytes * factor**2
+        fewer, more = (min(rows, height) for rows in (TRIAL_ROWS if height <= HIGH else HIGH_TRIAL_ROWS))
+        few, many = (_peak(upsampler, low, tiles, guidance, rows) for rows in (fewer, more))
+        row = (many - few) / (more - fewer) / factor if more > fewer else many / height / factor  # of the output
+        row = max(row, out / (height * factor))
+        fixed = max(few - fewer * factor * row, 0.0)
         whole = held + fixed + row * height * factor
         if whole <= self.limit:
             return None
@@ -60,7 +60,7 @@ class Budget:
             self._check(whole, "this upsampler needs it, and cannot work in strips")
         # Around a strip: the window of the attention, and what the last level's filter and interpolation reach.
         around = 2 * (upsampler.reach + RADIUS + factor)
-        available = self.limit - held - low.nbytes * factor**2 - fixed - around * row
+        available = self.limit - held - out - fixed - around * row
         self._check(self.limit - available + row, f"a row of {low.shape[-1] * factor} sharpened tokens needs it")
         return int(available // row)
 

@@ -177,8 +177,9 @@ def test_a_memory_budget_is_kept_and_changes_nothing(teacher, upsampler: str, sh
 
 @torch.no_grad()
 @pytest.mark.slow
-def test_a_memory_budget_is_kept_on_a_photograph_of_three_megapixels(teacher) -> None:
-    keeps_a_budget(PatchTeacher(teacher.spec, resizable=True), "featsharp", 0.7, (1536, 2048))
+@pytest.mark.parametrize("upsampler", ["featsharp", "featup"])
+def test_a_memory_budget_is_kept_on_a_photograph_of_three_megapixels(teacher, upsampler: str) -> None:
+    keeps_a_budget(PatchTeacher(teacher.spec, resizable=True), upsampler, 0.7, (1536, 2048))
 
 
 def keeps_a_budget(backbone: Backbone, upsampler: str, share: float, size: tuple[int, int]) -> None:
