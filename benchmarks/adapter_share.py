@@ -64,9 +64,8 @@ def main(argv: list[str]) -> int:
     rest = total - teacher - times["JBU"] - times["fusion block"]
     print(f"  {'everything else':28s} {rest:9.1f} ms  {100 * rest / total:6.1f} % of the total")
     share = (times["JBU"] + times["fusion block"]) / total
-    print(
-        f"JBU and fusion: {100 * share:.1f} % of the total; the rest: {100 * rest / teacher:.1f} % of the bare passes"
-    )
+    of_passes = 100 * rest / teacher
+    print(f"JBU and fusion: {100 * share:.1f} % of the total; the rest: {of_passes:.1f} % of the bare passes")
     return 0
 
 

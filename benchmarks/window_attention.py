@@ -88,8 +88,10 @@ def main(argv: list[str]) -> int:
         measure(arguments.dim, grid, arguments.batch, arguments.window, arguments.repeats, device)
         for grid in arguments.grids
     ]
-    where = f"{device}, {arguments.threads} threads, torch {torch.__version__}"
-    print(f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, {where}")
+    print(
+        f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, "
+        f"{device}, {arguments.threads} threads"
+    )
     header = [
         "grid",
         "ms",
@@ -98,9 +100,9 @@ def main(argv: list[str]) -> int:
         "faster",
         "than eager",
         "MiB",
-        "KiB/token",
-        "less",
-        "difference",
+        "KiB a token",
+        "less memory",
+        "max difference",
     ]
     print(table(header, rows))
     return 0

@@ -1,7 +1,8 @@
 """Results that ship with the package: the tiny teachers on the embedded suite, so nobody has to measure them again.
 
 A record is used for exactly the weights and the suite that it was measured with; any other backbone or suite is
-measured. `python -m eval_suite record` writes them, after any change of a probe as well: a slow test measures them anew.
+measured. `python -m eval_suite record` writes them; to be done after any change of a probe, too: a slow test measures
+them anew.
 """
 
 import hashlib

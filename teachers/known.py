@@ -174,10 +174,12 @@ ROWS = (
     _own_radio("c_radio_v3_h", "nvidia/C-RADIOv3-H", 1280, 3, 653.0, NVIDIA_OPEN),
     _own_radio("c_radio_v4_h", "nvidia/C-RADIOv4-H", 1280, 2, 653.0, NVIDIA_OPEN),
     _timm(
-        "c_radio_v3_l_timm", "vit_large_patch16_radio_v3.c_radio", "RADIO", 512, 16, 1024, 304.2, 729.6, NVIDIA_OPEN, "clip"
+        "c_radio_v3_l_timm", "vit_large_patch16_radio_v3.c_radio", "RADIO", 512, 16, 1024, 304.2, 729.6, NVIDIA_OPEN,
+        "clip",
     ),
     _timm(
-        "c_radio_v4_h_timm", "vit_huge_patch16_radio_v4.c_radio", "RADIO", 512, 16, 1280, 632.0, 1478.3, NVIDIA_OPEN, "clip"
+        "c_radio_v4_h_timm", "vit_huge_patch16_radio_v4.c_radio", "RADIO", 512, 16, 1280, 632.0, 1478.3, NVIDIA_OPEN,
+        "clip",
     ),
 )  # fmt: skip
 KNOWN: dict[str, KnownTeacher] = {row.short: row for row in ROWS}

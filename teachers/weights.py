@@ -88,7 +88,7 @@ def check_checkpoint(path: str | Path) -> Path:
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict of a weight file, or the one in a folder, read safely; or what it wraps as "state_dict", "model"."""
+    """The state dict of a weight file or folder, read safely; or what it wraps as "state_dict", "model"."""
     file = check_checkpoint(path)
     with loading(str(file)):
         state = (
