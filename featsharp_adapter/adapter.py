@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from featsharp_adapter.adapter_folder import find_folder, read_description, read_weights, upload_folder, write_folder
 from featsharp_adapter.bias import BiasBuffer
 from featsharp_adapter.card import adapter_card
+from featsharp_adapter.conditional_bias import ConditionalBias
 from featsharp_adapter.meta import AdapterMeta
 from featsharp_adapter.normalisers import Normaliser, new_normaliser
+from featsharp_adapter.options import check_options
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.upsamplers.base import Upsampler
-from featsharp_adapter.upsamplers.table import build_upsampler
+from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
 from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec
 from teachers.errors import UserError
@@ -26,16 +28,25 @@ from teachers.errors import UserError
 class Adapter(nn.Module):
     """views, guidance -> sharpened features of one teacher."""
 
-    def __init__(self, normaliser: Normaliser, bias: BiasBuffer, upsampler: Upsampler, meta: AdapterMeta) -> None:
+    def __init__(
+        self,
+        normaliser: Normaliser,
+        bias: BiasBuffer,
+        upsampler: Upsampler,
+        meta: AdapterMeta,
+        conditional: ConditionalBias | None = None,
+    ) -> None:
         super().__init__()
         self.normaliser, self.bias, self.upsampler, self.meta = normaliser, bias, upsampler, meta
+        self.conditional = conditional
 
     @classmethod
     def build(cls, meta: AdapterMeta, normaliser: Normaliser) -> "Adapter":
         """An untrained adapter as `meta` describes it."""
         dim, grid = meta.teacher.spatial_dim, meta.teacher.native_grid
         upsampler = build_upsampler(meta.upsampler, dim=dim, factor=meta.factor, grid=grid, **meta.options)
-        return cls(normaliser, BiasBuffer(dim, grid), upsampler, meta)
+        conditional = None if meta.conditional_heads is None else ConditionalBias(dim, meta.conditional_heads)
+        return cls(normaliser, BiasBuffer(dim, grid), upsampler, meta, conditional)
 
     @property
     def factor(self) -> int:
@@ -63,6 +74,11 @@ class Adapter(nn.Module):
 
     def denoise_normalised(self, features: Tensor, n: int = 1) -> Tensor:
         """Raw [B, C, n*g, n*g'], stitched from n x n tiles -> same shape in PHI-S space, without the position bias."""
+        fixed = self.denoise_fixed(features, n)
+        return fixed if self.conditional is None else fixed + self.conditional(fixed, n)
+
+    def denoise_fixed(self, features: Tensor, n: int = 1) -> Tensor:
+        """As `denoise_normalised`, but without the conditional bias."""
         return self.bias(self.normaliser.normalise(features), n)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -81,6 +97,8 @@ class Adapter(nn.Module):
         meta = AdapterMeta.from_dict(description, str(path))
         if backbone_spec is not None:
             meta.check_teacher(str(folder), backbone_spec)
+        if meta.upsampler in UPSAMPLERS:  # `build` says what else is wrong
+            check_options(meta.upsampler, meta.options)
         adapter = cls.build(meta, new_normaliser(meta.normaliser, meta.teacher.spatial_dim))
         try:
             adapter.load_state_dict(read_weights(path))

@@ -10,11 +10,13 @@ each reading q tokens. Pixels are padded to N*s, and the padding is cut off at t
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 #: Up to this many tokens a side, one block for the whole side is fastest (the operator is then simply dense).
 WHOLE_SIDE = 16
@@ -31,15 +33,15 @@ class SidePlan(NamedTuple):
     weights: Tensor
 
 
-def adaptive_upsample(source: Tensor, kernel: Tensor, factor: int) -> Tensor:
-    """[B, C, h, w], kernel [B, H, W, K, K] -> [B, C, H, W]: filter the reflection-padded bilinear upsampling of source.
+def adaptive_upsample(source: Tensor, kernel: Tensor, factor: int, mode: Interpolation = "bilinear") -> Tensor:
+    """[B, C, h, w], kernel [B, H, W, K, K] -> [B, C, H, W]: filter the reflection-padded upsampling of the source.
 
     Memory is a few times the output, whatever K; needs H, W > K // 2.
     """
     batch, channels, height, width = source.shape
     taps = kernel.shape[-1]
-    rows = side_plan(height, factor, taps, source.device, source.dtype)
-    columns = side_plan(width, factor, taps, source.device, source.dtype)
+    rows = side_plan(height, factor, taps, source.device, source.dtype, mode)
+    columns = side_plan(width, factor, taps, source.device, source.dtype, mode)
     # [B, N, s, N', s', q, q'] -> blocks first
     operator = _on_tokens(kernel, rows, columns).unflatten(1, (rows.blocks, rows.pixels))
     operator = operator.unflatten(3, (columns.blocks, columns.pixels)).permute(0, 1, 3, 2, 4, 5, 6)
@@ -63,9 +65,16 @@ def _on_tokens(kernel: Tensor, rows: SidePlan, columns: SidePlan) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def side_plan(size: int, factor: int, taps: int, device: torch.device, dtype: torch.dtype) -> SidePlan:
+def side_plan(
+    size: int,
+    factor: int,
+    taps: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    mode: Interpolation = "bilinear",
+) -> SidePlan:
     """The plan for a side of `size` tokens. Cached: it depends on nothing else, and a model meets few sizes."""
-    matrix = _padded_interpolation(size, factor, taps // 2)
+    matrix = _padded_interpolation(size, factor, taps // 2, mode)
     count = 1 if size <= WHOLE_SIDE else -(-size * factor // BLOCK)
     pixels = -(-size * factor // count)
     taps_of = torch.zeros(count * pixels, taps, size, dtype=torch.float64)
@@ -79,8 +88,9 @@ def side_plan(size: int, factor: int, taps: int, device: torch.device, dtype: to
     return SidePlan(count, pixels, tokens.to(device), weights.to(device, dtype))
 
 
-def _padded_interpolation(size: int, factor: int, radius: int) -> Tensor:
-    """U [f*size + 2r, size] in float64: bilinear interpolation by `factor`, then reflection padding by `radius`."""
-    eye = torch.eye(size, dtype=torch.float64)[None]
-    matrix = F.interpolate(eye, scale_factor=factor, mode="linear", align_corners=False)
+def _padded_interpolation(size: int, factor: int, radius: int, mode: Interpolation) -> Tensor:
+    """U [f*size + 2r, size] in float64: interpolation by `factor`, then reflection padding by `radius`."""
+    # Each row of the unit matrix is a signal of its own: the other side keeps its size, which leaves it as it is.
+    eye = torch.eye(size, dtype=torch.float64)[None, None]
+    matrix = F.interpolate(eye, size=(size, factor * size), mode=mode, align_corners=False)[0]
     return F.pad(matrix, (radius, radius), mode="reflect")[0].T.contiguous()

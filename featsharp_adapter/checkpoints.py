@@ -46,6 +46,8 @@ class Checkpoints:
             data = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes the unpickler raise
             raise UserError(f"{path} is damaged ({error}); remove it to go on from the one before") from error
+        if not isinstance(data, dict) or not {"identity", "state", "step"} <= data.keys():
+            raise UserError(f"{path} is no checkpoint of a training run; move it elsewhere or choose another `out`")
         if data["identity"] != self.identity:
             raise UserError(f"{self.folder} holds checkpoints of another recipe or teacher; choose another `out`")
         load(data["state"])

@@ -1,30 +1,50 @@
-"""Train several upsamplers on the same views with the same budget, several seeds each, and tabulate their errors."""
+"""Train several upsamplers on the same views with the same budget, several seeds each; tabulate and draw them."""
 
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
+from featsharp_adapter.adapter import Adapter
+from featsharp_adapter.arms import parse_arm
+from featsharp_adapter.peak_memory import PeakMemory
+from featsharp_adapter.pictures import save_panels, shared_basis, to_pictures
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.session import train_one
+from featsharp_adapter.view_data import Sample
 from featsharp_adapter.workshop import Workshop
 
 Estimate = tuple[float, float | None]  #: mean, and its standard error where several values say
 
+#: Longest side of an image in a picture.
+PICTURE_PIXELS = 320
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One training: mean squared errors in PHI-S space on held-out views, by both downsamplers."""
+    """One training: mean squared errors in normalised space on held-out views, and what they do not tell.
+
+    fidelity: equation 7 by the learned downsampler. tv, crf, mmd: `side_metrics`. milliseconds, mebibytes: of
+    sharpening one image whose views are there, all threads, tensors only.
+    """
 
     teacher: str
     upsampler: str
     seed: int
     mse_average: float
     mse_learned: float
+    fidelity: float
+    tv: float
+    crf: float
+    mmd: float
     parameters: int
     seconds: float  #: CPU time of training and judging, all threads
+    milliseconds: float
+    mebibytes: float
 
 
 @dataclass(frozen=True)
@@ -36,28 +56,87 @@ class Row:
     seeds: int
     mse_average: Estimate
     mse_learned: Estimate
-    fidelity: Estimate  #: 1 / mse_learned
+    fidelity: Estimate
+    tv: Estimate
+    crf: Estimate
+    mmd: Estimate
     parameters: int
     seconds: float
+    milliseconds: float
+    mebibytes: float
 
 
-def compare(
-    recipe: AdapterRecipe, workshop: Workshop, upsamplers: Sequence[str], seeds: Sequence[int]
-) -> list[Outcome]:
-    """All trainings of one teacher. A seed decides weights, batches and choice of views; the data stay the same."""
-    outcomes = []
+@dataclass(frozen=True)
+class Comparison:
+    """All trainings of one teacher, and the adapters of the first seed, by upsampler."""
+
+    outcomes: list[Outcome]
+    adapters: dict[str, Adapter]
+
+
+def compare(recipe: AdapterRecipe, workshop: Workshop, upsamplers: Sequence[str], seeds: Sequence[int]) -> Comparison:
+    """All trainings of one teacher; `upsamplers` as in `arms.py`.
+
+    A seed decides weights, batches and choice of views; the data stay the same.
+    """
+    outcomes: list[Outcome] = []
+    adapters: dict[str, Adapter] = {}
+    probe = next(iter(workshop.held_out.in_order(1)))
     for seed in seeds:
         for name in upsamplers:
-            options = recipe.options if name == recipe.upsampler else {}
-            arm = recipe.model_copy(update={"upsampler": name, "options": options, "seed": seed})
+            arm = parse_arm(name, recipe)
+            changes = {"upsampler": arm.upsampler, "options": arm.options, "seed": seed}
             began = time.process_time()
-            adapter, fidelity = train_one(arm, workshop)
-            size = sum(parameter.numel() for parameter in adapter.upsampler.parameters())
-            errors = (fidelity["average"].mse, fidelity["learned"].mse)
+            adapter, fidelity = train_one(recipe.model_copy(update=changes), workshop)
             spent = time.process_time() - began
-            outcomes.append(Outcome(workshop.spec.name, name, seed, *errors, size, spent))
-            print(f"{workshop.spec.name} {name} seed {seed}: average {errors[0]:.4f}, learned {errors[1]:.4f}")
-    return outcomes
+            side = adapter.meta.fidelity["side"]
+            cost = measure_cost(adapter, probe)
+            outcome = Outcome(
+                teacher=workshop.spec.name,
+                upsampler=name,
+                seed=seed,
+                mse_average=fidelity["average"].mse,
+                mse_learned=fidelity["learned"].mse,
+                fidelity=fidelity["learned"].ratio,
+                **side,
+                parameters=sum(parameter.numel() for parameter in adapter.upsampler.parameters()),
+                seconds=spent,
+                milliseconds=cost[0],
+                mebibytes=cost[1],
+            )
+            outcomes.append(outcome)
+            adapters.setdefault(name, adapter)
+            errors = f"average {outcome.mse_average:.4f}, learned {outcome.mse_learned:.4f}"
+            print(f"{workshop.spec.name} {name} seed {seed}: {errors}, fidelity {outcome.fidelity:.3f}")
+    return Comparison(outcomes, adapters)
+
+
+@torch.no_grad()
+def measure_cost(adapter: Adapter, sample: Sample) -> tuple[float, float]:
+    """Milliseconds (fastest of three) and mebibytes of tensors for one image whose views are there already."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        adapter(sample.views, sample.guidance())
+        times.append((time.perf_counter() - began) * 1000)
+    with PeakMemory() as memory:
+        adapter(sample.views, sample.guidance())
+    return min(times), memory.peak / 2**20
+
+
+@torch.no_grad()
+def draw(adapters: Mapping[str, Adapter], workshop: Workshop, count: int, path: Path) -> Path:
+    """A PNG: held-out images in rows; the image, the teacher's map and every upsampler's in columns, in one basis."""
+    sample = next(iter(workshop.held_out.in_order(count)))
+    images = sample.guidance()
+    maps = {"teacher": sample.views.low}
+    maps |= {name: adapter(sample.views, images) for name, adapter in adapters.items()}
+    basis = shared_basis(maps)
+    scale = min(1.0, PICTURE_PIXELS / max(images.shape[-2:]))
+    size = (round(images.shape[-2] * scale), round(images.shape[-1] * scale))
+    columns = {"image": to_pictures(images, size)}
+    columns |= {title: to_pictures(basis.paint(features), size) for title, features in maps.items()}
+    return save_panels(columns, path)
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
@@ -70,14 +149,13 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table; ± is the standard error over seeds, "learned" the downsampler trained with each."""
-    lines = [
-        "| teacher | upsampler | MSE, fixed average | MSE, learned | fidelity | parameters | CPU s | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["teacher", "upsampler", "MSE, fixed average", "MSE, learned", "fidelity", "TV", "CRF", "MMD"]
+    header += ["parameters", "ms an image", "MiB", "CPU s", "seeds"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
-        cells = [_pair(row.mse_average), _pair(row.mse_learned), _pair(row.fidelity)]
-        rest = [f"{row.parameters:,}", f"{row.seconds:.0f}", str(row.seeds)]
-        lines.append("| " + " | ".join([row.teacher, row.upsampler, *cells, *rest]) + " |")
+        cells = [_pair(value) for value in (row.mse_average, row.mse_learned, row.fidelity, row.tv, row.crf, row.mmd)]
+        cost = [f"{row.parameters:,}", f"{row.milliseconds:.1f}", f"{row.mebibytes:.1f}", f"{row.seconds:.0f}"]
+        lines.append("| " + " | ".join([row.teacher, row.upsampler, *cells, *cost, str(row.seeds)]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -99,9 +177,14 @@ def _row(teacher: str, name: str, group: Sequence[Outcome]) -> Row:
         seeds=len(group),
         mse_average=mean_and_error([outcome.mse_average for outcome in group]),
         mse_learned=mean_and_error([outcome.mse_learned for outcome in group]),
-        fidelity=mean_and_error([1 / outcome.mse_learned for outcome in group]),
+        fidelity=mean_and_error([outcome.fidelity for outcome in group]),
+        tv=mean_and_error([outcome.tv for outcome in group]),
+        crf=mean_and_error([outcome.crf for outcome in group]),
+        mmd=mean_and_error([outcome.mmd for outcome in group]),
         parameters=group[0].parameters,
         seconds=sum(outcome.seconds for outcome in group) / len(group),
+        milliseconds=sum(outcome.milliseconds for outcome in group) / len(group),
+        mebibytes=max(outcome.mebibytes for outcome in group),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featsharp_adapter.uncertainty import discount
 from teachers.contracts import resize_images
 
 
@@ -24,12 +25,14 @@ class ViewSettings:
     zoom: range of the side of the view in sides of the image, log-uniform; below 1 the view shows a part, larger.
     perspective: range of the standard deviation of the corners' random shift, in sides, drawn uniformly per view.
     rotation: largest angle in degrees. shift: largest shift in sides of the image, uniform.
+    hflip: probability of a mirrored view; listed in the paper's table 11, and 0 in its code.
     """
 
     zoom: tuple[float, float] = (0.95, 1 / 0.95)
     perspective: tuple[float, float] = (0.01, 0.05)
     rotation: float = 5.0
     shift: float = 0.1
+    hflip: float = 0.0
 
 
 def random_homographies(
@@ -60,7 +63,11 @@ def _random_homography(settings: ViewSettings, generator: torch.Generator, aspec
         dtype=torch.float64,
     )
     square = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
-    return similarity @ homography_between(square, square + corners)
+    matrix = similarity @ homography_between(square, square + corners)
+    # Drawn only where it can happen, so that seeds give the views they gave before there was a mirror.
+    if settings.hflip > 0 and uniform(0, 1, 1).item() < settings.hflip:
+        matrix = matrix @ torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))
+    return matrix
 
 
 def homography_between(source: Tensor, target: Tensor) -> Tensor:
@@ -124,11 +131,13 @@ def consistency_loss(
     homographies: Tensor,
     downsampler: torch.nn.Module,
     weights: Tensor | None,
+    uncertainty: Tensor | None = None,
 ) -> Tensor:
     """One view of each image: sharp [B, C, k*g, k*g'], target [B, C, g, g'], both in PHI-S space -> scalar.
 
     weights: of places of the sharpened map, [1, 1, k*g, k*g']. Where less than half of an image's cells are valid, the
     sum is divided by that half, so that a few cells do not get a whole view's say (as the published code does).
+    uncertainty: u of `uncertainty.py` for every place of the sharpened map, [B, 1, k*g, k*g'].
     """
     grid = (target.shape[-2], target.shape[-1])
     mask = inside_share(homographies, grid)
@@ -136,6 +145,11 @@ def consistency_loss(
     if weights is not None:
         spread = warp(weights.expand(len(sharp), -1, -1, -1), homographies)
         importance = mask * F.adaptive_avg_pool2d(spread, grid)
+    price = torch.zeros((), device=sharp.device)
+    if uncertainty is not None:
+        importance = importance * F.adaptive_avg_pool2d(warp(discount(uncertainty), homographies), grid)
+        doubt = F.adaptive_avg_pool2d(warp(uncertainty, homographies), grid) / 2
+        price = ((doubt * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)).mean()
     error = masked_error(downsampler(warp(sharp, homographies)), target, importance)
     cells = mask.flatten(1).sum(dim=1).clamp(min=grid[0] * grid[1] / 2)
-    return (error.flatten(1).sum(dim=1) / cells).mean()
+    return (error.flatten(1).sum(dim=1) / cells).mean() + price

@@ -1,6 +1,8 @@
 """NAdam with the published parameter groups and schedule (FeatSharp, arXiv 2502.16025, table 11)."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,16 +10,38 @@ from torch import nn
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.recipe import OptimNode
 
+#: Of the spectral scales: their share of the rate, and their decay (L2, NAdam's own), as published code has them.
+SCALE_RATE, SCALE_DECAY = 0.1, 0.01
 
-def build_optimiser(adapter: Adapter, downsampler: nn.Module, optim: OptimNode) -> torch.optim.NAdam:
-    """Two groups: the image-guided kernel, and everything else that learns. Every parameter is in exactly one."""
+
+def build_optimiser(
+    adapter: Adapter,
+    downsampler: nn.Module,
+    optim: OptimNode,
+    uncertainty: nn.Module | None = None,
+    scales: Sequence[nn.Parameter] = (),
+) -> torch.optim.NAdam:
+    """Groups of the image-guided kernel, the uncertainty network, spectral `scales`, and everything else that learns.
+
+    Every parameter is in exactly one.
+    """
     guide = [parameter for parameter in adapter.upsampler.guide_parameters() if parameter.requires_grad]
     # The kernel's few parameters (which pixels are alike, and how far to look) have gradients and scales of their own.
-    taken = {id(parameter) for parameter in guide}
+    doubt = [] if uncertainty is None else [p for p in uncertainty.parameters() if not _among(p, scales)]
+    taken = {id(parameter) for parameter in (*guide, *doubt, *scales)}
     everything = [*adapter.parameters(), *downsampler.parameters()]
     rest = [parameter for parameter in everything if parameter.requires_grad and id(parameter) not in taken]
-    groups = [{"params": rest, "peak": optim.lr}, {"params": guide, "peak": optim.lr_guide}]
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "peak": optim.lr},
+        {"params": guide, "peak": optim.lr_guide},
+        {"params": doubt, "peak": optim.lr_uncertainty},
+        {"params": list(scales), "peak": SCALE_RATE * optim.lr, "weight_decay": SCALE_DECAY},
+    ]
     return torch.optim.NAdam([group for group in groups if group["params"]], lr=optim.lr)
+
+
+def _among(parameter: nn.Parameter, others: Sequence[nn.Parameter]) -> bool:
+    return any(parameter is other for other in others)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, optim: OptimNode, step: int) -> None:

@@ -6,10 +6,11 @@ from pydantic import Field, field_validator, model_validator
 
 from featsharp_adapter.multiview import ViewSettings
 from featsharp_adapter.normalisers import NORMALISERS
-from featsharp_adapter.upsamplers.table import UPSAMPLERS, option_names
+from featsharp_adapter.options import check_options
+from featsharp_adapter.upsamplers.table import UPSAMPLERS
 from imagery.augment import Augment
 from teachers.config import Node
-from teachers.errors import UserError, nearest, unknown
+from teachers.errors import unknown
 
 
 class DataNode(Node):
@@ -39,10 +40,13 @@ class ViewsNode(Node):
     perspective: tuple[float, float] = ViewSettings.perspective
     rotation: float = ViewSettings.rotation
     shift: float = ViewSettings.shift
+    hflip: float = Field(ViewSettings.hflip, ge=0, le=1)
 
     def settings(self) -> ViewSettings:
         """As `multiview` takes them."""
-        return ViewSettings(zoom=self.zoom, perspective=self.perspective, rotation=self.rotation, shift=self.shift)
+        return ViewSettings(
+            zoom=self.zoom, perspective=self.perspective, rotation=self.rotation, shift=self.shift, hflip=self.hflip
+        )
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -54,8 +58,23 @@ class ViewsNode(Node):
 class DownsamplerNode(Node):
     """What brings a sharpened map back to the teacher's grid in training (`downsampler.py`)."""
 
-    name: Literal["attention", "average"] = "attention"
+    name: Literal["attention", "average", "simple", "place_attention"] = "attention"
     kernel: int = Field(7, ge=1)
+
+
+class ConditionalNode(Node):
+    """A bias that depends on what the teacher sees (`conditional_bias.py`); in the code, not in the paper."""
+
+    heads: int = Field(16, ge=1)
+    penalty: float = Field(0.0, ge=0)  #: for changing what views agree on
+
+
+class LossNode(Node):
+    """Weights of what is measured in any case (`side_metrics.py`); the paper trains with none of them."""
+
+    tv: float = Field(0.0, ge=0)
+    crf: float = Field(0.0, ge=0)  #: 0.001 in FeatUp's recipe
+    mmd: float = Field(0.0, ge=0)
 
 
 class OptimNode(Node):
@@ -66,6 +85,7 @@ class OptimNode(Node):
     micro_batch: int | None = Field(None, ge=1)  #: images on the device at a time; their gradients add up to one step
     lr: float = Field(gt=0)
     lr_guide: float = Field(gt=0)  #: of the few parameters of the image-guided kernel
+    lr_uncertainty: float = Field(1e-5, gt=0)  #: of the uncertainty network, where there is one
     warmup: int = Field(100, ge=0)
     clip: float = Field(5.0, gt=0)  #: largest norm of the gradient
     first_clip: float = Field(1e-4, gt=0)  #: the same during the first `first_clip_steps`, while NAdam's moments settle
@@ -90,7 +110,11 @@ class AdapterRecipe(Node):
     options: dict[str, Any] = Field(default_factory=dict)  #: of the upsampler, see `upsamplers/`
     normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`; the others are ablations
     bias: bool = True  #: learn the denoising bias
+    conditional: ConditionalNode | None = None  #: a second, input-dependent bias; None: none
     border_weight: float = Field(1.0, gt=0)  #: of the loss at borders between tiles
+    losses: LossNode = LossNode()
+    uncertainty: bool = False  #: learn where views cannot agree (`uncertainty.py`); in the code, not in the paper
+    spectral: bool = False  #: reparametrise linear layers while training (`spectral.py`); likewise
     data: DataNode
     views: ViewsNode = ViewsNode()
     downsampler: DownsamplerNode = DownsamplerNode()
@@ -115,9 +139,5 @@ class AdapterRecipe(Node):
 
     @model_validator(mode="after")
     def _options_exist(self) -> Self:
-        accepted = option_names(self.upsampler)
-        for option in self.options:
-            if option not in accepted:
-                hint = nearest(option, accepted)
-                raise UserError(f'options: {self.upsampler} has no option "{option}"{hint}; it takes: {accepted}')
+        check_options(self.upsampler, self.options)
         return self

@@ -1,6 +1,6 @@
 """From a recipe and a workshop to a trained, judged adapter."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import nn
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.checkpoints import Checkpoints
 from featsharp_adapter.downsampler import build_downsampler
-from featsharp_adapter.fidelity import Fidelity, measure_fidelity
+from featsharp_adapter.fidelity import Fidelity, judge_held_out
 from featsharp_adapter.meta import AdapterMeta
 from featsharp_adapter.normalisers import new_normaliser
 from featsharp_adapter.recipe import AdapterRecipe
@@ -35,8 +35,9 @@ def train_one(
 
 def judge(adapter: Adapter, downsampler: nn.Module, workshop: Workshop) -> tuple[Adapter, dict[str, Fidelity]]:
     """Measure on the held-out images and write it into the adapter's description."""
-    fidelity = measure_fidelity(adapter, downsampler, workshop.held_out.in_order(FILL_BATCH))
-    adapter.meta = replace(adapter.meta, fidelity={name: value.to_dict() for name, value in fidelity.items()})
+    fidelity, side = judge_held_out(adapter, downsampler, workshop.held_out.in_order(FILL_BATCH))
+    facts = {name: value.to_dict() for name, value in fidelity.items()} | {"side": asdict(side)}
+    adapter.meta = replace(adapter.meta, fidelity=facts)
     return adapter, fidelity
 
 
@@ -50,6 +51,7 @@ def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
         factor=recipe.factor,
         options=recipe.options,
         normaliser=recipe.normaliser,
+        conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
         training=training_facts(recipe, stored=workshop.store is not None),
     )
     normaliser = new_normaliser(recipe.normaliser, spec.spatial_dim)
@@ -57,7 +59,7 @@ def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
     with seeded(recipe.seed):
         adapter = Adapter.build(meta, normaliser).to(workshop.device)
         downsampler = build_downsampler(node.name, dim=spec.spatial_dim, factor=recipe.factor, kernel=node.kernel)
-    return Trainer(adapter, downsampler.to(workshop.device), recipe)
+        return Trainer(adapter, downsampler.to(workshop.device), recipe)
 
 
 def open_samples(recipe: AdapterRecipe, workshop: Workshop) -> Samples:
@@ -78,5 +80,8 @@ def training_facts(recipe: AdapterRecipe, *, stored: bool) -> dict[str, Any]:
         "zoom": list(recipe.data.zoom),
     }
     nodes = {"views": recipe.views, "downsampler": recipe.downsampler, "optim": recipe.optim}
+    nodes |= {"losses": recipe.losses} if any(recipe.losses.model_dump().values()) else {}
     rest = {"bias": recipe.bias, "border_weight": recipe.border_weight, "seed": recipe.seed}
+    rest |= {"uncertainty": True} if recipe.uncertainty else {}
+    rest |= {"spectral": True} if recipe.spectral else {}
     return facts | {name: node.model_dump(mode="json") for name, node in nodes.items()} | rest

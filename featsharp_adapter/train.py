@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
     adapter, fidelity = train_one(recipe, open_workshop(recipe, [recipe.upsampler]), folder=out)
     folder = adapter.save_pretrained(out / "adapter")
     for name, value in fidelity.items():
-        print(
-            f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {1 / value.mse:.2f})"
-        )
+        print(f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {value.ratio:.2f})")
+    side = adapter.meta.fidelity["side"]
+    print(f"beside it: TV {side['tv']:.4f}, CRF {side['crf']:.4f}, MMD {side['mmd']:.4f}")
     print(f"adapter: {folder}  (as a backbone: sharp:{folder})")
     return 0
 

@@ -12,9 +12,17 @@ from tqdm import tqdm
 
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.checkpoints import Checkpoints
-from featsharp_adapter.multiview import border_weights, consistency_loss
+from featsharp_adapter.conditional_bias import disturbance
+from featsharp_adapter.multiview import border_weights, consistency_loss, inside_share, warp
 from featsharp_adapter.optim import build_optimiser, clip_norm, set_rates
 from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.side_metrics import (
+    conditional_random_field,
+    maximum_mean_discrepancy,
+    total_variation,
+)
+from featsharp_adapter.spectral import attach_spectral, bake_spectral
+from featsharp_adapter.uncertainty import UncertaintyNet
 from featsharp_adapter.view_data import Sample, Samples
 from imagery.order import mix
 from teachers.errors import UserError
@@ -28,10 +36,14 @@ class Trainer:
     def __init__(self, adapter: Adapter, downsampler: nn.Module, recipe: AdapterRecipe) -> None:
         self.adapter, self.downsampler, self.recipe = adapter.train(), downsampler.train(), recipe
         adapter.bias.requires_grad_(recipe.bias)
-        self.parameters = [p for module in (adapter, downsampler) for p in module.parameters() if p.requires_grad]
+        device = adapter.bias.buffer.device
+        self.uncertainty = UncertaintyNet(adapter.bias.buffer.shape[1]).to(device) if recipe.uncertainty else None
+        self.modules = [adapter, downsampler, *([] if self.uncertainty is None else [self.uncertainty])]
+        scales = [scale for module in self.modules for scale in (attach_spectral(module) if recipe.spectral else [])]
+        self.parameters = [p for module in self.modules for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise UserError(f"nothing to train: {recipe.upsampler} without bias and with an average downsampler")
-        self.optimiser = build_optimiser(adapter, downsampler, recipe.optim)
+        self.optimiser = build_optimiser(adapter, downsampler, recipe.optim, self.uncertainty, scales)
         self.weights = self._weights()
 
     def step(self, number: int, sample: Sample) -> dict[str, Tensor]:
@@ -53,6 +65,7 @@ class Trainer:
     def loss(self, sample: Sample, picks: Sequence[int]) -> Tensor:
         """Mean consistency loss over the picked views; a mean over images, so that parts of a batch add up."""
         sharp = self.adapter.forward_normalised(sample.views, sample.guidance())
+        doubt = None if self.uncertainty is None else self.uncertainty(sharp)
         losses = [
             consistency_loss(
                 sharp,
@@ -61,21 +74,56 @@ class Trainer:
                 sample.homographies[:, pick],
                 self.downsampler,
                 self.weights,
+                doubt,
             )
             for pick in picks
         ]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean() + self.side_losses(sharp, sample) + self.penalty(sample, picks)
+
+    def penalty(self, sample: Sample, picks: Sequence[int]) -> Tensor:
+        """For a conditional bias that changes what views agree on; mean over the picked views."""
+        node, conditional, total = self.recipe.conditional, self.adapter.conditional, sample.views.low.new_zeros(())
+        if node is None or conditional is None or not node.penalty:
+            return total
+        low = self.adapter.denoise_fixed(sample.views.low)
+        for pick in picks:
+            homographies = sample.homographies[:, pick]
+            seen = self.adapter.denoise_fixed(sample.targets[:, pick])
+            mask = inside_share(homographies, (seen.shape[-2], seen.shape[-1]))
+            total = total + disturbance(conditional(seen), seen, warp(low, homographies), mask)
+        return node.penalty * total / len(picks)
+
+    def side_losses(self, sharp: Tensor, sample: Sample) -> Tensor:
+        """What the recipe weighs of TV, CRF and MMD, mean over images."""
+        node, total = self.recipe.losses, torch.zeros((), device=sharp.device)
+        if node.tv:
+            total = total + node.tv * total_variation(sharp).mean()
+        if node.crf:
+            total = total + node.crf * conditional_random_field(sharp, sample.guidance()).mean()
+        if node.mmd:
+            low = self.adapter.denoise_normalised(sample.views.low)
+            total = total + node.mmd * maximum_mean_discrepancy(sharp, low).mean()
+        return total
+
+    def finish(self) -> Adapter:
+        """Training is over: plain weights, eval mode."""
+        for module in self.modules:
+            bake_spectral(module)
+        return self.adapter.eval()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "adapter": self.adapter.state_dict(),
             "downsampler": self.downsampler.state_dict(),
+            "uncertainty": None if self.uncertainty is None else self.uncertainty.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adapter.load_state_dict(state["adapter"])
         self.downsampler.load_state_dict(state["downsampler"])
+        if self.uncertainty is not None:
+            self.uncertainty.load_state_dict(state["uncertainty"])
         self.optimiser.load_state_dict(state["optimiser"])
 
     def _weights(self) -> Tensor | None:
@@ -111,8 +159,7 @@ def train_adapter(
             if checkpoints and (done % recipe.checkpoint.every == 0 or done == recipe.optim.steps):
                 checkpoints.save(done, {"trainer": trainer.state_dict(), "samples": samples.state_dict()})
             bar.update()
-    trainer.downsampler.eval()
-    return trainer.adapter.eval()
+    return trainer.finish()
 
 
 class Log:

@@ -113,10 +113,12 @@ class SampleFountain:
     def in_order(self, batch_size: int) -> Iterator[Sample]:
         """All samples once, in order."""
         stream = self.open_stream(batch_size)
-        for start in range(0, self.size, batch_size):
-            sample = self.maker(next(stream))
-            yield sample.take(torch.arange(min(batch_size, self.size - start)))
-        stream.close()
+        try:
+            for start in range(0, self.size, batch_size):
+                sample = self.maker(next(stream))
+                yield sample.take(torch.arange(min(batch_size, self.size - start)))
+        finally:  # also when nobody asks for the rest
+            stream.close()
 
 
 def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: Any) -> SampleStore:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from featsharp_adapter.arms import parse_arm
 from featsharp_adapter.normalisers import Normaliser, fit_normaliser
 from featsharp_adapter.phi_s import CovarianceStatistics
 from featsharp_adapter.recipe import AdapterRecipe
@@ -80,12 +81,12 @@ def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, 
 
 
 def needed_grids(recipe: AdapterRecipe, spec: BackboneSpec, upsamplers: Iterable[str]) -> tuple[int, ...]:
-    """All tile grids that the named upsamplers ask for; the recipe's own has the recipe's options."""
+    """All tile grids that these upsamplers (`arms.py`) ask for."""
     grids: set[int] = set()
-    for name in upsamplers:
-        options = recipe.options if name == recipe.upsampler else {}
+    for arm in (parse_arm(text, recipe) for text in upsamplers):
+        size = {"dim": spec.spatial_dim, "factor": recipe.factor, "grid": spec.native_grid}
         with torch.device("meta"):
-            built = build_upsampler(name, dim=spec.spatial_dim, factor=recipe.factor, grid=spec.native_grid, **options)
+            built = build_upsampler(arm.upsampler, **size, **arm.options)
         grids |= set(built.tile_grids)
     return tuple(sorted(grids))
 

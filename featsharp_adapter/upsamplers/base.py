@@ -48,6 +48,11 @@ class Upsampler(nn.Module, ABC):
         """Whether it honours `strip_rows`: a row of the output depends on the rows around it alone."""
         return False
 
+    @property
+    def reach(self) -> int:
+        """Of a `local` one: rows of the output that are needed on either side to make one, before any filter."""
+        return 0
+
     def guide_parameters(self) -> list[nn.Parameter]:
         """Parameters of the image-guided kernel; they have a learning rate of their own (none by default)."""
         return []

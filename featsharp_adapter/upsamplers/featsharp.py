@@ -164,6 +164,10 @@ class FeatSharpUpsampler(Upsampler):
     def local(self) -> bool:
         return not any(len(level.learned) for level in self.levels)
 
+    @property
+    def reach(self) -> int:
+        return max((level.block.radius for level in self.levels), default=0)
+
     def guide_parameters(self) -> list[nn.Parameter]:
         return [p for level in self.levels if level.jbu is not None for p in level.jbu.parameters()]
 

@@ -10,6 +10,7 @@ from featsharp_adapter.upsamplers.carafe import CarafeUpsampler
 from featsharp_adapter.upsamplers.dysample import DySampleUpsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
+from featsharp_adapter.upsamplers.featup_published import FeatUpPublishedUpsampler
 from featsharp_adapter.upsamplers.jafar import JafarUpsampler
 from featsharp_adapter.upsamplers.lift import LiftUpsampler
 from featsharp_adapter.upsamplers.loftup import LoftUpUpsampler
@@ -25,6 +26,7 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "tile": TileUpsampler,
     "s2": S2Upsampler,
     "featup": FeatUpUpsampler,
+    "featup_published": FeatUpPublishedUpsampler,
     "featsharp": FeatSharpUpsampler,
     "carafe": CarafeUpsampler,
     "sapa": SapaUpsampler,

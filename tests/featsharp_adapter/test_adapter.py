@@ -111,7 +111,12 @@ def test_missing_and_damaged_folders_are_explained(teacher, tmp_path: Path) -> N
         Adapter.from_pretrained(folder)
     weights.write_bytes(complete)
     description = json.loads((folder / "adapter.json").read_text())
-    for change, message in [({"upsampler": "featup", "options": {}}, "do not fit"), ({"format": 9}, "format")]:
+    for change, message in [
+        ({"upsampler": "featup", "options": {}}, "do not fit"),
+        ({"options": {"window": "x"}}, "cannot be"),
+        ({"upsampler": "featshrap"}, "did you mean"),
+        ({"format": 9}, "format"),
+    ]:
         (folder / "adapter.json").write_text(json.dumps({**description, **change}))
         with pytest.raises(UserError, match=message):
             Adapter.from_pretrained(folder)

@@ -48,6 +48,10 @@ def test_resolved_recipe_reads_back(tmp_path: Path) -> None:
     [
         ("upsampler=featshrap", 'did you mean "featsharp"'),
         ("options.windw=3", 'did you mean "window"'),
+        ("options.window=wide", "window of featsharp cannot be 'wide'"),
+        ("options.block=no_fnn", "block of featsharp cannot be"),
+        ("normaliser=phis", 'did you mean "phi_s"'),
+        ("losses.tv=-1", "losses.tv"),
         ("optim.stpes=3", 'did you mean "steps"'),
         ("views.per_step=9", "more than the count"),
         ("factor=0", "factor"),

@@ -4,12 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SmallTeacher
+from PIL import Image
 from worlds import image_folder, small_recipe
 
 from featsharp_adapter import workshop as workshop_module
-from featsharp_adapter.compare import Outcome, compare, mean_and_error, summarise, write_table
+from featsharp_adapter.__main__ import main
+from featsharp_adapter.arms import parse_arm
+from featsharp_adapter.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
 from featsharp_adapter.workshop import open_workshop
+from teachers.config import dump
+from teachers.errors import UserError, guard
 
 
 def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +25,8 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
     names = ["bilinear", "tile", "featsharp"]
     workshop = open_workshop(recipe, names)
     looked = teacher.seen
-    outcomes = compare(recipe, workshop, names, [0, 1])
+    trained = compare(recipe, workshop, names, [0, 1])
+    outcomes = trained.outcomes
     assert teacher.seen == looked  # nobody asks the teacher again
     assert [(outcome.upsampler, outcome.seed) for outcome in outcomes] == [(n, s) for s in (0, 1) for n in names]
     bilinear = [outcome for outcome in outcomes if outcome.upsampler == "bilinear"]
@@ -29,11 +36,56 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
     stored = json.loads((tmp_path / "tables" / "t.json").read_text())
     assert [row["upsampler"] for row in stored["rows"]] == names and len(stored["outcomes"]) == 6
 
+    picture = draw(trained.adapters, workshop, 2, tmp_path / "tables" / "t.png")
+    with Image.open(picture) as drawn:
+        assert drawn.width > drawn.height > 100  # image, teacher and three upsamplers beside each other
+    for outcome in outcomes:
+        assert outcome.milliseconds > 0 and outcome.mebibytes > 0 and outcome.tv > 0 and outcome.crf > 0
+    tv = {outcome.upsampler: outcome.tv for outcome in outcomes}
+    assert tv["bilinear"] < tv["tile"]
+
+
+def test_arms_are_upsamplers_with_options_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
+    arm = parse_arm("featsharp:inputs=bilinear+tiles,window=3,norm=false", recipe)
+    assert arm.options == {**recipe.options, "inputs": ["bilinear", "tiles"], "window": 3, "norm": False}
+    assert parse_arm("featsharp:inputs=tiles", recipe).options["inputs"] == ["tiles"]
+    assert parse_arm("s2:tile_share=0.25", recipe).options == {"tile_share": 0.25}
+    with pytest.raises(UserError, match="key=value"):
+        parse_arm("featsharp:window", recipe)
+    names = ["featsharp:block=linear", "featsharp:inputs=bilinear"]
+    workshop = open_workshop(recipe, names)
+    trained = compare(recipe, workshop, names, [0])
+    assert [found.upsampler for found in trained.outcomes] == names
+    assert trained.adapters[names[0]].meta.options["block"] == "linear"
+    assert open_workshop(recipe, names[1:]).store.gather(torch.arange(1)).views.tiles == {}
+
+
+def outcome(seed: int, mse: float) -> Outcome:
+    return Outcome("t", "tile", seed, mse, 2 * mse, 1 / mse, mse, mse, mse, 0, 1.0, 2.0, 3.0 + seed)
+
 
 def test_rows_are_means_with_standard_errors() -> None:
-    outcomes = [Outcome("t", "tile", seed, mse, 2 * mse, 0, 1.0) for seed, mse in enumerate((0.1, 0.2, 0.3))]
-    (row,) = summarise(outcomes)
+    (row,) = summarise([outcome(seed, mse) for seed, mse in enumerate((0.1, 0.2, 0.3))])
     assert row.mse_average == pytest.approx((0.2, 0.1 / 3**0.5))
     assert row.mse_learned == pytest.approx((0.4, 0.2 / 3**0.5))
-    assert row.fidelity[0] == pytest.approx((5 + 2.5 + 5 / 3) / 3)
+    assert row.fidelity[0] == pytest.approx((10 + 5 + 10 / 3) / 3)
+    assert row.mebibytes == 5.0 and row.milliseconds == 2.0
     assert mean_and_error([3.0]) == (3.0, None)
+
+
+def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    arguments = ["compare", str(tmp_path / "recipe.yaml"), "--upsamplers", "bilinear", "s2", "--seeds", "0"]
+    assert guard(main, [*arguments, "--pictures", "2", "--out", str(tmp_path / "out" / "t")]) == 0
+    printed = capsys.readouterr().out
+    assert "| test:small0 | s2 |" in printed
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["t-test-small0.png", "t.json", "t.md"]
+    assert guard(main, [*arguments[:2], "--upsamplers", "featsharp:blok=linear", "--out", "x"]) == 2
+    assert 'did you mean "block"' in capsys.readouterr().err
+    assert guard(main, [*arguments[:2], "--upsamplers", "bilinar", "--out", "x"]) == 2
+    assert 'did you mean "bilinear"' in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_recipe_to_sharpened_backbone(recipe_file: Path, tmp_path: Path, monkeyp
     assert "fidelity" in printed and "sharp:out/adapter" in printed
     description = json.loads((tmp_path / "out/adapter/adapter.json").read_text())
     assert description["training"]["optim"]["steps"] == 3
-    assert set(description["fidelity"]) == {"average", "learned"}
+    assert set(description["fidelity"]) == {"average", "learned", "side"}
     assert yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())["optim"]["steps"] == 3
     assert load_backbone(f"sharp:{tmp_path / 'out/adapter'}")(torch.rand(1, 3, 64, 64)).spatial.shape == (1, 16, 8, 8)
 

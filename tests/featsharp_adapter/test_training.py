@@ -12,6 +12,7 @@ from featsharp_adapter.optim import build_optimiser, clip_norm, rate_scale
 from featsharp_adapter.recipe import OptimNode
 from featsharp_adapter.session import new_trainer, open_samples, train_one
 from featsharp_adapter.training import Log, Trainer
+from imagery.stream import ImageStream
 from teachers.contracts import state_digest
 from teachers.errors import UserError
 
@@ -138,7 +139,11 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another recipe"):
         Checkpoints(tmp_path, "other", keep=2).restore(found.append)
     newest = tmp_path / "step-00000003.pt"
-    newest.write_bytes(newest.read_bytes()[:100])
+    complete = newest.read_bytes()
+    torch.save({"weights": torch.ones(2)}, newest)
+    with pytest.raises(UserError, match="no checkpoint of a training run"):
+        checkpoints.restore(found.append)
+    newest.write_bytes(complete[:100])
     with pytest.raises(UserError, match="damaged"):
         checkpoints.restore(found.append)
 
@@ -175,5 +180,19 @@ def test_held_out_samples_that_do_not_fit_are_the_same_samples(images, monkeypat
     kept = small_workshop(small_recipe(images), monkeypatch).held_out
     made = small_workshop(small_recipe(images, data__cache_gib=0.0), monkeypatch).held_out
     assert type(kept) is not type(made)
+    closed: list[bool] = []
+    opened = made.open_stream
+
+    def watched(batch_size: int) -> ImageStream:
+        stream = opened(batch_size)
+        close = stream.close
+        stream.close = lambda: (closed.append(True), close())
+        return stream
+
+    made.open_stream = watched
+    abandoned = made.in_order(1)
+    next(abandoned)
+    abandoned.close()
+    assert closed == [True]  # its threads do not wait for ever
     for mine, theirs in zip(kept.in_order(3), made.in_order(3), strict=True):
         assert torch.equal(mine.pixels, theirs.pixels) and torch.allclose(mine.targets, theirs.targets, atol=1e-5)

@@ -20,6 +20,8 @@ VARIANTS: list[tuple[str, int, dict[str, Any]]] = [
     *((name, factor, {}) for name in ("bilinear", "tile", "s2", "featup") for factor in (2, 3)),
     *(("featsharp", factor, {"heads": 2}) for factor in (1, 2, 3, 6)),
     ("featsharp", 6, {"heads": 2, "progressive": True}),
+    ("featup_published", 2, {}),
+    ("featup_published", 4, {}),
     ("featsharp", 2, {"heads": 1, "inputs": ["bilinear"], "window": 3, "hidden": 8}),
     ("featsharp", 2, {"heads": 3, "inputs": ["tiles", "bilinear", "jbu"], "layer_scale": 1e-6}),
     ("featsharp", 2, {"heads": 2, "inputs": ["bilinear", "rgb", "tiles"], "norm": False, "position": "none"}),
@@ -46,7 +48,7 @@ def test_every_name_of_the_table_is_tested() -> None:
 
 @pytest.mark.parametrize(("name", "factor", "options"), VARIANTS)
 def test_contract(name: str, factor: int, options: dict[str, Any]) -> None:
-    upsampler = build(name, factor, options)
+    upsampler = build(name, factor, options).eval()
     assert upsampler.factor == factor
     for grid in ((5, 4), (4, 9)):  # a learned upsampler also takes grids it was not made for
         low, tiles, guidance = inputs(upsampler, grid)
@@ -140,6 +142,20 @@ def test_every_block_starts_as_its_first_input(block: str, first: str) -> None:
     level = upsampler.levels[0]
     expected = {"jbu": level.jbu(low, guidance), "tiles": tiles[2], "bilinear": build("bilinear", 2)(low, {}, guidance)}
     assert torch.equal(upsampler(low, tiles, guidance), expected[first])
+
+
+@pytest.mark.parametrize("guide", ["jafar", "carafe"])
+def test_learned_guides_are_upsamplers_of_the_table(guide: str) -> None:
+    """The repository's later configurations put JAFAR where the joint bilateral map was."""
+    upsampler = build("featsharp", 2, {"heads": 2, "inputs": [guide, "tiles"]}).eval()
+    low, tiles, guidance = inputs(upsampler)
+    alone = upsampler.levels[0].learned[guide]
+    assert torch.equal(upsampler(low, tiles, guidance), alone(low, {}, guidance))
+    assert not upsampler.local and upsampler.tile_grids == (2,)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    upsampler(low, tiles, guidance).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in upsampler.parameters())
 
 
 def test_published_widths() -> None:

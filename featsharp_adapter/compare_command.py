@@ -1,0 +1,47 @@
+"""`python -m featsharp_adapter compare RECIPE.yaml... [--upsamplers ...] [--seeds ...] --out TABLE`."""
+
+import argparse
+from pathlib import Path
+
+from featsharp_adapter.arms import parse_arm
+from featsharp_adapter.compare import compare, draw, write_table
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.workshop import open_workshop
+from teachers.config import load_recipe
+from teachers.errors import UserError
+
+DEFAULT = ("bilinear", "tile", "s2", "featup", "featsharp")
+
+
+def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The options of the command."""
+    command = commands.add_parser("compare", help="train several upsamplers with one budget; a table and pictures")
+    command.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE.yaml", help="one per teacher")
+    command.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar="NAME[:OPTION=VALUE,...]")
+    command.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
+    command.add_argument("--set", nargs="+", default=(), metavar="key=value", help="recipe fields to change")
+    command.add_argument("--out", type=Path, required=True, help="writes OUT.md, OUT.json, and OUT-TEACHER.png of each")
+    command.add_argument("--pictures", type=int, default=4, metavar="N", help="held-out images drawn; 0 for none")
+    command.set_defaults(run=run_compare)
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Train, judge and draw, teacher after teacher."""
+    if arguments.pictures < 0:
+        raise UserError(f"--pictures is a number of images, got {arguments.pictures}")
+    recipes = [load_recipe(AdapterRecipe, path, arguments.set) for path in arguments.recipes]
+    for text in arguments.upsamplers:  # before anything is loaded
+        parse_arm(text, recipes[0])
+    outcomes = []
+    table = ""
+    for recipe in recipes:
+        workshop = open_workshop(recipe, arguments.upsamplers)
+        trained = compare(recipe, workshop, arguments.upsamplers, arguments.seeds)
+        outcomes += trained.outcomes
+        table = write_table(outcomes, arguments.out)  # after every teacher, so that an interruption loses one at most
+        if arguments.pictures:
+            name = workshop.spec.name.replace("/", "-").replace(":", "-")
+            target = arguments.out.with_name(f"{arguments.out.name}-{name}.png")
+            print(f"pictures: {draw(trained.adapters, workshop, arguments.pictures, target)}")
+    print(table)
+    return 0

@@ -1,0 +1,81 @@
+"""Staying inside a memory budget: how many tiles the teacher may see, and how many rows may be fused, at a time.
+
+Nothing is guessed from a model's name: one tile is shown to the teacher and a few rows are fused, the tensors that
+this takes are counted, and the rest follows by proportion.
+"""
+
+import re
+from collections.abc import Callable
+
+from torch import Tensor
+
+from featsharp_adapter.jbu import RADIUS
+from featsharp_adapter.peak_memory import PeakMemory
+from featsharp_adapter.upsamplers.base import Upsampler
+from teachers.errors import UserError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+#: Rows of low-resolution tokens fused to find out what a row costs: two numbers, so that what is fixed drops out. Of
+#: high maps more, since filters and attention cut those into blocks, whose memory is another.
+TRIAL_ROWS, HIGH, HIGH_TRIAL_ROWS = (2, 4), 24, (6, 12)
+
+
+def parse_memory(text: str) -> int:
+    """ "512M", "1.5G" (powers of 1024) or a number of bytes -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UserError(f'an amount of memory is a number and K, M or G, e.g. "512M" or "1.5G", got "{text}"')
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+class Budget:
+    """`limit` bytes for the tensors of one call; `held` says what is taken for good so far."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def tiles(self, look: Callable[[Tensor], Tensor], tile: Tensor, held: int) -> int:
+        """How many tiles like [1, 3, R, R'] the teacher may see at once beside `held` bytes; at least one."""
+        with PeakMemory() as memory:
+            look(tile)
+        one = memory.peak + tile.nbytes
+        self._check(held + one, f"the teacher needs it for one view of {tile.shape[-2]}x{tile.shape[-1]} px")
+        return (self.limit - held) // one
+
+    def strip_rows(
+        self, upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor, held: int
+    ) -> int | None:
+        """How many output rows may be made at once beside `held` bytes (inputs, not the result); None: all."""
+        height, factor = low.shape[-2], upsampler.factor
+        out = low.nbytes * factor**2
+        fewer, more = (min(rows, height) for rows in (TRIAL_ROWS if height <= HIGH else HIGH_TRIAL_ROWS))
+        few, many = (_peak(upsampler, low, tiles, guidance, rows) for rows in (fewer, more))
+        row = (many - few) / (more - fewer) / factor if more > fewer else many / height / factor  # of the output
+        row = max(row, out / (height * factor))
+        fixed = max(few - fewer * factor * row, 0.0)
+        whole = held + fixed + row * height * factor
+        if whole <= self.limit:
+            return None
+        if not upsampler.local:
+            self._check(whole, "this upsampler needs it, and cannot work in strips")
+        # Around a strip: the window of the attention, and what the last level's filter and interpolation reach.
+        around = 2 * (upsampler.reach + RADIUS + factor)
+        available = self.limit - held - out - fixed - around * row
+        self._check(self.limit - available + row, f"a row of {low.shape[-1] * factor} sharpened tokens needs it")
+        return int(available // row)
+
+    def _check(self, needed: float, why: str) -> None:
+        if needed > self.limit:
+            raise UserError(
+                f"max_memory of {self.limit / 2**20:.0f} MiB is too little: {needed / 2**20:.0f} MiB are needed, "
+                f"{why}; allow more, or use a smaller image"
+            )
+
+
+def _peak(upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor, rows: int) -> int:
+    """Bytes that upsampling the first `rows` rows of tokens takes, the result included."""
+    part = guidance[:, :, : max(1, guidance.shape[-2] * rows // low.shape[-2])]
+    strip = {n: tile[:, :, : n * rows] for n, tile in tiles.items()}
+    with PeakMemory() as memory:
+        upsampler(low[:, :, :rows], strip, part)
+    return memory.peak

@@ -1,0 +1,276 @@
+"""Checkpoints in the authors' formats, written from the list of their names: they load, and compute what ours does."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_sharp import timm_folder
+from torch import Tensor, nn
+
+from featsharp_adapter.__main__ import main
+from featsharp_adapter.adapter import Adapter
+from featsharp_adapter.meta import AdapterMeta
+from featsharp_adapter.normalisers import new_normaliser
+from featsharp_adapter.official import convert
+from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.views import Views
+from teachers.errors import UserError, guard
+
+DIM, HEADS, GRID = 8, 16, (4, 3)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape) * 0.3
+
+
+def reparametrised(state: dict[str, Tensor], name: str, weight: Tensor, parts: int, *, versioned: bool = True) -> None:
+    """Store `weight` as a spectral reparametrisation that computes to it."""
+    base = f"{name}.parametrizations.weight"
+    state[f"{base}.original"] = weight * 3.0  # the scale of the original does not matter
+    for part, piece in enumerate(weight.chunk(parts)):
+        u, s, vh = torch.linalg.svd(piece * 3.0, full_matrices=False)
+        where = f"{base}.0." if parts == 1 else f"{base}.0.parts.{part}."
+        wanted = s[0] / 3.0
+        scale = torch.log(torch.expm1(wanted - 0.05)) if versioned else wanted
+        state |= {f"{where}sn_scale": scale.view(1, 1), f"{where}_u": u[:, 0], f"{where}_v": vh[0]}
+        if versioned:
+            state[f"{where}_sn_version"] = torch.tensor(2)
+
+
+def featsharp_checkpoint(path: Path, *, factor: int = 2, spectral: bool = False, ddp: bool = False, prog: bool = False):
+    """From the key list of the published program; returns the tensors it holds, plain."""
+    width, head = 2 * DIM, 4  # 16 heads of one channel, enlarged to four: a power of two
+    steps = [2] * int(math.log2(factor)) if prog else [factor]
+    plain: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
+    for level, step in enumerate(steps):
+        tiles = math.prod(steps[: level + 1])
+        up = f"ups.{level}."
+        plain[f"{up}tile_pos"] = random(1, DIM, tiles, tiles)
+        for j in range(int(math.log2(step))):
+            jbu = f"{up}jbu.ups.{j}."
+            plain |= {f"{jbu}range_temp": torch.tensor(0.7), f"{jbu}sigma_spatial": torch.tensor(-0.8)}
+            plain |= {f"{jbu}range_alpha": torch.tensor(0.1), f"{jbu}spatial_alpha": torch.tensor(0.2)}
+            plain |= {f"{jbu}range_proj.0.weight": random(32, 3, 1, 1), f"{jbu}range_proj.0.bias": random(32)}
+            plain |= {f"{jbu}range_proj.2.weight": random(32, 32, 1, 1), f"{jbu}range_proj.2.bias": random(32)}
+        block = f"{up}block."
+        for i in (1, 2):
+            plain |= {f"{block}norm{i}.weight": 1 + random(width), f"{block}norm{i}.bias": random(width)}
+        plain |= {f"{block}ls1.gamma": random(width), f"{block}ls2.gamma": random(DIM)}
+        plain[f"{block}attn.qkv.weight"] = random(3 * HEADS * head, width)
+        plain |= {f"{block}attn.proj.weight": random(width, width), f"{block}attn.proj.bias": random(width)}
+        plain |= {f"{block}mlp.w12.weight": random(48, width), f"{block}mlp.w12.bias": random(48)}
+        plain |= {f"{block}mlp.w3.weight": random(DIM, 24), f"{block}mlp.w3.bias": random(DIM)}
+    for name, value in plain.items():
+        layer, _, end = name.rpartition(".")
+        last = layer.rpartition(".")[2]
+        if spectral and end == "weight" and last in ("qkv", "proj", "w12", "w3"):
+            reparametrised(stored, layer, value, {"qkv": 3, "w12": 2}.get(last, 1), versioned=last != "w3")
+        else:
+            stored[name] = value
+    statistics = CovarianceStatistics(DIM)
+    statistics.update(torch.randn(50, DIM) * torch.arange(1, DIM + 1))
+    phi_s = PhiS.fit(statistics)
+    normaliser = {
+        "mean": phi_s.mean,
+        "alpha": phi_s.alpha,
+        "rotation": phi_s.rotation,
+        "inv_rotation": phi_s.rotation.T,
+    }
+    bias, module = random(1, DIM, *GRID), "module." if ddp else ""
+    state = {f"normalizer.{name}": value.contiguous() for name, value in normaliser.items()}
+    state |= {f"upsampler.{module}{name}": value for name, value in stored.items()}
+    state |= {f"bias_buffer.{module}buffer": bias, f"downsampler.{module}kernel_bias": random(49)}
+    kind = "featsharp.prog" if prog else "featsharp"
+    content = {
+        "model_state": state,
+        "optim_state": {},
+        "global_step": 9000,
+        "upsample_args": {"type": kind, "factor": factor, "normalizer": "phi-s"},
+        "train_config": {"model_type": "test"},
+    }
+    torch.save(content, path)
+    return plain, phi_s, bias
+
+
+def published_level(plain: dict[str, Tensor], up: str, low: Tensor, tiles: Tensor, guidance: Tensor) -> Tensor:
+    """One FeatSharp level in float64 as it is written down, with the published, enlarged heads."""
+    p = {name.removeprefix(up): value.double() for name, value in plain.items() if name.startswith(up)}
+    source = low
+    for j in range(len({name.split(".")[2] for name in p if name.startswith("jbu.ups.")})):
+        q = {name.removeprefix(f"jbu.ups.{j}."): value for name, value in p.items() if name.startswith(f"jbu.ups.{j}.")}
+        size = (source.shape[-2] * 2, source.shape[-1] * 2)
+        image = F.adaptive_avg_pool2d(guidance, size)
+        keys = F.conv2d(
+            F.gelu(F.conv2d(image, q["range_proj.0.weight"], q["range_proj.0.bias"])),
+            q["range_proj.2.weight"],
+            q["range_proj.2.bias"],
+        )
+        near = F.unfold(F.pad(keys, (3,) * 4, mode="reflect"), 7).view(len(keys), 32, 49, -1)
+        logits = (near * keys.flatten(2)[:, :, None]).sum(1) * q["range_temp"].exp()
+        line = torch.linspace(-1, 1, 7).double()
+        squared = (line[:, None] ** 2 + line[None] ** 2).flatten()
+        kernel = q["range_alpha"].exp() * logits.softmax(1)
+        kernel = (
+            kernel * (q["spatial_alpha"].exp() * torch.exp(-squared / (2 * q["sigma_spatial"] ** 2)))[None, :, None]
+        )
+        kernel = kernel / kernel.sum(1, keepdim=True).clamp(min=1e-7)
+        large = F.pad(F.interpolate(source, size=size, mode="bilinear"), (3,) * 4, mode="reflect")
+        patches = F.unfold(large, 7).view(len(keys), DIM, 49, -1)
+        source = (patches * kernel[:, None]).sum(2).unflatten(2, size)
+    n = p["tile_pos"].shape[-1]
+    rows, columns = (side // n for side in tiles.shape[-2:])
+    moved = tiles + p["tile_pos"].repeat_interleave(rows, 2).repeat_interleave(columns, 3)
+    x = torch.cat([source, moved], 1).permute(0, 2, 3, 1)
+    height, width, dim = x.shape[1:]
+    flat = F.layer_norm(x, (dim,), p["block.norm1.weight"], p["block.norm1.bias"], 1e-5).flatten(1, 2)
+    query, key, value = (flat @ p["block.attn.qkv.weight"].T).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(-1, -2) * (dim // HEADS) ** -0.5
+    row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+    down, across = (row[:, None] - row).abs(), (column[:, None] - column).abs()
+    slopes = torch.tensor([2.0 ** -((h + 2) // 2) for h in range(HEADS)]).double()
+    distance = torch.stack([down if h % 2 == 0 else across for h in range(HEADS)])
+    scores = (scores - slopes[:, None, None] * distance).masked_fill((down > 3) | (across > 3), float("-inf"))
+    out = (scores.softmax(-1) @ value)[..., : dim // HEADS].transpose(1, 2).flatten(2)
+    out = out @ p["block.attn.proj.weight"].T + p["block.attn.proj.bias"]
+    x1 = x + p["block.ls1.gamma"] * out.unflatten(1, (height, width))
+    hidden = (
+        F.layer_norm(x1, (dim,), p["block.norm2.weight"], p["block.norm2.bias"], 1e-5) @ p["block.mlp.w12.weight"].T
+    )
+    first, second = (hidden + p["block.mlp.w12.bias"]).chunk(2, -1)
+    y = (F.silu(first) * second) @ p["block.mlp.w3.weight"].T + p["block.mlp.w3.bias"]
+    return (x1[..., :DIM] + p["block.ls2.gamma"] * y).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "how", [{}, {"spectral": True}, {"ddp": True, "factor": 4}, {"prog": True, "factor": 4, "spectral": True}]
+)
+def test_a_featsharp_checkpoint_computes_what_was_published(how: dict[str, Any], teacher, tmp_path: Path) -> None:
+    plain, phi_s, bias = featsharp_checkpoint(tmp_path / "last.pth.tar", **how)
+    adapter = convert(tmp_path / "last.pth.tar", teacher.spec, "test")
+    factor = how.get("factor", 2)
+    assert adapter.factor == factor and adapter.meta.options["head_dim"] == 4
+    low, images = torch.randn(2, DIM, *GRID), torch.rand(2, 3, 32 * factor, 24 * factor)
+    views = Views(None, low, {n: torch.randn(2, DIM, GRID[0] * n, GRID[1] * n) for n in adapter.tile_grids})
+    guidance = F.interpolate(images, size=(GRID[0] * factor, GRID[1] * factor), mode="bilinear").double()
+    expected = (phi_s.normalise(low) + bias).double()
+    for level, n in enumerate(adapter.tile_grids):
+        tiles = (phi_s.normalise(views.tiles[n]) + bias.repeat(1, 1, n, n)).double()
+        expected = published_level(plain, f"ups.{level}.", expected, tiles, guidance)
+    expected = phi_s.double().denormalise(expected)
+    assert torch.allclose(adapter(views, images).double(), expected, atol=2e-4, rtol=1e-4)
+    again = Adapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter"), teacher.spec)
+    assert torch.equal(again(views, images), adapter(views, images))
+
+
+@torch.no_grad()
+def test_weights_of_our_own_module_come_back(teacher, tmp_path: Path) -> None:
+    plain, _, _ = featsharp_checkpoint(tmp_path / "a")
+    adapter = convert(tmp_path / "a", teacher.spec, "test")
+    ours = adapter.upsampler.state_dict()
+    assert torch.equal(ours["levels.0.block.attention.qkv.weight"], plain["ups.0.block.attn.qkv.weight"])
+    assert float(ours["levels.0.jbu.levels.0.log_sigma"].exp()) == pytest.approx(0.8)
+
+
+def published_featup(path: Path, levels: int = 2) -> nn.ModuleDict:
+    """FeatUp's own stack by its own names, as a torch module, and its checkpoint."""
+
+    def level() -> nn.ModuleDict:
+        proj = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GELU(), nn.Dropout2d(0.1), nn.Conv2d(32, 32, 1))
+        fix = nn.Sequential(nn.Conv2d(52, 49, 1), nn.GELU(), nn.Dropout2d(0.1), nn.Conv2d(49, 49, 1))
+        made = nn.ModuleDict({"range_proj": proj, "fixup_proj": fix})
+        made.range_temp, made.sigma_spatial = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(0.9))
+        return made
+
+    parts = {f"up{i + 1}": level() for i in range(levels)}
+    parts["fixup_proj"] = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(DIM, DIM, 1))
+    stack = nn.ModuleDict(parts).eval()
+    state = {f"upsampler.{name}": value for name, value in stack.state_dict().items()}
+    torch.save({"state_dict": state | {"model.0.weight": random(3)}, "epoch": 1}, path)
+    return stack
+
+
+@torch.no_grad()
+def test_a_featup_checkpoint_computes_what_was_published(teacher, tmp_path: Path) -> None:
+    stack = published_featup(tmp_path / "dino16_jbu_stack.ckpt")
+    adapter = convert(tmp_path / "dino16_jbu_stack.ckpt", teacher.spec, "test")
+    assert (adapter.meta.upsampler, adapter.factor, adapter.meta.normaliser) == ("featup_published", 4, "none")
+    source, images = torch.randn(2, DIM, *GRID), torch.rand(2, 3, 128, 96)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = source
+    for name in ("up1", "up2"):
+        level, size = stack[name], (expected.shape[-2] * 2, expected.shape[-1] * 2)
+        image = F.adaptive_avg_pool2d((images - mean) / std, size)
+        keys = level["range_proj"](image)
+        near = F.unfold(F.pad(keys, (3,) * 4, mode="reflect"), 7).view(2, 32, 49, *size)
+        kernel = (level.range_temp.exp() * (near * keys[:, :, None]).sum(1)).softmax(1)
+        x, y = torch.meshgrid(torch.linspace(-1, 1, 7), torch.linspace(-1, 1, 7), indexing="ij")
+        kernel = kernel * torch.exp(-(x**2 + y**2) / (2 * level.sigma_spatial**2)).view(1, 49, 1, 1)
+        kernel = kernel / kernel.sum(1, keepdim=True).clamp(min=1e-7)
+        kernel = kernel + 0.1 * level["fixup_proj"](torch.cat([kernel, image], 1))
+        large = F.pad(F.interpolate(expected, size=size, mode="bicubic"), (3,) * 4, mode="reflect")
+        expected = (F.unfold(large, 7).view(2, DIM, 49, *size) * kernel[:, None]).sum(2)
+    expected = stack["fixup_proj"](expected) * 0.1 + expected
+    assert torch.allclose(adapter(Views(None, source, {}), images), expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_port_of_featup_alone(teacher, tmp_path: Path) -> None:
+    meta = AdapterMeta(teacher.spec, "test", "featup", 2)
+    ours = Adapter.build(meta, new_normaliser("none", DIM)).eval()
+    for parameter in ours.upsampler.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    theirs = {"log_temperature": "range_temp", "log_sigma": "sigma_spatial"}
+    state = {}
+    for name, value in ours.upsampler.state_dict().items():
+        rest = name.removeprefix("jbu.levels.0.")
+        rest = theirs.get(rest, rest.replace("key.", "range_proj."))
+        state[f"upsampler.inner.ups.0.{rest}"] = value.exp() if rest == "sigma_spatial" else value
+    torch.save({"model_state": state, "upsample_args": {"type": "jbu_stack", "factor": 2}}, tmp_path / "a")
+    adapter = convert(tmp_path / "a", teacher.spec, "test")
+    views, images = Views(None, torch.randn(1, DIM, *GRID), {}), torch.rand(1, 3, 64, 48)
+    assert torch.allclose(adapter(views, images), ours(views, images), atol=1e-6)
+
+
+def test_what_cannot_be_converted_is_said(teacher, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def refused(content: Any, message: str, spec=teacher.spec) -> None:
+        torch.save(content, path)
+        with pytest.raises(UserError, match=message):
+            convert(path, spec, "test")
+
+    with pytest.raises(UserError, match="no checkpoint at"):
+        convert(tmp_path / "missing", teacher.spec, "test")
+    refused(nn.Linear(2, 2), "holds code")
+    refused([1, 2], "no mapping")
+    refused({"state_dict": {}}, "neither a FeatSharp")
+    refused({"model_state": {"normalizer.mean": random(8)}}, "no upsampler")
+    featsharp_checkpoint(path)
+    good = torch.load(path)
+    state = good["model_state"]
+    refused(good, "8 wide", replace(teacher.spec, spatial_dim=16))
+    refused({**good, "upsample_args": {"type": "featsharp", "factor": 3}}, "factor 2, it says 3")
+    refused({**good, "upsample_args": {"type": "featsharp.inputs-jafar-tiles"}}, "jafar")
+    refused({**good, "model_state": {**state, "cond_bias_transform.a": random(1)}}, "conditional bias")
+    refused({**good, "model_state": {**state, "upsampler.ups.0.extra": random(1)}}, "no equal of upsampler.ups.0.extra")
+    refused({**good, "model_state": {**state, "normalizer.rotation": random(8, 8)}}, "not orthogonal")
+    missing = {name: value for name, value in state.items() if not name.endswith("ls1.gamma")}
+    refused({**good, "model_state": missing}, "does not fit")
+    published_featup(path)
+    whole = torch.load(path)["state_dict"]
+    refused({"state_dict": whole | {"model.1.norm.weight": random(8)}}, "trained layer norm")
+    refused({k: v for k, v in whole.items() if ".up1." not in k}, "not a complete")
+
+
+def test_the_command_converts_or_says_why_not(tmp_path: Path, capsys) -> None:
+    node = f"timm:{timm_folder(tmp_path / 'vit', 0)}"
+    path = tmp_path / "x.ckpt"
+    published_featup(path)
+    assert guard(main, ["convert", str(path), "--teacher", node, "--out", str(tmp_path / "a")]) == 2
+    assert "8 wide" in capsys.readouterr().err
