@@ -10,6 +10,7 @@ from featsharp_adapter.upsamplers.carafe import CarafeUpsampler
 from featsharp_adapter.upsamplers.dysample import DySampleUpsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
+from featsharp_adapter.upsamplers.featup_implicit import ImplicitUpsampler
 from featsharp_adapter.upsamplers.featup_published import FeatUpPublishedUpsampler
 from featsharp_adapter.upsamplers.jafar import JafarUpsampler
 from featsharp_adapter.upsamplers.lift import LiftUpsampler
@@ -37,6 +38,7 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "resfu": ResfuUpsampler,
     "anyup": AnyUpUpsampler,
     "naf": NafUpsampler,
+    "featup_implicit": ImplicitUpsampler,
 }
 _GIVEN = ("dim", "factor", "grid")
 

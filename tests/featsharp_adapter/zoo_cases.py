@@ -23,8 +23,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("loftup", {"frequencies": 3, "heads": 2}),
     ("resfu", {"width": 16, "groups": 2}),
 ]
-#: Upsamplers with tests of their own: they need a checkout.
-ELSEWHERE = {"anyup", "naf"}
+#: Upsamplers with tests of their own: they need a checkout, or are fitted to one image.
+ELSEWHERE = {"anyup", "naf", "featup_implicit"}
 NAMES = sorted({name for name, _ in CASES})
 
 
