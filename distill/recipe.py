@@ -137,7 +137,9 @@ class NormaliserNode(Node):
 
 
 class OptimNode(Node):
-    """AdamW with linear warm-up and a cosine to `final_share` of the peak."""
+    """The optimiser, with linear warm-up and a cosine to `final_share` of the peak."""
+
+    name: Literal["adamw", "lamb"] = "adamw"  #: torch's AdamW, or timm's LAMB
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)  #: over all processes
@@ -145,7 +147,9 @@ class OptimNode(Node):
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = Field(0, ge=0)
-    final_share: float = Field(0.0, ge=0, le=1)
+    final_share: float = Field(0.0, ge=0, le=1)  #: 1 keeps the rate after the warm-up
+    layer_decay: float = Field(1.0, gt=0, le=1)  #: a block's rate, over that of the block above it
+    freeze_body_steps: int = Field(0, ge=0)  #: first updates, which move the heads and leave the ViT as it is
     clip: float = Field(1.0, gt=0)  #: largest norm of the whole gradient
 
 
@@ -155,6 +159,7 @@ class EngineNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  #: auto: bf16 where the hardware has it
     deepspeed: Literal["auto", "on", "off"] = "auto"  #: auto: when launched with --use_deepspeed
     zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
+    checkpointing: bool = False  #: compute the student's activations again on the way back: less memory, more time
     threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
 
 
