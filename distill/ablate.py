@@ -11,6 +11,7 @@ import sys
 
 from distill.arm import Arm, run_together
 from distill.groups import group
+from distill.missing import find_missing, make, open_once, refuse
 from distill.recipe import read, read_arms
 from distill.runtime import start
 from distill.verdict import EvalRoom, probe_all, publish
@@ -20,7 +21,6 @@ from eval_suite.results import read_metrics, write_metrics
 from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
-from imagery.sources import open_source
 from teachers.errors import UserError, add_debug_flag, guard
 
 ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
@@ -31,19 +31,20 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="YAML file with `arms` and a `baseline`")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="laid under every arm's own")
+    parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
     whole = read(arguments.recipe, arguments.overrides)
     recipes = read_arms(arguments.recipe, arguments.overrides)
     if whole.eval is None:
         raise UserError(f"{arguments.recipe} has no eval, so its arms cannot be compared; add `eval: {{suite: FILE}}`")
+    missing = find_missing(recipes.values())
+    refuse(make(missing) if arguments.prepare else missing)
     accelerators = start(recipes)
     arms = {name: Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()}
-    # One source for all arms that train on the same images: rendered scenes are kept and rendered once.
-    sources = {train: open_source(train) for train in {recipe.data.train for recipe in recipes.values()}}
     untrained_arm = whole.baseline if whole.eval.untrained else None
     for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
-        run_together(members, sources[members[0].recipe.data.train], untrained=untrained_arm)
+        run_together(members, open_once(members[0].recipe.data.train), untrained=untrained_arm)
     first = next(iter(arms.values())).accelerator
     if first.is_main_process:
         baseline = str(whole.baseline)

@@ -152,7 +152,7 @@ def make_learner(found: Standing, stream: ImageStream, board: Board | None, *, e
     def save(step: int) -> None:
         found.checkpoints.save(step, stream, targets.normaliser_state())
 
-    step = DistillStep(engine.model, board.share(targets) if board else targets, recipe)
+    step = DistillStep(engine.model, board.share(targets) if board else targets, recipe, targets.dispersions())
     return Learner(step, engine, recipe, log, found.start, save, dice)
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distill.recipe import default_of
 from teachers.errors import UserError
 
 PREFIX = "step-"
@@ -110,11 +111,15 @@ class Checkpoints:
 
 
 def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """UserError that names the first fields in which two identities differ."""
+    """UserError that names the first fields in which two identities differ.
+
+    A recipe field that `before` does not know is younger than that run, which did what is the field's default today.
+    """
+    known = {name: default_of(name) for name in now} | dict(before)
     changed = [
         f"{name}: {before.get(name, 'absent')!r} -> {now.get(name, 'absent')!r}"
         for name in sorted({*before, *now})
-        if before.get(name, "absent") != now.get(name, "absent")
+        if known[name] != now.get(name, "absent")
     ]
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distill.heads import last_layer
 from distill.recipe import Recipe
 from distill.targets import Targets
 from featsharp_adapter.phi_s import PhiS
@@ -29,7 +31,7 @@ def export_student(
     weights = dict(state)
     for name, target in targets.teachers.items():
         if target.head.spatial_dim is not None:
-            fold_normaliser(weights, f"spatial_heads.{name}.out", target.normaliser)
+            fold_normaliser(weights, last_layer(recipe.student.head, name), target.normaliser)
     config = describe_student(recipe, targets, identity, step)
     temporary = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -42,11 +44,19 @@ def export_student(
 
 
 def fold_normaliser(weights: dict[str, Tensor], layer: str, normaliser: PhiS) -> None:
-    """Replace the weights of a last layer that speaks PHI-S by those of one that speaks raw units, in float64."""
+    """Replace the weights of a last layer that speaks PHI-S by those of one that speaks raw units, in float64.
+
+    A head that upsamples has a group of C rows for each of its pixels; each group is folded alike.
+    """
     theta = (normaliser.rotation.double().T / normaliser.alpha.double()).cpu()
+    mean = normaliser.mean.double().cpu()
     weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
-    weights[f"{layer}.weight"] = (theta @ weight.double().cpu()).to(weight.dtype)
-    weights[f"{layer}.bias"] = (theta @ bias.double().cpu() + normaliser.mean.double().cpu()).to(bias.dtype)
+    groups = [
+        (theta @ rows.double().cpu(), theta @ offset.double().cpu() + mean)
+        for rows, offset in zip(weight.split(normaliser.dim), bias.split(normaliser.dim), strict=True)
+    ]
+    weights[f"{layer}.weight"] = torch.cat([rows for rows, _ in groups]).to(weight.dtype)
+    weights[f"{layer}.bias"] = torch.cat([offset for _, offset in groups]).to(bias.dtype)
 
 
 def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, Any], step: int) -> dict[str, Any]:

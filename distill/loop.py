@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from distill.dice import Dice
 from distill.log import Log
-from distill.optim import learning_rate
 from distill.recipe import Recipe
 from distill.runtime import Engine
 from distill.step import DistillStep, StepResult
@@ -79,8 +78,7 @@ class Learner:
     def update(self, done: int, images: Tensor) -> float | None:
         """Make update number `done` from images [B, 3, H, W]; returns the loss where it was logged."""
         recipe, engine = self.recipe, self.engine
-        rate = learning_rate(done - 1, recipe.optim)
-        engine.set_learning_rate(rate)
+        rate = engine.set_learning_rate(done - 1)
         targets = self.step.look(images)
         self.clock.lap("teachers")
         result = self.step.learn(images, targets)

@@ -5,6 +5,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.dispersion import angles
+from distill.recipe import LossNode
+from teachers.errors import UserError
+
 #: AM-RADIO (arXiv 2312.06709): spatial loss = 0.9 cosine + 0.1 smooth L1; the beta of the original is not published.
 COSINE_SHARE = 0.9
 
@@ -14,16 +18,46 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)).mean()
 
 
+def angular(student: Tensor, teacher: Tensor, dispersion: float) -> Tensor:
+    """angle^2 / Disp, [B, S] against [B, S] -> scalar (C-RADIOv4, arXiv 2601.17237).
+
+    Divided by how much the teacher's own summaries spread (`distill.dispersion`), a loss of 1 means the same for all:
+    predicting the teacher's mean direction.
+    """
+    return angles(student.float(), teacher.float()).square().mean() / dispersion
+
+
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of [B, C, h, w] over everything; in PHI-S space predicting the mean costs 1 (2410.01680)."""
     return F.mse_loss(student.float(), teacher.float())
 
 
-def hybrid(student: Tensor, teacher: Tensor) -> Tensor:
-    """0.9 (1 - cos per position) + 0.1 smooth L1 (beta 1), [B, C, h, w] -> scalar."""
+def hybrid(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SHARE, beta: float = 1.0) -> Tensor:
+    """share (1 - cos per position) + (1 - share) smooth L1, [B, C, h, w] -> scalar."""
     angle = (1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)).mean()
-    return COSINE_SHARE * angle + (1 - COSINE_SHARE) * F.smooth_l1_loss(student.float(), teacher.float())
+    return cosine_share * angle + (1 - cosine_share) * F.smooth_l1_loss(student.float(), teacher.float(), beta=beta)
 
 
-SUMMARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine}
-SPATIAL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse, "hybrid": hybrid}
+def hybrid_map(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SHARE, beta: float = 1.0) -> Tensor:
+    """As `hybrid`, but one cosine over an image's whole flattened map (Theia, arXiv 2407.20179)."""
+    return hybrid(student.flatten(1), teacher.flatten(1), cosine_share, beta)
+
+
+def summary_loss(node: LossNode, dispersion: float | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's summary loss for a teacher whose summaries have this dispersion."""
+    if node.summary == "cosine":
+        return cosine
+    if not dispersion:
+        raise UserError(
+            "loss.summary: angular divides by how far a teacher's summaries spread, and there is "
+            + ("no estimate; start the run anew" if dispersion is None else "a teacher whose summaries are all alike")
+        )
+    return lambda student, teacher: angular(student, teacher, dispersion)
+
+
+def spatial_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's spatial loss."""
+    if node.spatial == "mse":
+        return mse
+    chosen = hybrid if node.spatial == "hybrid" else hybrid_map
+    return lambda student, teacher: chosen(student, teacher, node.cosine_share, node.beta)

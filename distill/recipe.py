@@ -6,7 +6,7 @@ fields decide the numbers of a run, so that a resumed run can name what changed.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, field_validator, model_validator
 
@@ -58,7 +58,17 @@ class StudentNode(Node):
     drop_path: float = Field(0.0, ge=0, lt=1)
     weights: str | None = None  #: "pretrained" (timm's own) or a local file; None starts from scratch
     seed: int | None = None  #: of its first weights and its stochastic depth; None: the recipe's seed, as the data's is
+    registers: int = Field(0, ge=0)  #: tokens without a target, beside one summary token per teacher
+    head: Literal["mlp", "v1", "v2", "attention"] = "mlp"  #: family of the heads, see `distill.heads`
     head_hidden: int | None = None  #: hidden width of the heads; None takes the student's width
+    head_inner: int = Field(0, ge=0)  #: further hidden layers (v1) or residual blocks (v2, attention)
+    head_upsample: int = Field(1, ge=1)  #: how much finer than the student's grid its spatial answers are
+
+    @model_validator(mode="after")
+    def _head_exists(self) -> Self:
+        if self.head == "mlp" and self.head_inner:
+            raise ValueError("head: mlp has no inner layers; choose head v1, v2 or attention, or head_inner: 0")
+        return self
 
     def overrides(self) -> dict[str, Any]:
         """Sizes to give to timm on top of the named model."""
@@ -113,8 +123,11 @@ class TeacherNode(Node):
 class LossNode(Node):
     """Which loss compares student and teacher (`distill.losses`)."""
 
-    summary: Literal["cosine"] = "cosine"
-    spatial: Literal["mse", "hybrid"] = "mse"
+    summary: Literal["cosine", "angular"] = "cosine"
+    spatial: Literal["mse", "hybrid", "hybrid_map"] = "mse"
+    cosine_share: float = Field(0.9, ge=0, le=1)  #: of the hybrid losses; the rest is smooth L1
+    beta: float = Field(1.0, gt=0)  #: where smooth L1 turns from square to line
+    drop_teachers: float = Field(0.0, ge=0, lt=1)  #: chance to leave a teacher out for an image, its hardest excepted
 
 
 class NormaliserNode(Node):
@@ -124,7 +137,9 @@ class NormaliserNode(Node):
 
 
 class OptimNode(Node):
-    """AdamW with linear warm-up and a cosine to `final_share` of the peak."""
+    """The optimiser, with linear warm-up and a cosine to `final_share` of the peak."""
+
+    name: Literal["adamw", "lamb"] = "adamw"  #: torch's AdamW, or timm's LAMB
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)  #: over all processes
@@ -132,7 +147,9 @@ class OptimNode(Node):
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = Field(0, ge=0)
-    final_share: float = Field(0.0, ge=0, le=1)
+    final_share: float = Field(0.0, ge=0, le=1)  #: 1 keeps the rate after the warm-up
+    layer_decay: float = Field(1.0, gt=0, le=1)  #: a block's rate, over that of the block above it
+    freeze_body_steps: int = Field(0, ge=0)  #: first updates, which move the heads and leave the ViT as it is
     clip: float = Field(1.0, gt=0)  #: largest norm of the whole gradient
 
 
@@ -142,6 +159,7 @@ class EngineNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  #: auto: bf16 where the hardware has it
     deepspeed: Literal["auto", "on", "off"] = "auto"  #: auto: when launched with --use_deepspeed
     zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
+    checkpointing: bool = False  #: compute the student's activations again on the way back: less memory, more time
     threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
 
 
@@ -234,6 +252,25 @@ def _arm(path: str | Path, overrides: Sequence[str], whole: Recipe, arm: str) ->
     data = read_recipe(path, [*overrides, *whole.arms[arm]])
     data |= {"name": arm, "out": str(whole.folder), "arms": {}, "baseline": None, "together": None}
     return validate(Recipe, data, f"{path}, arm {arm}")
+
+
+def default_of(name: str) -> Any:
+    """Default of a dotted recipe field such as "loss.beta" or "teachers.clip.chunk"; None where it has none.
+
+    A field that a run's recorded identity lacks is younger than the run, and its default is what the run did.
+    """
+    node: Any = Recipe
+    for part in name.split("."):
+        if isinstance(node, type) and issubclass(node, Node) and part in node.model_fields:
+            field = node.model_fields[part]
+            node = field.annotation if field.is_required() else field.get_default(call_default_factory=True)
+        elif get_origin(node) is dict:  # of nodes by name
+            node = get_args(node)[1]
+        elif isinstance(node, Node) and part in type(node).model_fields:
+            node = getattr(node, part)
+        else:
+            return None
+    return None if isinstance(node, type) else node
 
 
 def _leaves(node: Any, path: str) -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
 accelerate launch distill/run.py RECIPE.yaml --plan                 what it asks for, without training
+accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
 """
 
 import argparse
@@ -10,6 +11,7 @@ import sys
 import torch
 
 from distill.arm import Arm, run_arm
+from distill.missing import find_missing, make, open_once, refuse
 from distill.plan import plan
 from distill.recipe import UNTRAINED, Recipe, read
 from distill.runtime import start
@@ -22,7 +24,6 @@ from eval_suite.results import read_metrics, write_metrics
 from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
-from imagery.sources import open_source
 from teachers.errors import add_debug_flag, guard
 
 ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("recipe", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. teachers.*.upsampler=tile")
     parser.add_argument("--plan", action="store_true", help="print what the recipe asks for and stop")
+    parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
     recipe = read(arguments.recipe, arguments.overrides)
@@ -41,8 +43,10 @@ def main(argv: list[str]) -> None:
         targets = Targets(recipe, torch.device("cpu"))
         print(plan(recipe, Student(recipe.student, recipe.data.size, targets.heads()), targets))
         return
+    missing = find_missing([recipe])
+    refuse(make(missing) if arguments.prepare else missing)
     arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name])
-    run_arm(arm, open_source(recipe.data.train), export_untrained=recipe.eval is not None and recipe.eval.untrained)
+    run_arm(arm, open_once(recipe.data.train), export_untrained=recipe.eval is not None and recipe.eval.untrained)
     if recipe.eval is not None and arm.accelerator.is_main_process:
         judge(recipe, arm)
     arm.accelerator.end_training()

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from distill.optim import build_optimiser, local_batch
-from distill.recipe import EngineNode, Recipe
+from distill.optim import Place, build_optimiser, learning_rate, local_batch, rate_shares
+from distill.recipe import EngineNode, OptimNode, Recipe
 from teachers.errors import UserError
 
 #: Rank 0 probes alone while the others wait at a barrier, which takes longer than torch's default of half an hour.
@@ -36,7 +36,8 @@ class Engine:
     accelerator: Accelerator
     model: nn.Module
     optimiser: Any  #: Accelerate's wrapper of the optimiser
-    clip: float
+    node: OptimNode
+    places: list[Place | None]  #: of the optimiser's groups
 
     def activate(self) -> None:
         """Make this arm's DeepSpeed settings the ones Accelerate reads; they are the process's, not the arm's."""
@@ -48,17 +49,20 @@ class Engine:
 
     def update(self) -> float | Tensor:
         """Clip, update, forget the gradients; returns the norm of the whole gradient before clipping."""
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.node.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
         if norm is None:
             raise RuntimeError("DeepSpeed did not report a gradient norm")
         return norm
 
-    def set_learning_rate(self, rate: float) -> None:
-        """The rate of the next update."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+    def set_learning_rate(self, step: int) -> float:
+        """Prepare update number `step` (0, 1, ...); returns its rate, of which a group may get a share only."""
+        rate = learning_rate(step, self.node)
+        shares = rate_shares(step, self.node, self.places)
+        for group, share in zip(self.optimiser.param_groups, shares, strict=True):
+            group["lr"] = rate * share
+        return rate
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's whole state on the CPU; gathered from all processes, so all must call it."""
@@ -117,8 +121,12 @@ def set_threads(node: EngineNode, device: torch.device) -> None:
 def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Recipe) -> Engine:
     """Put an arm's student and a new optimiser on its engine."""
     select_arm(accelerator, arm)
-    model, optimiser = accelerator.prepare(student, build_optimiser(student, recipe.optim))
-    return Engine(arm, accelerator, model, optimiser, recipe.optim.clip)
+    made = build_optimiser(student, recipe.optim)
+    # Taken out again: a checkpoint holds plain numbers only.
+    places = [group.pop("place", None) for group in made.param_groups]
+    student.vit.set_grad_checkpointing(recipe.engine.checkpointing)
+    model, optimiser = accelerator.prepare(student, made)
+    return Engine(arm, accelerator, model, optimiser, recipe.optim, places)
 
 
 def select_arm(accelerator: Accelerator, arm: str) -> None:

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from distill.align import common_grid, resize_map
-from distill.losses import SPATIAL_LOSSES, SUMMARY_LOSSES
+from distill.dropping import Loss, drop, per_image
+from distill.losses import spatial_loss, summary_loss
 from distill.recipe import Recipe
 from teachers.contracts import Features
 
 Predict = Callable[[Tensor], Mapping[str, Features]]
+Measure = Callable[[Loss, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,24 @@ class StepResult:
 
 
 class DistillStep:
-    """images [B, 3, H, W] in [0, 1] -> StepResult. `student` and `targets` both map images to Features per teacher."""
+    """images [B, 3, H, W] in [0, 1] -> StepResult. `student` and `targets` both map images to Features per teacher.
 
-    def __init__(self, student: Predict, targets: Predict, recipe: Recipe) -> None:
+    dispersions: of every teacher's summaries (`distill.dispersion`), needed by the angular loss alone.
+    """
+
+    def __init__(
+        self, student: Predict, targets: Predict, recipe: Recipe, dispersions: Mapping[str, float] | None = None
+    ) -> None:
         self.student = student
         self.targets = targets
         self.align = recipe.align
         self.weights = {name: teacher.weight for name, teacher in recipe.teachers.items()}
-        self.summary_loss = SUMMARY_LOSSES[recipe.loss.summary]
-        self.spatial_loss = SPATIAL_LOSSES[recipe.loss.spatial]
+        known = dispersions or {}
+        self.summary_losses = {
+            name: summary_loss(recipe.loss, known.get(name)) for name, weight in self.weights.items() if weight.summary
+        }
+        self.spatial_loss = spatial_loss(recipe.loss)
+        self.drop_teachers = recipe.loss.drop_teachers
 
     def __call__(self, images: Tensor) -> StepResult:
         """Teachers' targets, the student's answer, and the weighted losses between them."""
@@ -44,21 +55,29 @@ class DistillStep:
     def learn(self, images: Tensor, targets: Mapping[str, Features]) -> StepResult:
         """The student's answer, compared with what `look` gave for the same images."""
         answers = self.student(images)
-        terms: dict[str, Tensor] = {}
-        for name in self.weights:
-            terms |= self._terms(name, answers[name], targets[name])
+        if self.drop_teachers:
+            each = {name: self._terms(name, answers[name], targets[name], per_image) for name in self.weights}
+            terms = drop(each, self.drop_teachers)
+        else:
+            each = {name: self._terms(name, answers[name], targets[name], together) for name in self.weights}
+            terms = {f"{name}/{kind}": term for name, kinds in each.items() for kind, term in kinds.items()}
         loss = torch.stack(list(terms.values())).sum()
         return StepResult(loss, {name: term.detach() for name, term in terms.items()})
 
-    def _terms(self, name: str, answer: Features, target: Features) -> dict[str, Tensor]:
+    def _terms(self, name: str, answer: Features, target: Features, measure: Measure) -> dict[str, Tensor]:
         weight = self.weights[name]
         terms = {}
         if weight.summary:
-            terms[f"{name}/summary"] = weight.summary * self.summary_loss(answer.summary, target.summary)
+            terms["summary"] = weight.summary * measure(self.summary_losses[name], answer.summary, target.summary)
         if weight.spatial:
             ours, theirs = answer.spatial, target.spatial
             grid = common_grid(self.align, tuple(ours.shape[-2:]), tuple(theirs.shape[-2:]))
-            terms[f"{name}/spatial"] = weight.spatial * self.spatial_loss(
-                resize_map(ours, grid), resize_map(theirs, grid)
+            terms["spatial"] = weight.spatial * measure(
+                self.spatial_loss, resize_map(ours, grid), resize_map(theirs, grid)
             )
         return terms
+
+
+def together(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss of the whole batch, a scalar."""
+    return loss(student, teacher)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
-from distill.heads import MlpHead
+from distill.heads import spatial_head, summary_head, unfold
 from distill.recipe import StudentNode
 from teachers.contracts import Features
 from teachers.errors import UserError
@@ -50,13 +50,18 @@ class Student(nn.Module):
         self.teachers = tuple(heads)
         self.bf16 = bf16
         self.vit = build_vit(node, size, len(heads))
+        self.upsample = node.head_upsample
         width = self.vit.embed_dim
-        hidden = node.head_hidden or width
         self.summary_heads = nn.ModuleDict(
-            {name: MlpHead(width, hidden, head.summary_dim) for name, head in heads.items() if head.summary_dim}
+            {name: summary_head(node, width, head.summary_dim) for name, head in heads.items() if head.summary_dim}
         )
+        attention = self.vit.blocks[0].attn.num_heads
         self.spatial_heads = nn.ModuleDict(
-            {name: MlpHead(width, hidden, head.spatial_dim) for name, head in heads.items() if head.spatial_dim}
+            {
+                name: spatial_head(node, width, attention, head.spatial_dim)
+                for name, head in heads.items()
+                if head.spatial_dim
+            }
         )
         data = self.vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -74,8 +79,7 @@ class Student(nn.Module):
         """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
         grid = self.grid(images)
         out = self.vit.forward_features((images - self.mean) / self.std)
-        count = len(self.teachers)
-        return out[:, :count], to_map(out[:, count:], grid)
+        return out[:, : len(self.teachers)], to_map(out[:, self.vit.num_prefix_tokens :], grid)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Token rows and columns for images [B, 3, H, W]; UserError when a side is no multiple of the patch."""
@@ -90,10 +94,11 @@ class Student(nn.Module):
         return self.summary_heads[name](token) if name in self.summary_heads else None
 
     def project_spatial(self, name: str, spatial: Tensor) -> Tensor | None:
-        """[B, D, h, w] -> [B, C, h, w] in the teacher's PHI-S space, or None where it is not distilled."""
+        """[B, D, h, w] -> [B, C, u*h, u*w] in the teacher's PHI-S space, u the heads' upsampling; or None."""
         if name not in self.spatial_heads:
             return None
-        return to_map(self.spatial_heads[name](spatial.flatten(2).transpose(1, 2)), tuple(spatial.shape[-2:]))
+        tokens, grid = self.spatial_heads[name](spatial.flatten(2).transpose(1, 2)), tuple(spatial.shape[-2:])
+        return to_map(tokens, grid) if self.upsample == 1 else unfold(tokens, grid, self.upsample)
 
     def _heads(self, name: str, token: Tensor, spatial: Tensor) -> Features:
         return Features(self.project_summary(name, token), self.project_spatial(name, spatial))
@@ -110,7 +115,7 @@ def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> 
         "img_size": size,
         "dynamic_img_size": True,
         "class_token": False,
-        "reg_tokens": summary_tokens,
+        "reg_tokens": summary_tokens + node.registers,
         "no_embed_class": True,
         "global_pool": "",
         "num_classes": 0,
@@ -125,13 +130,13 @@ def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> 
     # timm starts register tokens at almost zero, all alike; summary tokens must differ to be told apart.
     nn.init.trunc_normal_(vit.reg_token, std=0.02)
     if node.weights is not None:
-        load_body(vit, node)
+        load_body(vit, node, summary_tokens)
     return vit
 
 
-def load_body(vit: nn.Module, node: StudentNode) -> None:
+def load_body(vit: nn.Module, node: StudentNode, summary_tokens: int) -> None:
     """Start from timm weights made with a class token: its token starts every summary token, patches are resampled."""
-    state = _without_prefix(_body_state(node), vit)
+    state = _without_prefix(_body_state(node), vit, summary_tokens)
     state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
     for name in [name for name in state if name.split(".", 1)[0] in ("head", "fc_norm", "attn_pool")]:
         del state[name]
@@ -141,7 +146,7 @@ def load_body(vit: nn.Module, node: StudentNode) -> None:
         raise UserError(f"student.weights {node.weights} do not fit {node.model}: {error}") from error
 
 
-def _without_prefix(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+def _without_prefix(state: dict[str, Tensor], vit: nn.Module, summary_tokens: int) -> dict[str, Tensor]:
     """Class and register tokens taken out, positions of the patches kept, and the class token put in every summary."""
     state = {name: value for name, value in state.items() if name != "reg_token"}
     positions = state["pos_embed"]
@@ -151,7 +156,9 @@ def _without_prefix(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tenso
     if token is None:
         return state | {"reg_token": vit.reg_token.detach()}
     at = positions[:, :1] if prefix else 0
-    return state | {"reg_token": (token + at).expand_as(vit.reg_token) + vit.reg_token.detach()}
+    started = vit.reg_token.detach().clone()
+    started[:, :summary_tokens] += token + at  # registers start from nothing
+    return state | {"reg_token": started}
 
 
 def _body_state(node: StudentNode) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from distill.dispersion import DirectionStatistics
 from distill.recipe import Recipe, TeacherNode
 from distill.runtime import wants_bf16
 from distill.sharpen import Sharpener
@@ -20,6 +21,8 @@ from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec, Features
 from teachers.errors import UserError
 from teachers.frozen import FrozenBackbone
+
+DISPERSION = "dispersion"
 
 
 class TeacherTarget(nn.Module):
@@ -32,6 +35,7 @@ class TeacherTarget(nn.Module):
         self.head = head_spec(name, node, self.spec)
         self.sharpener = Sharpener(name, node, self.spec)
         self.normaliser = PhiS(self.spec.spatial_dim)
+        self.dispersion: float | None = None  #: of its summaries, once fitted
 
     @property
     def spec(self) -> BackboneSpec:
@@ -78,26 +82,42 @@ class Targets(nn.Module):
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Estimate every PHI-S on these images [B, 3, H, W], over all processes, and freeze it."""
         statistics = {name: CovarianceStatistics(target.spec.spatial_dim) for name, target in self.teachers.items()}
+        directions = {name: DirectionStatistics() for name, target in self.teachers.items() if target.spec.summary_dim}
         for images in batches:
             seen = Seen(images)
             for name, target in self.teachers.items():
-                statistics[name].update(seen.views(target.backbone, ()).low)
+                views = seen.views(target.backbone, ())
+                statistics[name].update(views.low)
+                if name in directions:
+                    directions[name].update(views.summary)
         for name, target in self.teachers.items():
             statistics[name].all_reduce()
             target.normaliser.load_state_dict(PhiS.fit(statistics[name]).state_dict())
+        for name, direction in directions.items():
+            self.teachers[name].dispersion = direction.dispersion()
 
     def normaliser_state(self) -> dict[str, Tensor]:
-        """The normalisers' buffers by "teacher.buffer": the only state of the targets that training makes."""
-        return {
+        """The normalisers' buffers by "teacher.buffer", and dispersions: all the state of the targets a run makes."""
+        buffers = {
             f"{name}.{buffer}": tensor.cpu()
             for name, target in self.teachers.items()
             for buffer, tensor in target.normaliser.state_dict().items()
         }
+        return buffers | {
+            f"{name}.{DISPERSION}": torch.tensor(d, dtype=torch.float64) for name, d in self.dispersions().items()
+        }
+
+    def dispersions(self) -> dict[str, float]:
+        """How far each teacher's summaries spread, in squared radians, where that was estimated."""
+        known = {name: target.dispersion for name, target in self.teachers.items()}
+        return {name: value for name, value in known.items() if value is not None}
 
     def load_normalisers(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `normaliser_state` gave."""
         for name, target in self.teachers.items():
             own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            dispersion = own.pop(DISPERSION, None)
+            target.dispersion = None if dispersion is None else float(dispersion)
             target.normaliser.load_state_dict(own)
 
     def heads(self) -> dict[str, HeadSpec]:

@@ -125,6 +125,14 @@ def test_differences_are_named() -> None:
         refuse_difference(IDENTITY, {"optim.lr": 0.2}, "here")
 
 
+def test_a_field_younger_than_the_run_counts_as_its_default() -> None:
+    refuse_difference(IDENTITY, IDENTITY | {"loss.beta": 1.0, "student.seed": None, "teachers.a.chunk": 64}, "here")
+    with pytest.raises(UserError, match=r"loss.beta: 'absent' -> 2.0"):
+        refuse_difference(IDENTITY, IDENTITY | {"loss.beta": 2.0}, "here")
+    with pytest.raises(UserError, match=r"digest of teacher b: 'absent' -> 'sha256:1'"):
+        refuse_difference(IDENTITY, IDENTITY | {"digest of teacher b": "sha256:1"}, "here")
+
+
 def test_another_run_may_not_go_on(checkpoints: Checkpoints) -> None:
     path = checkpoints.save(1, Place(1), TARGETS)
     checkpoints.identity["digest of teacher clip"] = "sha256:other"

@@ -2,11 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import train
 
-from distill.optim import learning_rate, local_batch, parameter_groups
-from distill.recipe import OptimNode, StudentNode
+from distill.log import read_log, without_time
+from distill.optim import Place, build_optimiser, learning_rate, local_batch, parameter_groups, place_in, rate_shares
+from distill.recipe import OptimNode, StudentNode, read
 from distill.student import HeadSpec, Student
 from teachers.errors import UserError
 
@@ -48,3 +54,55 @@ def test_batches_must_divide_evenly() -> None:
     assert local_batch(NODE, 3) == 2
     with pytest.raises(UserError, match="does not divide over 4 processes"):
         local_batch(NODE, 4)
+
+
+def test_every_parameter_has_one_place() -> None:
+    model = student()
+    groups = parameter_groups(model, 0.3, place_in(1))
+    members = [id(p) for group in groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in model.parameters())
+    where = {id(p): group["place"] for group in groups for p in group["params"]}
+    places = {name: where[id(p)] for name, p in model.named_parameters()}
+    assert places["vit.patch_embed.proj.weight"] == places["vit.reg_token"] == Place(0, body=True)
+    assert places["vit.blocks.0.attn.qkv.weight"] == Place(1, body=True)
+    assert places["vit.norm.weight"] == Place(2, body=True)
+    assert places["spatial_heads.a.out.weight"] == Place(2, body=False)
+
+
+def test_rate_shares_by_hand() -> None:
+    node = OptimNode(steps=9, batch_size=1, lr=1.0, layer_decay=0.5, freeze_body_steps=3)
+    places = [Place(0, True), Place(1, True), Place(2, True), Place(2, False), None]
+    assert rate_shares(2, node, places) == [0, 0, 0, 1, 1]
+    assert rate_shares(3, node, places) == [0.25, 0.5, 1, 1, 1]
+
+
+def test_optimisers_come_from_their_libraries() -> None:
+    from timm.optim import Lamb
+
+    assert type(build_optimiser(student(), NODE)) is torch.optim.AdamW
+    lamb = build_optimiser(student(), NODE.model_copy(update={"name": "lamb"}))
+    assert type(lamb) is Lamb and lamb.defaults["max_grad_norm"] is None
+
+
+def test_a_frozen_body_stands_still_while_the_heads_learn(write_recipe: Callable[..., Path]) -> None:
+    """Two updates with the body frozen, one without; LAMB, and activations computed again: all in a resumed run."""
+    optim = {"steps": 3, "batch_size": 4, "lr": 0.01, "freeze_body_steps": 2, "layer_decay": 0.7, "name": "lamb"}
+    path = write_recipe(optim=optim, checkpoint={"every": 2, "keep": 3}, engine={"threads": 1, "checkpointing": True})
+    folder = train(read(path), export_untrained=True)
+    first = load_file(folder / "untrained" / "student" / "model.safetensors")
+    frozen, last = (load_file(folder / f"checkpoints/step-{n:08d}/engine/model.safetensors") for n in (2, 3))
+    body = [name for name in first if name.startswith("vit.")]
+    assert all(torch.equal(first[name], frozen[name]) for name in body)
+    assert not torch.equal(first["summary_heads.coarse.out.weight"], frozen["summary_heads.coarse.out.weight"])
+    assert not torch.equal(frozen["vit.blocks.0.attn.qkv.weight"], last["vit.blocks.0.attn.qkv.weight"])
+    log = without_time(read_log(folder / "log.jsonl"))
+    (folder / "student").rename(folder / "before")
+    (folder / "checkpoints" / "step-00000003").rename(folder / "gone")
+    train(read(path))
+    assert without_time(read_log(folder / "log.jsonl")) == log
+
+
+def test_checkpointing_changes_memory_only(trained: Path, write_recipe: Callable[..., Path]) -> None:
+    folder = train(read(write_recipe(), ["engine.checkpointing=true", "optim.steps=2"]))
+    ours, theirs = (read_log(run / "log.jsonl")[0] for run in (folder, trained))
+    assert ours["losses"] == pytest.approx(theirs["losses"]) and ours["grad_norm"] == pytest.approx(theirs["grad_norm"])

@@ -22,11 +22,12 @@ def answers(grid: int, seed: int) -> Mapping[str, Features]:
     return {"coarse": coarse, "fine": Features(None, torch.randn(2, 12, 4, 4))}
 
 
-def step(*overrides: str, teacher_grid: int = 4) -> DistillStep:
+def step(*overrides: str, teacher_grid: int = 4, dispersions: dict[str, float] | None = None) -> DistillStep:
     data: dict[str, Any] = small_recipe(Path("unused"))
     for override in overrides:
         apply_override(data, override)
-    return DistillStep(lambda _: answers(4, 0), lambda _: answers(teacher_grid, 1), validate(Recipe, data, "test"))
+    recipe = validate(Recipe, data, "test")
+    return DistillStep(lambda _: answers(4, 0), lambda _: answers(teacher_grid, 1), recipe, dispersions)
 
 
 IMAGES: Tensor = torch.zeros(2, 3, 32, 32)
@@ -65,3 +66,19 @@ def test_alignment_with_a_finer_teacher(align: str, same_as: str) -> None:
     }
     assert losses[align] == losses[same_as]
     assert losses["student"] != losses["teacher"]
+
+
+def test_dropping_keeps_the_report_honest() -> None:
+    """Two teachers; with dropping the report still sums to the loss, and its gradient is still there."""
+    made = step("loss.drop_teachers=0.5")
+    result = made(IMAGES)
+    assert set(result.report) == {"coarse/summary", "coarse/spatial", "fine/spatial"}
+    assert torch.equal(torch.stack(list(result.report.values())).sum(), result.loss.detach())
+    assert result.loss.requires_grad
+
+
+def test_the_angular_loss_is_balanced_by_each_teachers_own_dispersion() -> None:
+    recipe = step("loss.summary=angular", "teachers.fine.weight.summary=0", dispersions={"coarse": 0.25})
+    double = step("loss.summary=angular", "teachers.fine.weight.summary=0", dispersions={"coarse": 0.5})
+    one, half = recipe(IMAGES).report["coarse/summary"], double(IMAGES).report["coarse/summary"]
+    assert torch.allclose(one, 2 * half)

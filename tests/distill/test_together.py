@@ -29,7 +29,12 @@ from teachers.frozen import FrozenBackbone
 ARMS = {
     "flat": ["teachers.coarse.upsampler=bilinear"],
     "tile": ["student.drop_path=0.2", "checkpoint.every=2"],
-    "sharp": ["teachers.coarse.upsampler=featsharp", "loss.spatial=hybrid", "teachers.fine.weight.spatial=0.5"],
+    "sharp": [
+        "teachers.coarse.upsampler=featsharp",
+        "loss.spatial=hybrid",
+        "loss.summary=angular",
+        "loss.drop_teachers=0.5",
+    ],
     "seed": ["student.seed=7", "student.drop_path=0.2", "optim.steps=8"],
     "wide": ["student.embed_dim=32", "student.head_hidden=40", "optim.lr=0.001", "log.every=2"],
 }

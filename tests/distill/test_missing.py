@@ -1,0 +1,84 @@
+"""What is not there is listed at once, with the command that makes it; --prepare runs the commands."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distill import missing
+from distill.missing import Missing, find_missing, make, refuse
+from distill.recipe import Recipe, read
+from teachers.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+NOWHERE = "runs/adapters/of/nowhere"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def quickstart(*overrides: str) -> Recipe:
+    return read(ROOT / "recipes" / "quickstart.yaml", overrides)
+
+
+def test_the_quickstart_needs_nothing() -> None:
+    assert find_missing([quickstart()]) == []
+    refuse([])
+
+
+@pytest.mark.parametrize(
+    ("upsampler", "factor", "extra"),
+    [("featsharp", 2, ()), ("featup", 2, ("upsampler=featup",)), ("featsharp", 4, ("factor=4",))],
+)
+def test_an_adapter_comes_with_its_command(upsampler: str, factor: int, extra: tuple[str, ...]) -> None:
+    recipe = quickstart(
+        f"teachers.clip.upsampler={upsampler}",
+        f"teachers.clip.factor={factor}",
+        f"teachers.clip.adapters.{upsampler}={NOWHERE}",
+    )
+    (found,) = find_missing([recipe, recipe])
+    assert found.what.startswith(f"teachers.clip: no adapter at {NOWHERE}")
+    assert found.command == (
+        "featsharp_adapter/train.py",
+        "recipes/adapters/tiny_clip.yaml",
+        f"out={NOWHERE}",
+        *extra,
+    )
+
+
+def test_all_is_listed_at_once() -> None:
+    recipe = quickstart(
+        f"teachers.dino.adapters.featsharp={NOWHERE}", "student.weights=gone.safetensors", "data.train=imagefolder:gone"
+    )
+    with pytest.raises(UserError) as told:
+        refuse(find_missing([recipe]))
+    said = str(told.value)
+    assert "accelerate launch featsharp_adapter/train.py recipes/adapters/tiny_dino.yaml" in said
+    assert "no file gone.safetensors" in said and "data.train:" in said and "--prepare" in said
+
+
+def test_an_unknown_teachers_adapter_has_no_command(write_recipe: Callable[..., Path]) -> None:
+    overrides = ["teachers.coarse.upsampler=featsharp", f"teachers.coarse.adapters.featsharp={NOWHERE}"]
+    (found,) = find_missing([read(write_recipe(), overrides)])
+    assert found.command is None
+    with pytest.raises(UserError) as told:
+        refuse([found])
+    assert "--prepare" not in str(told.value)
+
+
+def test_preparing_runs_the_commands_and_leaves_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With plain scripts in the place of an adapter's training."""
+    monkeypatch.setattr(missing, "LAUNCH", ())
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).touch()")
+    bad.write_text("raise SystemExit(1)")
+    by_hand = Missing("data", None)
+    assert make([by_hand, Missing("adapter", (str(good), str(tmp_path / "made")))]) == [by_hand]
+    assert (tmp_path / "made").exists()
+    with pytest.raises(UserError, match="could not be prepared: adapter"):
+        make([Missing("adapter", (str(bad),))])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="--prepare is for one process"):
+        make([])
