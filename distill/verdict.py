@@ -91,7 +91,7 @@ def judge_case(room: EvalRoom, suite_path: str, case: Case) -> Path:
     """Probe one row, or find it done; returns the path of its metrics.json."""
     suite = room.load_suite(suite_path)
     digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
-    judge = Judge(lambda backbone: room.run_suite(backbone, suite, progress=False), room.write_metrics, digest)
+    judge = Judge(lambda backbone: room.run_suite(backbone, suite, progress=False, samples=True), room.write_metrics, digest)
     return judge.judge(case.row, load_teacher(case.node), case.folder)
 
 

@@ -31,11 +31,15 @@ class Table:
     left_out: tuple[Key, ...]  #: metrics that were allowed to be missing, and are in no row
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: baseline, columns, rows; `left_out` only where something was."""
+        """The JSON form: baseline, columns, rows, Δm without each metric; `left_out` only where something was."""
         rows = {
             name: {column: _cell(row.columns[column]) for column in self.columns} for name, row in self.rows.items()
         }
         out: dict[str, Any] = {"baseline": self.baseline, "columns": list(self.columns), "rows": rows}
+        without = {
+            name: {"/".join(key): value for key, value in row.without.items()} for name, row in self.rows.items()
+        }
+        out["delta_m_without"] = {name: values for name, values in without.items() if values}
         return out | ({"left_out": ["/".join(key) for key in self.left_out]} if self.left_out else {})
 
 
@@ -73,10 +77,23 @@ def caption(table: Table, uncertainty: str = "± standard error") -> str:
     estimates = [estimate for row in table.rows.values() for estimate in row.columns.values()]
     known = sum(estimate.stderr is not None for estimate in estimates) > len(table.columns)  # the baseline's always are
     errors = f"{uncertainty}; * where the 95 % interval excludes 0" if known else "(no standard errors are known)"
+    compared = [row for name, row in table.rows.items() if name != table.baseline]
+    if known and compared and all(row.columns[DELTA_M].paired for row in compared):
+        errors += ", rows compared sample by sample"
     text = f"Relative change in % against {table.baseline} {errors}; {runs}; Δm over {len(table.columns) - 1} groups."
+    if leaning := [line for name, row in table.rows.items() if (line := leaning_line(table, name, row))]:
+        text += f" How much hangs on one metric: {'; '.join(leaning)}."
     if table.left_out:
         text += f" Left out by request: {', '.join('/'.join(key) for key in table.left_out)}."
     return text
+
+
+def leaning_line(table: Table, name: str, row: Comparison) -> str:
+    """ "NAME +0.39 is +0.11 without 3d/spair/pck", or nothing for the baseline and where there is but one metric."""
+    if name == table.baseline or row.strongest is None:
+        return ""
+    key, without = row.strongest
+    return f"{name} {signed(row.columns[DELTA_M].value)} is {signed(without)} without {'/'.join(key)}"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -87,4 +104,5 @@ def signed(value: float, digits: int = 2) -> str:
 
 def _cell(estimate: Estimate) -> dict[str, Any]:
     interval = None if estimate.ci95 is None else list(estimate.ci95)
-    return {"value": estimate.value, "stderr": estimate.stderr, "ci95": interval}
+    known = {"value": estimate.value, "stderr": estimate.stderr, "ci95": interval}
+    return known | {"is_real": None if interval is None else estimate.is_real, "paired": estimate.paired}

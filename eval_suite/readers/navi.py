@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ class NaviData(LabelledData):
         self.root = root
         self.node = node
         self._photos: dict[str, list[Photo]] = {}
-        self._depths: dict[Path, np.ndarray] = {}
+        self._decode = lru_cache(maxsize=64)(DISPARITY.decode)  # the whole set would not fit into memory
 
     def dense(self, split: str) -> DenseImages:
         photos = self._split(split)
@@ -121,12 +122,10 @@ class NaviData(LabelledData):
         return moved[0], moved[1], valid
 
     def _depth(self, photo: Photo) -> np.ndarray:
-        if photo.depth not in self._depths:
-            metres = DISPARITY.decode(photo.depth)
-            if not (metres > 0).any():
-                raise UserError(f"{photo.depth} has no valid depth; leave its image out of annotations.json")
-            self._depths[photo.depth] = metres
-        return self._depths[photo.depth]
+        metres = self._decode(photo.depth)
+        if not (metres > 0).any():
+            raise UserError(f"{photo.depth} has no valid depth; leave its image out of annotations.json")
+        return metres
 
     def _split(self, split: str) -> list[Photo]:
         if split not in self._photos:
