@@ -18,6 +18,7 @@ from eval_suite.probes.instance_retrieval import InstanceRetrievalProbe
 from eval_suite.probes.linear_classification import LinearClassificationProbe
 from eval_suite.probes.linear_protocols import LinearSegmentationProbe
 from eval_suite.probes.multitask import MultitaskProbe
+from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from eval_suite.probes.vlm import VlmProbe
 from eval_suite.readers.remembered import Remembered
@@ -36,6 +37,7 @@ ProbeRecipe = Annotated[
     | DepthProbe
     | NormalsProbe
     | TwoViewProbe
+    | Probe3dViewsProbe
     | KeypointProbe
     | RetrievalProbe
     | InstanceRetrievalProbe

@@ -16,6 +16,7 @@ from eval_suite.features import ProbedBackbone
 from eval_suite.probes.correspondence import KeypointProbe, fixed_pairs
 from eval_suite.probes.instance_retrieval import InstanceRetrievalProbe
 from eval_suite.probes.linear_classification import LinearClassificationProbe
+from eval_suite.probes.multitask import MultitaskProbe
 from eval_suite.probes.vlm import VlmProbe
 from eval_suite.readers.contracts import AskedQuestion, DenseImages, LabelledData, QuestionImages, RankedImages
 from eval_suite.readers.remembered import Remembered
@@ -229,6 +230,35 @@ def test_instance_retrieval_on_files(tmp_path: Path) -> None:
     assert [result.metric for result in results] == ["map_easy", "map_hard"] and all(
         0 < r.value <= 100 for r in results
     )
+
+
+class Pixels(Constant):
+    """The picture itself, one token a pixel."""
+
+    def forward(self, images: torch.Tensor) -> Features:
+        return Features(None, images)
+
+
+class Edges(ToyData):
+    """Boundaries between squares of different class, a pixel wide, at full resolution."""
+
+    def dense(self, split: str) -> DenseImages:
+        whole = super().dense(split)
+        classes = self.sources[split].cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        edge = torch.zeros_like(classes, dtype=torch.uint8)
+        edge[:, :, 1:] |= (classes[:, :, 1:] != classes[:, :, :-1]).to(edge.dtype)
+        edge[:, 1:] |= (classes[:, 1:] != classes[:, :-1]).to(edge.dtype)
+        return DenseImages(whole.images, whole.rows, {"edge": edge}, whole.names, whole.groups)
+
+
+def test_boundaries_are_a_task_of_the_conv_probe() -> None:
+    task = MultitaskProbe(
+        probe="multitask", name="mt", group="pascal_context", data="toy", tasks={"edge": 50.0}, hidden=16, steps=80,
+        batch=8, label_size=32, learning_rate=2e-2,
+    )  # fmt: skip
+    best, worst = (task.run(probed(backbone), Edges(24, 8), seed=0)[0] for backbone in (Pixels(), Constant()))
+    assert best.metric == "edge_odsf_py" and best.higher_is_better
+    assert best.value > 50 and worst.value < 25
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
