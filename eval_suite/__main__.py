@@ -1,14 +1,23 @@
-"""python -m eval_suite run | record | data | table: probe a backbone, look at a suite's data, compare probed runs."""
+"""python -m eval_suite run | record | table | data check: probe a backbone, compare probed runs, look at the data."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from eval_suite.results import write_metrics, write_text
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
+from teachers.config import read_recipe
 from teachers.errors import UserError, add_debug_flag, guard
+
+HELP_BACKBONE = (
+    "PREFIX:REST, e.g. tiny:dino, timm:NAME, run:runs/NAME; or a node with options, inline or a file: "
+    "'{spec: timm:NAME, weights: FILE}', backbone.yaml"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_backbone_and_suite(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", required=True, help="PREFIX:REST, e.g. tiny:dino, timm:NAME, run:runs/NAME")
+    parser.add_argument("--backbone", required=True, help=HELP_BACKBONE)
     parser.add_argument("--suite", required=True, help="suite file, e.g. recipes/suites/embedded.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the suite, e.g. seed=1")
 
@@ -31,6 +40,10 @@ def _add_backbone_and_suite(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_backbone_and_suite(parser)
     parser.add_argument("--out", required=True, type=Path, help="metrics.json to write")
+    parser.add_argument(
+        "--cache", type=Path, help="folder to keep features in: an interrupted or repeated run goes on from there"
+    )
+    parser.add_argument("--device", default="cpu", help="where the backbone runs, e.g. cuda")
     add_debug_flag(parser)
 
 
@@ -71,7 +84,14 @@ def run(options: argparse.Namespace) -> None:
     from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides)
-    metrics = run_suite(load_backbone(options.backbone), suite, progress=sys.stderr.isatty())
+    metrics = run_suite(
+        load_backbone(backbone_node(options.backbone)),
+        suite,
+        progress=sys.stderr.isatty(),
+        samples=True,
+        cache=options.cache,
+        device=options.device,
+    )
     write_metrics(options.out, metrics)
     print(f"{len(metrics['results'])} results written to {options.out}")
 
@@ -83,7 +103,23 @@ def keep(options: argparse.Namespace) -> None:
     from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides)
-    print(f"written to {record(load_backbone(options.backbone), suite, progress=sys.stderr.isatty())}")
+    backbone = load_backbone(backbone_node(options.backbone))
+    print(f"written to {record(backbone, suite, progress=sys.stderr.isatty())}")
+
+
+def backbone_node(text: str) -> str | dict[str, Any]:
+    """The short form as it is; `{...}` and a .yaml file as the mapping they hold."""
+    if text.endswith((".yaml", ".yml")):
+        return read_recipe(text)
+    if not text.startswith("{"):
+        return text
+    try:
+        node = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--backbone {text}: not YAML; write {{spec: PREFIX:REST, option: value}}") from error
+    if not isinstance(node, dict):
+        raise UserError(f"--backbone {text}: write {{spec: PREFIX:REST, option: value}}")
+    return node
 
 
 def data(options: argparse.Namespace) -> None:

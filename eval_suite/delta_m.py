@@ -6,21 +6,25 @@ and B the baseline row's value. A group is the plain mean over its metrics, Δm 
 Uncertainty, by the delta method from two sources:
   runs     where a row has several runs, their spread, taken on Δ itself, so that metrics that rise and fall together
            are not mistaken for independent ones;
-  sampling the standard errors of the metrics (a finite test set), which more runs on the same test set do not
-           reduce. Where both rows say what each test image adds to a metric (`Metrics.samples`), the comparison is
-           paired: an image that is hard for both rows drops out, and what several metrics have in common does not.
-           Otherwise the errors are taken as independent between metrics and between the two rows.
+  sampling what a finite test set leaves open, which more runs on the same test set do not reduce. Where both rows
+           have per-sample scores on the same test set the comparison is paired: images that are hard for both rows
+           cancel, and metrics that share images are correlated as they are. This is the jackknife form of the
+           bootstrap over samples. Without them the metrics' standard errors are taken as independent between
+           metrics and between the two rows, which says too much doubt for rows that saw the same images.
 Intervals use Student's t with Welch-Satterthwaite degrees of freedom, as two or three runs say little of their spread.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from eval_suite.metrics.score import Samples
 from eval_suite.results import GROUPS, Key, Metrics
+from eval_suite.sample_scores import SetSamples
 from teachers.errors import UserError
 
 DELTA_M = "delta_m"
@@ -30,11 +34,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A relative change in percent; `stderr` and `ci95` are None where an error of a metric is not known."""
+    """A relative change in percent; `stderr` and `ci95` are None where an error of a metric is not known.
+
+    `paired`: both rows were compared sample by sample in every metric of it.
+    """
 
     value: float
     stderr: float | None
     ci95: tuple[float, float] | None
+    paired: bool = False
 
     @property
     def is_real(self) -> bool:
@@ -49,7 +57,8 @@ class Measured:
     runs: tuple[float, ...]  #: one value per run, the mean over its probe seeds
     variance: float | None  #: of the mean of `runs`, as far as its spread over runs does not show it
     higher_is_better: bool
-    influence: tuple[float, ...] | None = None  #: by test image; its squares sum to the test set's part of `variance`
+    seed_variance: float = 0.0  #: the part of `variance` that comes from several probe seeds on one backbone
+    samples: SetSamples | None = None  #: mean over the runs, where all of them have samples on one test set
 
     @property
     def mean(self) -> float:
@@ -66,10 +75,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against the baseline: per metric, per group, and in total (under `DELTA_M`)."""
+    """A row against the baseline: per metric, per group, and in total (under `DELTA_M`).
+
+    `without` says for each metric what Δm would be if that metric were left out: how much hangs on it alone.
+    """
 
     metrics: dict[Key, Estimate]
     columns: dict[str, Estimate]
+    without: dict[Key, float] = field(default_factory=dict)
+
+    @property
+    def strongest(self) -> tuple[Key, float] | None:
+        """The metric whose absence moves Δm most, and Δm without it; None where there is but one metric."""
+        total = self.columns[DELTA_M].value
+        return max(self.without.items(), key=lambda item: abs(item[1] - total), default=None)
 
 
 def measure(runs: Sequence[Metrics], name: str) -> dict[Key, Measured]:
@@ -94,25 +113,28 @@ def _measured(runs: Sequence[Metrics], key: Key, name: str) -> Measured:
     errors = [result.stderr for result in flat if result.stderr is not None]
     sampling = float(np.mean(np.square(errors))) if len(errors) == len(flat) else None
     values = tuple(float(np.mean([result.value for result in run])) for run in entries)
-    influence = _influence(
-        [run.samples.get(result.label) for run in runs for result in run.results if result.key == key]
-    )
-    if influence is not None and sampling is not None:
-        sampling = float(np.square(influence).sum())
-    variance = sampling
+    variance, of_seeds = sampling, 0.0
     if len(runs) > 1:
         variance = sampling or 0.0
     elif len(flat) > 1:  # several probe seeds on one backbone: their spread, on top of the shared test set
-        variance = (sampling or 0.0) + float(np.var([result.value for result in flat], ddof=1)) / len(flat)
-    return Measured(values, variance, flat[0].higher_is_better, influence)
+        of_seeds = float(np.var([result.value for result in flat], ddof=1)) / len(flat)
+        variance = (sampling or 0.0) + of_seeds
+    samples = mean_samples([result.samples for result in flat])
+    return Measured(values, variance, flat[0].higher_is_better, of_seeds, samples)
 
 
-def _influence(found: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
-    """That of the mean over runs and probe seeds, if all of them say it and saw equally many images."""
-    known = [values for values in found if values is not None]
-    if len(known) < len(found) or len({len(values) for values in known}) != 1:
+def mean_samples(parts: Sequence[SetSamples | None]) -> SetSamples | None:
+    """Samples of the mean of several results; None unless all have the same units of the same test set."""
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
         return None
-    return tuple(np.mean(known, axis=0).tolist())
+    first = known[0]
+    for part in known[1:]:
+        if part.test_set != first.test_set or not torch.equal(part.samples.units, first.samples.units):
+            return None
+    scores = torch.stack([part.samples.scores for part in known]).mean(0)
+    value = float(np.mean([part.value for part in known]))
+    return SetSamples(first.test_set, value, Samples(first.samples.units, scores))
 
 
 def left_out(
@@ -171,20 +193,25 @@ def compare(row: dict[Key, Measured], base: dict[Key, Measured], skip: Sequence[
     share = member / member.sum(1, keepdims=True)
     weights = np.concatenate([np.eye(len(keys)), share, share.mean(0, keepdims=True)])
     estimates = _propagate(weights, [row[key] for key in keys], [base[key] for key in keys])
+    changes = {key: estimate.value for key, estimate in zip(keys, estimates, strict=False)}
     return Comparison(
         dict(zip(keys, estimates[: len(keys)], strict=True)),
         dict(zip([*groups, DELTA_M], estimates[len(keys) :], strict=True)),
+        {key: total_change({k: v for k, v in changes.items() if k != key}) for key in keys} if len(keys) > 1 else {},
     )
 
 
-def same_images(one: Measured, other: Measured) -> bool:
-    """Whether two rows can be compared image by image in a metric."""
-    return bool(one.influence and other.influence and len(one.influence) == len(other.influence))
+def total_change(changes: Mapping[Key, float]) -> float:
+    """Plain mean over groups of the plain mean over each group's metrics, percent."""
+    groups: dict[str, list[float]] = {}
+    for key, change in changes.items():
+        groups.setdefault(key[0], []).append(change)
+    return float(np.mean([np.mean(members) for members in groups.values()]))
 
 
 def unchanged(base: dict[Key, Measured], skip: Sequence[Key] = ()) -> Comparison:
     """The baseline against itself: no change, and no doubt about it."""
-    nothing = Estimate(0.0, 0.0, (0.0, 0.0))
+    nothing = Estimate(0.0, 0.0, (0.0, 0.0), True)
     keys = [key for key in base if key not in skip]
     groups = group_order([key[0] for key in keys])
     return Comparison(dict.fromkeys(keys, nothing), dict.fromkeys([*groups, DELTA_M], nothing))
@@ -202,41 +229,64 @@ def _propagate(weights: Array, row: list[Measured], base: list[Measured]) -> lis
     mean, reference = ours.mean(0), theirs.mean(0)
     sign = np.array([100.0 if metric.higher_is_better else -100.0 for metric in row])
     by_ours, by_theirs = sign / reference, -sign * mean / reference**2  # derivatives of the relative change
-    sampling = _sampling_variance(weights, row, base, by_ours, by_theirs)
+    variances = [np.array([np.nan if m.variance is None else m.variance for m in side]) for side in (row, base)]
+    per_metric = by_ours**2 * variances[0] + by_theirs**2 * variances[1]
+    shared = np.array([are_paired(one, other) for one, other in zip(row, base, strict=True)])
+    per_metric = np.where(shared, _beyond_sampling(row, by_ours) + _beyond_sampling(base, by_theirs), per_metric)
+    sampling = (np.where(weights > 0, per_metric, 0.0) * weights**2).sum(1)
+    sampling = sampling + paired_variance(weights, row, base, by_ours, by_theirs)
     parts = [_run_variance(ours, weights * by_ours), _run_variance(theirs, weights * by_theirs)]
     values = weights @ (sign * (mean - reference) / reference)
     return [
-        _estimate(float(value), float(rest), [(float(part[i]), runs) for part, runs in parts])
+        _estimate(
+            float(value),
+            float(rest),
+            [(float(part[i]), runs) for part, runs in parts],
+            bool(shared[weights[i] > 0].all()),
+        )
         for i, (value, rest) in enumerate(zip(values, sampling, strict=True))
     ]
 
 
-def _sampling_variance(
-    weights: Array, row: list[Measured], base: list[Measured], by_ours: Array, by_theirs: Array
-) -> Array:
-    """Variance [K] that the test images bring into the weighted sums.
+def are_paired(one: Measured, other: Measured) -> bool:
+    """Whether both have scores of the same units of the same test set."""
+    left, right = one.samples, other.samples
+    if left is None or right is None or left.test_set != right.test_set:
+        return False
+    return torch.equal(left.samples.units, right.samples.units)
 
-    Metrics over equally many images are taken to be over the same ones, in the same order: that is so within a suite,
-    and where two data sets happen to be of one size, the covariance of unrelated images is nought on average.
+
+def paired_variance(
+    weights: Array, row: Sequence[Measured], base: Sequence[Measured], by_ours: Array, by_theirs: Array
+) -> Array:
+    """Sampling variance [K] of weighted sums [K, T] of relative changes, from the metrics that are paired.
+
+    With pseudo-values p of a metric over n units its variance is the sum over units of u^2, where
+    u = (p - mean p) / sqrt(n (n - 1)). A linear combination of metrics, and of two rows, combines the u of each unit;
+    units of different test sets are independent.
     """
-    rest = np.zeros(len(row))
-    blocks: dict[int, list[tuple[int, Array]]] = {}
-    for index, (ours, theirs) in enumerate(zip(row, base, strict=True)):
-        if ours.variance is None or theirs.variance is None:
-            rest[index] = np.nan
+    spread: dict[str, Array] = {}
+    for at, (ours, theirs) in enumerate(zip(row, base, strict=True)):
+        if ours.samples is None or theirs.samples is None or not are_paired(ours, theirs):
             continue
-        rest[index] = by_ours[index] ** 2 * ours.variance + by_theirs[index] ** 2 * theirs.variance
-        if same_images(ours, theirs):
-            mine, other = by_ours[index] * np.array(ours.influence), by_theirs[index] * np.array(theirs.influence)
-            rest[index] = max(
-                0.0, rest[index] - float((mine**2).sum() + (other**2).sum())
-            )  # what images do not explain
-            blocks.setdefault(len(mine), []).append((index, mine + other))
-    total = (np.where(weights > 0, rest, 0.0) * weights**2).sum(1)
-    for members in blocks.values():
-        columns, paired = [index for index, _ in members], np.stack([values for _, values in members])
-        total += ((weights[:, columns] @ paired) ** 2).sum(1)
-    return np.asarray(total)
+        units = ours.samples.samples.units.numpy()
+        own = by_ours[at] * _deviations(ours.samples) + by_theirs[at] * _deviations(theirs.samples)
+        table = spread.setdefault(ours.samples.test_set, np.zeros((len(weights), 0)))
+        if (missing := int(units.max()) + 1 - table.shape[1]) > 0:
+            table = np.pad(table, ((0, 0), (0, missing)))
+        table[:, units] += weights[:, at, None] * own
+        spread[ours.samples.test_set] = table
+    return sum(((table**2).sum(1) for table in spread.values()), np.zeros(len(weights)))
+
+
+def _deviations(entry: SetSamples) -> Array:
+    scores = entry.samples.scores.numpy()
+    return np.asarray((scores - scores.mean()) / np.sqrt(len(scores) * (len(scores) - 1)))
+
+
+def _beyond_sampling(side: Sequence[Measured], gradient: Array) -> Array:
+    """What is in the variances of one run beside sampling: the spread over its probe seeds."""
+    return gradient**2 * np.array([metric.seed_variance for metric in side])
 
 
 def _run_variance(runs: Array, gradient: Array) -> tuple[Array, int]:
@@ -248,15 +298,15 @@ def _run_variance(runs: Array, gradient: Array) -> tuple[Array, int]:
     return spread.sum(0) / (count * (count - 1)), count
 
 
-def _estimate(value: float, sampling: float, parts: list[tuple[float, int]]) -> Estimate:
+def _estimate(value: float, sampling: float, parts: list[tuple[float, int]], paired: bool) -> Estimate:
     variance = sampling + sum(part for part, _ in parts)
     if np.isnan(variance):
-        return Estimate(value, None, None)
+        return Estimate(value, None, None, paired)
     doubt = sum(part**2 / (runs - 1) for part, runs in parts if runs > 1)
     freedom = variance**2 / doubt if doubt > 0 else np.inf
     stderr = variance**0.5
     reach = float(student.ppf(0.975, freedom)) * stderr
-    return Estimate(value, stderr, (value - reach, value + reach))
+    return Estimate(value, stderr, (value - reach, value + reach), paired)
 
 
 def _named(key: Key, names: Sequence[str]) -> bool:

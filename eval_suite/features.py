@@ -1,12 +1,15 @@
 """One pass of a backbone over a set of images, shared by every probe that asks for it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from eval_suite.feature_cache import FeatureCache
 from eval_suite.readers.contracts import ImageSource
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError
@@ -28,13 +31,21 @@ class ProbedBackbone:
     """A frozen backbone and what it said of each set of images; probes read from here and never run it twice."""
 
     def __init__(
-        self, backbone: Backbone, *, batch_size: int = 50, device: str | torch.device = "cpu", progress: bool = False
+        self,
+        backbone: Backbone,
+        *,
+        batch_size: int = 50,
+        device: str | torch.device = "cpu",
+        progress: bool = False,
+        cache: Path | None = None,
     ) -> None:
+        """With `cache`, features are kept in that folder and what is there is not extracted again."""
         self.backbone = backbone.eval().to(device)
         self.spec = backbone.spec
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.progress = progress
+        self._cache = None if cache is None else FeatureCache(cache, self.spec)
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
 
@@ -60,16 +71,18 @@ class ProbedBackbone:
 
     @torch.no_grad()
     def _extract(self, images: ImageSource) -> FeatureTable:
-        summaries: list[Tensor] = []
-        spatials: list[Tensor] = []
-        for rows in self._batches(images):
+        if not len(images):
+            raise UserError(f"{images.key} holds no images")
+
+        def forward(rows: Tensor) -> dict[str, Tensor]:
             features = self.backbone(self._read(images, rows))
             self._check(images, rows, features)
-            spatials.append(features.spatial.float().cpu())
-            if features.summary is not None:
-                summaries.append(features.summary.float().cpu())
-        summary = torch.cat(summaries) if summaries else None
-        return FeatureTable(summary, torch.cat(spatials))
+            found = {"spatial": features.spatial.float().cpu()}
+            return found if features.summary is None else found | {"summary": features.summary.float().cpu()}
+
+        parts = list(self._passes(images, "features", forward))
+        summary = torch.cat([part["summary"] for part in parts]) if "summary" in parts[0] else None
+        return FeatureTable(summary, torch.cat([part["spatial"] for part in parts]))
 
     @torch.no_grad()
     def _extract_layers(self, images: ImageSource) -> list[Tensor]:
@@ -78,12 +91,25 @@ class ProbedBackbone:
             raise UserError(f"{self.spec.name} has no inner layers to probe; set `layers: last` for this probe")
         total = int(self.backbone.num_blocks)
         blocks = [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]
-        parts: list[list[Tensor]] = [[] for _ in blocks]
-        for rows in self._batches(images):
-            for part, layer in zip(parts, intermediate(self._read(images, rows), blocks), strict=True):
+
+        def forward(rows: Tensor) -> dict[str, Tensor]:
+            layers = intermediate(self._read(images, rows), blocks)
+            for layer in layers:
                 self._check(images, rows, Features(None, layer))
-                part.append(layer.float().cpu())
-        return [torch.cat(part) for part in parts]
+            return {f"layer{number}": layer.float().cpu() for number, layer in enumerate(layers)}
+
+        parts = list(self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward))
+        return [torch.cat([part[f"layer{number}"] for part in parts]) for number in range(len(blocks))]
+
+    def _passes(
+        self, images: ImageSource, what: str, forward: Callable[[Tensor], dict[str, Tensor]]
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """What `forward` gives for every batch, out of the cache where it is there."""
+        for number, rows in enumerate(self._batches(images)):
+            if self._cache is None:
+                yield forward(rows)
+            else:
+                yield self._cache.part(images.key, what, self.batch_size, number, partial(forward, rows))
 
     def _batches(self, images: ImageSource) -> Iterable[Tensor]:
         rows = torch.arange(len(images)).split(self.batch_size)

@@ -6,41 +6,39 @@ them anew.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from eval_suite.results import validate_metrics, write_text
+from eval_suite.results import read_metrics, samples_of, write_metrics
 from eval_suite.suite import Suite, run_suite
 from teachers.contracts import Backbone
 
 RECORDS = Path(__file__).parent / "data" / "recorded"
 
 
-def digest_of(suite: Suite) -> str:
-    """sha256 over every field of a suite that is not at its default."""
-    return "sha256:" + hashlib.sha256(suite.model_dump_json(exclude_defaults=True).encode()).hexdigest()
-
-
 def recorded(backbone: Backbone, suite: Suite, folder: Path = RECORDS) -> dict[str, Any] | None:
-    """The metrics of these weights on this suite, if they ship with the package."""
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        metrics = validate_metrics(record["metrics"], str(path))
-        if record["suite_digest"] == digest_of(suite) and metrics.backbone.digest == backbone.spec.digest:
-            return metrics.to_dict()
+    """What `run_suite` with samples gave for these weights on this suite, if it ships with the package."""
+    for path in sorted(folder.glob(f"{_prefix(suite)}-*.json")):
+        metrics = read_metrics(path)
+        if metrics.backbone.digest == backbone.spec.digest:
+            return metrics.to_dict() | {"samples": samples_of(metrics)}
     return None
 
 
 def recall_or_run(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
-    """What `run_suite` would give, without running it where the answer ships with the package."""
-    return recorded(backbone, suite) or run_suite(backbone, suite, progress=progress)
+    """What `run_suite` with samples would give, without running it where the answer ships with the package."""
+    return recorded(backbone, suite) or run_suite(backbone, suite, progress=progress, samples=True)
 
 
 def record(backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS) -> Path:
     """Measure a backbone and keep the answer; returns the record's path."""
-    metrics = run_suite(backbone, suite, progress=progress)
-    path = folder / f"{suite.name}-{backbone.spec.name.replace(':', '-')}.json"
-    text = json.dumps({"suite_digest": digest_of(suite), "metrics": metrics}, indent=1, ensure_ascii=False)
-    write_text(path, text + "\n")
+    metrics = run_suite(backbone, suite, progress=progress, samples=True)
+    path = folder / f"{_prefix(suite)}-{backbone.spec.name.replace(':', '-')}.json"
+    write_metrics(path, metrics)
     return path
+
+
+def _prefix(suite: Suite) -> str:
+    """The suite's name and a digest over every field of it that is not at its default."""
+    digest = hashlib.sha256(suite.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+    return f"{suite.name}-{digest[:12]}"

@@ -1,10 +1,5 @@
-"""metrics.json: what a probe run found out about one backbone. Typed, validated, written in one piece.
+"""metrics.json: what a probe run found out about one backbone. Typed, validated, written in one piece."""
 
-Beside it lies metrics.samples.json: what every test image adds to the error of every result. Two rows that saw the same
-images are compared image by image with it; without it they are compared as if they had seen different ones.
-"""
-
-import hashlib
 import json
 import os
 import tempfile
@@ -13,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, NonNegativeFloat
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PrivateAttr
 
-from eval_suite.metrics.score import Score
+from eval_suite.metrics.score import Samples, Score
+from eval_suite.sample_scores import Owner, SetSamples, check_belongs, read_samples, samples_path, write_samples
 from teachers.config import Node, validate
 from teachers.errors import UserError
 
@@ -38,25 +34,45 @@ class Result(Node):
     seed: int | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     stderr: NonNegativeFloat | None = None
-    influence: tuple[float, ...] | None = Field(
-        default=None, exclude=True, repr=False
-    )  #: on its way to Metrics.samples
+    protocol: str | None = None  #: the published protocol it follows, where one is followed to the letter
+    _samples: Samples | None = PrivateAttr(default=None)  #: kept in a file beside metrics.json
+    _test_set: str | None = PrivateAttr(default=None)  #: what the units of the samples are numbers of
+
+    @property
+    def samples(self) -> SetSamples | None:
+        """What each unit of the test set contributed, if it is known; not part of metrics.json."""
+        if self._samples is None or self._test_set is None:
+            return None
+        return SetSamples(self._test_set, self.value, self._samples)
+
+    def scored_on(self, test_set: str) -> "Result":
+        """The same result, told which test set its samples number."""
+        self._test_set = test_set
+        return self
+
+    @property
+    def owner(self) -> Owner:
+        """Its name in the file of samples."""
+        return *self.key, self.seed
 
     @property
     def key(self) -> Key:
         return self.group, self.task, self.metric
 
-    @property
-    def label(self) -> str:
-        """The result's name in `Metrics.samples`."""
-        return "/".join(self.key) + ("" if self.seed is None else f"@{self.seed}")
-
     @classmethod
     def of(
-        cls, score: Score, *, group: str, task: str, metric: str, higher_is_better: bool = True, seed: int | None = None
+        cls,
+        score: Score,
+        *,
+        group: str,
+        task: str,
+        metric: str,
+        higher_is_better: bool = True,
+        seed: int | None = None,
+        protocol: str | None = None,
     ) -> "Result":
         """A metric's score under a name."""
-        return cls(
+        result = cls(
             group=group,
             task=task,
             metric=metric,
@@ -65,8 +81,14 @@ class Result(Node):
             seed=seed,
             n=score.n,
             stderr=score.stderr,
-            influence=score.influence,
+            protocol=protocol,
         )
+        result._samples = score.samples
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in metrics.json; `protocol` only where there is one."""
+        return self.model_dump(mode="json", exclude=None if self.protocol else {"protocol"})
 
 
 class BackboneName(Node):
@@ -84,13 +106,11 @@ class Metrics(Node):
     suite: Name
     results: tuple[Result, ...]
     absent: dict[str, str] = Field(default_factory=dict)  #: group/task -> why the backbone could not be asked
-    #: Result.label -> what each test image adds to its error (metrics.score.Score.influence); kept in a file of its own
-    samples: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; `absent` and `samples` only where something is."""
-        empty = {name for name in ("absent", "samples") if not getattr(self, name)}
-        return self.model_dump(mode="json", by_alias=True, exclude=empty)
+        """The mapping that metrics.json holds; `absent` only where something is."""
+        out = self.model_dump(mode="json", by_alias=True, exclude=None if self.absent else {"absent"})
+        return out | {"results": [result.to_dict() for result in self.results]}
 
 
 def validate_metrics(data: Any, source: str) -> Metrics:
@@ -110,48 +130,43 @@ def read_metrics(path: str | Path) -> Metrics:
     """A metrics.json, or that of a run folder."""
     path = Path(path)
     file = path / "metrics.json" if path.is_dir() else path
-    text, data = _read_json(file)
-    metrics = validate_metrics(data, str(file))
-    samples = samples_file(file)
-    if not samples.is_file():
-        return metrics
-    _, beside = _read_json(samples)
-    if not isinstance(beside, dict) or beside.get("of") != _digest(text):
-        return metrics  # of other numbers than these: a file somebody edited, or a write that was cut off
-    return validate_metrics({**data, "samples": beside["samples"]}, str(samples))
-
-
-def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> None:
-    """Write metrics.json and its samples, checked; a reader sees old files or new ones, never half of one."""
-    checked = metrics if isinstance(metrics, Metrics) else validate_metrics(dict(metrics), str(path))
-    data = checked.to_dict()
-    samples = data.pop("samples", None)
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    beside = samples_file(path)
-    if samples:
-        write_text(beside, json.dumps({"of": _digest(text), "samples": samples}, allow_nan=False) + "\n")
-    else:
-        beside.unlink(missing_ok=True)
-    write_text(path, text)
-
-
-def samples_file(path: str | Path) -> Path:
-    """Where the samples of a metrics.json are kept."""
-    return Path(path).with_suffix(".samples.json")
-
-
-def _read_json(file: Path) -> tuple[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        return text, json.loads(text)
+        data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; probe the run first") from error
     except ValueError as error:
         raise UserError(f"{file} is not JSON: {error}") from error
+    metrics = validate_metrics(data, str(file))
+    path = samples_path(file)
+    found = read_samples(path)
+    check_belongs(path, found, [(result.owner, result.value) for result in metrics.results])
+    for result in metrics.results:
+        if entry := found.get(result.owner):
+            result._samples, result._test_set = entry.samples, entry.test_set
+    return metrics
 
 
-def _digest(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> None:
+    """Write metrics.json, checked; a reader sees the old file or the new one, never half of one.
+
+    Samples (the key "samples" of a mapping, or those of the results) go into a file of their own beside it.
+    """
+    path = Path(path)
+    if isinstance(metrics, Metrics):
+        checked, samples = metrics, samples_of(metrics)
+    else:
+        plain = dict(metrics)
+        samples = plain.pop("samples", {})
+        checked = validate_metrics(plain, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples_path(path).unlink(missing_ok=True)  # never samples beside metrics they do not belong to
+    write_text(path, json.dumps(checked.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_samples(samples_path(path), samples)
+
+
+def samples_of(metrics: Metrics) -> dict[Owner, SetSamples]:
+    """The samples of the results that have them."""
+    return {result.owner: result.samples for result in metrics.results if result.samples is not None}
 
 
 def write_text(path: str | Path, text: str) -> None:

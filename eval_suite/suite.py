@@ -14,11 +14,16 @@ from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
 from eval_suite.probes.correspondence import KeypointProbe, TwoViewProbe
 from eval_suite.probes.dense import SegmentationProbe
 from eval_suite.probes.geometry import DepthProbe, NormalsProbe
+from eval_suite.probes.instance_retrieval import InstanceRetrievalProbe
+from eval_suite.probes.linear_classification import LinearClassificationProbe
+from eval_suite.probes.linear_protocols import LinearSegmentationProbe
 from eval_suite.probes.multitask import MultitaskProbe
+from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from eval_suite.probes.vlm import VlmProbe
+from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
-from eval_suite.results import BackboneName, Metrics, Result
+from eval_suite.results import BackboneName, Metrics, Result, samples_of
 from eval_suite.text import AbsentError
 from teachers.config import Node, load_recipe
 from teachers.contracts import Backbone
@@ -26,12 +31,16 @@ from teachers.contracts import Backbone
 ProbeRecipe = Annotated[
     KnnProbe
     | ZeroShotProbe
+    | LinearClassificationProbe
     | SegmentationProbe
+    | LinearSegmentationProbe
     | DepthProbe
     | NormalsProbe
     | TwoViewProbe
+    | Probe3dViewsProbe
     | KeypointProbe
     | RetrievalProbe
+    | InstanceRetrievalProbe
     | MultitaskProbe
     | VlmProbe,
     Field(discriminator="probe"),
@@ -81,10 +90,12 @@ class Outcome:
     seconds: float
 
 
-def run_probes(backbone: Backbone, suite: Suite, *, progress: bool) -> Iterator[Outcome]:
+def run_probes(
+    backbone: Backbone, suite: Suite, *, progress: bool, cache: Path | None = None, device: str = "cpu"
+) -> Iterator[Outcome]:
     """The suite's probes one after the other; features are extracted once for each set of images."""
-    probed = ProbedBackbone(backbone, batch_size=suite.batch_size, progress=progress)
-    data = {name: node.open(name) for name, node in suite.data.items()}
+    probed = ProbedBackbone(backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache)
+    data = {name: Remembered(node.open(name)) for name, node in suite.data.items()}
     bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
     for name, probe in bar:
         bar.set_postfix_str(name)
@@ -92,31 +103,38 @@ def run_probes(backbone: Backbone, suite: Suite, *, progress: bool) -> Iterator[
         results: tuple[Result, ...] = ()
         absent = None
         try:
-            results = tuple(probe.run(probed, data[probe.data], suite.seed))
+            found = probe.run(probed, data[probe.data], suite.seed)
+            test_set = probe.test_set(data[probe.data], suite.seed)
+            results = tuple(result.scored_on(test_set) for result in found)
         except AbsentError as error:
             absent = str(error)
         yield Outcome(probe.group, name, results, absent, time.perf_counter() - started)
 
 
-def run_suite(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
-    """Every probe of the suite on one backbone -> the mapping of metrics.json and its samples, checked.
+def run_suite(
+    backbone: Backbone,
+    suite: Suite,
+    *,
+    progress: bool = True,
+    samples: bool = False,
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Every probe of the suite on one backbone -> the mapping of metrics.json, checked.
+
+    With `samples` it has one more key, "samples": what each test image contributed to each result, which
+    `write_metrics` puts into a file of its own, so that two runs can be compared image by image. `cache` is a folder
+    where features stay for the next time.
 
     `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
     used nor changed.
     """
-    outcomes = list(run_probes(backbone, suite, progress=progress))
-    results = tuple(result for outcome in outcomes for result in outcome.results)
+    outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device))
     metrics = Metrics(
         schema=1,
         backbone=BackboneName(name=backbone.spec.name, digest=backbone.spec.digest),
         suite=suite.name,
-        results=results,
-        samples={result.label: _rounded(result.influence) for result in results if result.influence is not None},
+        results=tuple(result for outcome in outcomes for result in outcome.results),
         absent={f"{outcome.group}/{outcome.task}": outcome.absent for outcome in outcomes if outcome.absent},
     )
-    return metrics.to_dict()
-
-
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    """To five significant digits: they are for errors, and a thousand images a metric take space."""
-    return tuple(float(f"{value:.5g}") for value in values)
+    return metrics.to_dict() | ({"samples": samples_of(metrics)} if samples else {})

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, same_images, unchanged
+from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, unchanged
 from eval_suite.results import Key, Metrics
 from teachers.errors import UserError, unknown
 
@@ -29,14 +29,17 @@ class Table:
     rows: Mapping[str, Comparison]
     runs: Mapping[str, int]  #: how many runs each row is the mean of
     left_out: tuple[Key, ...]  #: metrics that were allowed to be missing, and are in no row
-    paired: bool  #: whether every row is compared with the baseline image by image in every metric
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: baseline, columns, rows; `left_out` only where something was."""
+        """The JSON form: baseline, columns, rows, Δm without each metric; `left_out` only where something was."""
         rows = {
             name: {column: _cell(row.columns[column]) for column in self.columns} for name, row in self.rows.items()
         }
         out: dict[str, Any] = {"baseline": self.baseline, "columns": list(self.columns), "rows": rows}
+        without = {
+            name: {"/".join(key): value for key, value in row.without.items()} for name, row in self.rows.items()
+        }
+        out["delta_m_without"] = {name: values for name, values in without.items() if values}
         return out | ({"left_out": ["/".join(key) for key in self.left_out]} if self.left_out else {})
 
 
@@ -59,8 +62,7 @@ def build_table(rows: Mapping[str, Sequence[Metrics]], baseline: str, allow_miss
         name: unchanged(base, skip) if name == baseline else compare(row, base, skip) for name, row in measured.items()
     }
     columns = tuple(compared[baseline].columns)
-    paired = all(same_images(row[key], base[key]) for row in measured.values() for key in base if key not in skip)
-    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip), paired)
+    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip))
 
 
 def title_of(column: str) -> str:
@@ -75,12 +77,23 @@ def caption(table: Table, uncertainty: str = "± standard error") -> str:
     estimates = [estimate for row in table.rows.values() for estimate in row.columns.values()]
     known = sum(estimate.stderr is not None for estimate in estimates) > len(table.columns)  # the baseline's always are
     errors = f"{uncertainty}; * where the 95 % interval excludes 0" if known else "(no standard errors are known)"
-    paired = ", paired by test image" if known and table.paired else ""
-    text = f"Relative change in % against {table.baseline} {errors}{paired}; {runs}; "
-    text += f"Δm over {len(table.columns) - 1} groups."
+    compared = [row for name, row in table.rows.items() if name != table.baseline]
+    if known and compared and all(row.columns[DELTA_M].paired for row in compared):
+        errors += ", rows compared sample by sample"
+    text = f"Relative change in % against {table.baseline} {errors}; {runs}; Δm over {len(table.columns) - 1} groups."
+    if leaning := [line for name, row in table.rows.items() if (line := leaning_line(table, name, row))]:
+        text += f" How much hangs on one metric: {'; '.join(leaning)}."
     if table.left_out:
         text += f" Left out by request: {', '.join('/'.join(key) for key in table.left_out)}."
     return text
+
+
+def leaning_line(table: Table, name: str, row: Comparison) -> str:
+    """ "NAME +0.39 is +0.11 without 3d/spair/pck", or nothing for the baseline and where there is but one metric."""
+    if name == table.baseline or row.strongest is None:
+        return ""
+    key, without = row.strongest
+    return f"{name} {signed(row.columns[DELTA_M].value)} is {signed(without)} without {'/'.join(key)}"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -91,4 +104,5 @@ def signed(value: float, digits: int = 2) -> str:
 
 def _cell(estimate: Estimate) -> dict[str, Any]:
     interval = None if estimate.ci95 is None else list(estimate.ci95)
-    return {"value": estimate.value, "stderr": estimate.stderr, "ci95": interval}
+    known = {"value": estimate.value, "stderr": estimate.stderr, "ci95": interval}
+    return known | {"is_real": None if interval is None else estimate.is_real, "paired": estimate.paired}

@@ -44,11 +44,12 @@ def _csv(table: Table) -> str:
 
 
 def _csv_names(column: str) -> list[str]:
-    return [column, f"{column}_stderr", f"{column}_ci95_low", f"{column}_ci95_high"]
+    return [column, f"{column}_stderr", f"{column}_ci95_low", f"{column}_ci95_high", f"{column}_is_real"]
 
 
-def _csv_values(estimate: Estimate) -> list[float | None]:
-    return [estimate.value, estimate.stderr, *(estimate.ci95 or (None, None))]
+def _csv_values(estimate: Estimate) -> list[float | str | None]:
+    real = None if estimate.ci95 is None else str(estimate.is_real).lower()
+    return [estimate.value, estimate.stderr, *(estimate.ci95 or (None, None)), real]
 
 
 def _tex(table: Table) -> str:

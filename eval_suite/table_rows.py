@@ -53,7 +53,12 @@ def find_baseline(rows: Mapping[str, Sequence[Metrics]], name: str) -> str:
 
 
 def read_published_csv(path: Path) -> dict[str, Metrics]:
-    """Numbers from a paper: columns row, group, task, metric, value, higher_is_better, and seed, n, stderr if known."""
+    """Numbers from a paper, one a line or as the paper's table.
+
+    One a line: columns row, group, task, metric, value, higher_is_better, and seed, n, stderr if known. As a table: a
+    column `row` and one for each metric, named group/task/metric, with "(-)" behind it where lower is better; a value
+    may be "81.2 +- 0.3" with its standard error, and an empty cell is a number the row does not have.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -61,6 +66,9 @@ def read_published_csv(path: Path) -> dict[str, Metrics]:
             header = reader.fieldnames or []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if header[:1] == ["row"] and len(header) > 1 and all(column.count("/") == 2 for column in header[1:]):
+        lines = [entry for number, line in enumerate(lines, 2) for entry in _long(line, f"{path} line {number}")]
+        header = [*_COLUMNS, "stderr"]
     if missing := [column for column in _COLUMNS if column not in header]:
         raise UserError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(_COLUMNS)}")
     for column in header:
@@ -72,6 +80,24 @@ def read_published_csv(path: Path) -> dict[str, Metrics]:
     if not results:
         raise UserError(f"{path} holds no numbers")
     return {name: _published(name, path, entries) for name, entries in results.items()}
+
+
+def _long(line: Mapping[str, str], where: str) -> list[dict[str, str]]:
+    """A line of a paper's table as lines of one number each."""
+    out = []
+    for column, cell in line.items():
+        if column == "row" or not (cell or "").strip():
+            continue
+        lower = column.strip().endswith("(-)")
+        group, task, metric = column.strip().removesuffix("(-)").strip().split("/")
+        value, _, error = cell.replace("±", "+-").partition("+-")
+        entry = {"row": line["row"], "group": group, "task": task, "metric": metric, "value": value.strip()}
+        try:
+            float(value), float(error or 0)
+        except ValueError:
+            raise UserError(f'{where}: {column} is "{cell}", not a number (or "81.2 +- 0.3")') from None
+        out.append(entry | {"higher_is_better": "false" if lower else "true", "stderr": error.strip()})
+    return out
 
 
 def _published(name: str, path: Path, results: list[dict[str, object]]) -> Metrics:

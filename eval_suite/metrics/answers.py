@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from eval_suite.metrics.score import Score, cluster_rows, clustered_mean, jackknife
+from eval_suite.metrics.score import Score, cluster_rows, clustered_mean, score_of
 from teachers.errors import UserError
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def yes_no_f1(predictions: Sequence[str], answers: Sequence[str], images: Tensor
     """F1 of "yes", percent, over all questions (POPE); any reply but "yes" or "no" is a wrong one."""
     rows = torch.tensor([_yes_no(tidy(said), tidy(true)) for said, true in _pairs(predictions, answers)]).double()
     clusters = torch.arange(len(rows)) if images is None else images
-    return jackknife(cluster_rows(rows, clusters), _f1, len(rows))
+    return score_of(cluster_rows(rows, clusters), _f1, len(rows), torch.unique(clusters))
 
 
 def mme_score(correct: Tensor, images: Tensor) -> Score:
@@ -104,9 +104,11 @@ def mme_score(correct: Tensor, images: Tensor) -> Score:
     counts = cluster_rows(torch.stack([correct, torch.ones_like(correct)], 1), images)
     whole = (counts[:, 0] == counts[:, 1]).double()
     rows = torch.cat([counts, whole[:, None], torch.ones_like(whole)[:, None]], 1)
-    return jackknife(
-        rows, lambda sums: 100.0 * (sums[..., 0] / sums[..., 1] + sums[..., 2] / sums[..., 3]), len(correct)
-    )
+    return score_of(rows, _mme, len(correct), torch.unique(images))
+
+
+def _mme(sums: Tensor) -> Tensor:
+    return 100.0 * (sums[..., 0] / sums[..., 1] + sums[..., 2] / sums[..., 3])
 
 
 def _yes_no(said: str, true: str) -> tuple[bool, bool, bool]:

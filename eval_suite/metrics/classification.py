@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eval_suite.metrics.score import Score, clustered_mean, jackknife, mean_class_share
+from eval_suite.metrics.score import Score, clustered_mean, mean_class_share, score_of
 from teachers.errors import UserError
 
 
@@ -64,4 +64,4 @@ def mean_class_accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Sc
     """Mean over the classes that occur of the share of their images that are right, percent."""
     member = F.one_hot(labels.cpu().long(), classes).double()
     hit = member * (predictions.cpu() == labels.cpu())[:, None]
-    return jackknife(torch.cat([hit, member], 1), mean_class_share, len(labels))
+    return score_of(torch.cat([hit, member], 1), mean_class_share, len(labels))

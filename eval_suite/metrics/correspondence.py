@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eval_suite.metrics.score import Score, cluster_rows, jackknife, mean_at, mean_class_share
+from eval_suite.metrics.score import Score, cluster_rows, mean_at, mean_class_share, score_of
 from teachers.errors import UserError
 
 
@@ -23,7 +23,8 @@ def recall_at(errors: Tensor, valid: Tensor, thresholds: Sequence[float]) -> dic
     for threshold in thresholds:
         hit = ((errors < threshold) & valid).double().sum(1)
         rows = torch.stack([hit, counts], 1)[counts > 0]
-        scores[threshold] = jackknife(rows, mean_at(0, weight=1, scale=100.0), int(counts.sum()))
+        units = (counts > 0).nonzero().flatten()
+        scores[threshold] = score_of(rows, mean_at(0, weight=1, scale=100.0), int(counts.sum()), units)
     return scores
 
 
@@ -39,7 +40,7 @@ def pck(errors: Tensor, sides: Tensor, *, pairs: Tensor, kinds: Tensor | None = 
     member = F.one_hot(where, len(names)).double()
     hit = member * (errors <= alpha * sides)[:, None]
     rows = cluster_rows(torch.cat([hit, member], 1), pairs)
-    return jackknife(rows, mean_class_share, len(errors))
+    return score_of(rows, mean_class_share, len(errors), torch.unique(pairs))
 
 
 def _check(errors: Tensor) -> None:

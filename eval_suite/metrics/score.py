@@ -6,9 +6,8 @@ metrics: the jackknife over images (Efron & Tibshirani 1993, chapter 11), which 
 one image are not independent, images are; that is why the image is the unit.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -21,18 +20,35 @@ from teachers.errors import UserError
 Statistic = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What each unit (image, pair) contributes to a metric: jackknife pseudo-values n v - (n - 1) v_without_it.
+
+    Their mean is the metric up to its jackknife bias (for a plain mean they are the units' own scores), and their
+    standard error is the metric's. With equal `units` in two runs they can be subtracted unit by unit.
+    """
+
+    units: Tensor  #: int64 [n], ascending: numbers of the units within the test set
+    scores: Tensor  #: float64 [n]
+
+    def __eq__(self, other: object) -> bool:
+        """By content: the one that dataclasses make would ask whole tensors for their truth."""
+        if not isinstance(other, Samples):
+            return NotImplemented
+        return torch.equal(self.units, other.units) and torch.equal(self.scores, other.scores)
+
+    def __hash__(self) -> int:
+        return hash((len(self.units), float(self.scores.sum())))
+
+
 @dataclass(frozen=True)
 class Score:
-    """`value` over `n` items; `stderr` is None where one image alone was seen.
-
-    `influence` [images] says what each image adds to the error: its squares sum to stderr squared, and the difference
-    of two rows' influences on the same images gives the error of the difference (infinitesimal jackknife).
-    """
+    """`value` over `n` items; `stderr` and `samples` are None where one image alone was seen."""
 
     value: float
     n: int
     stderr: float | None
-    influence: tuple[float, ...] | None = None
+    samples: Samples | None = field(default=None, compare=False, repr=False)
 
 
 def mean_at(index: int, *, weight: int, scale: float = 1.0, root: bool = False) -> Statistic:
@@ -51,36 +67,46 @@ def mean_class_share(sums: Tensor) -> Tensor:
     return 100.0 * (hit / seen.clamp(min=1.0)).sum(-1) / (seen > 0).sum(-1)
 
 
-def jackknife(rows: Tensor, statistic: Statistic, n: int | None = None) -> Score:
-    """Per-image statistics [images, k] -> score over all, its error from leaving out one image at a time.
+def jackknife(rows: Tensor, statistic: Statistic) -> tuple[float, float | None]:
+    """Per-image statistics [n, k] -> (value over all, standard error from leaving out one image at a time).
 
-    `n` counts the items where they are not the images. The error is None for a single image, or where leaving one out
-    leaves nothing to score.
+    The error is None for a single image, or where leaving one out leaves nothing to score.
     """
+    value, others = leave_one_out(rows, statistic)
+    if others is None:
+        return value, None
+    spread = (others - others.mean()).square().sum() * (len(rows) - 1) / len(rows)
+    return value, float(spread.sqrt()) if torch.isfinite(spread) else None
+
+
+def leave_one_out(rows: Tensor, statistic: Statistic) -> tuple[float, Tensor | None]:
+    """Per-image statistics [n, k] -> value over all, and without each image [n] (None for a single one)."""
     total = rows.sum(0)
     value = float(statistic(total))
-    images = len(rows)
-    n = images if n is None else n
-    if images < 2:
-        return Score(value, n, None)
-    others = statistic(total - rows)
-    influence = (others.mean() - others) * math.sqrt((images - 1) / images)
-    stderr = float(influence.square().sum().sqrt())
-    if not math.isfinite(stderr):
-        return Score(value, n, None)
-    return Score(value, n, stderr, tuple(influence.tolist()))
+    return value, statistic(total - rows) if len(rows) > 1 else None
+
+
+def score_of(rows: Tensor, statistic: Statistic, count: int, units: Tensor | None = None) -> Score:
+    """The score of per-unit statistics [n, k] over `count` items; `units` int [n] numbers them, 0 .. n - 1 if None."""
+    value, stderr = jackknife(rows, statistic)
+    if stderr is None:
+        return Score(value, count, None)
+    others = leave_one_out(rows, statistic)[1]
+    assert others is not None  # there is an error, so there are at least two units
+    units = torch.arange(len(rows)) if units is None else units.long().cpu()
+    return Score(value, count, stderr, Samples(units, (len(rows) * value - (len(rows) - 1) * others).double().cpu()))
 
 
 def clustered_mean(values: Tensor, clusters: Tensor | None, *, scale: float = 1.0) -> Score:
     """Plain mean of `values` [n] times `scale`; the error treats items of one cluster (int [n]) as one draw."""
     values = values.double()
-    if clusters is None:
-        rows = torch.stack([values, torch.ones_like(values)], 1)
-    else:
-        rows = cluster_rows(torch.stack([values, torch.ones_like(values)], 1), clusters)
+    units = None
+    rows = torch.stack([values, torch.ones_like(values)], 1)
+    if clusters is not None:
+        units, rows = torch.unique(torch.as_tensor(clusters)), cluster_rows(rows, clusters)
     if not len(values):
         raise UserError("nothing to score: the data has no items for this metric")
-    return jackknife(rows, mean_at(0, weight=1, scale=scale), len(values))
+    return score_of(rows, mean_at(0, weight=1, scale=scale), len(values), units)
 
 
 def cluster_rows(rows: Tensor, clusters: Tensor) -> Tensor:
@@ -95,6 +121,8 @@ class Tally:
     def __init__(self, statistics: Mapping[str, Statistic]) -> None:
         self._statistics = dict(statistics)
         self._rows: list[Tensor] = []
+        self._units: list[Tensor] = []
+        self._seen = 0  #: images so far, those with nothing to score included
 
     @property
     def rows(self) -> Tensor:
@@ -105,28 +133,39 @@ class Tally:
 
     def add(self, rows: Tensor, counted: Tensor) -> None:
         """Append statistics [b, k] of a batch; images where `counted` (bool [b]) is False have nothing to score."""
-        kept = rows.detach().double().cpu()[counted.cpu()]
+        counted = counted.cpu()
+        kept = rows.detach().double().cpu()[counted]
+        units = self._seen + counted.nonzero().flatten()
+        self._seen += len(counted)
         if not torch.isfinite(kept).all():
             raise UserError(f"a prediction for {', '.join(self._statistics)} is not finite; check the features for NaN")
         if len(kept):
             self._rows.append(kept)
+            self._units.append(units)
 
     def merge(self, other: Self) -> None:
         """Take over what another tally of the same metric saw."""
         self._rows.extend(other._rows)
+        self._units.extend(units + self._seen for units in other._units)
+        self._seen += other._seen
 
     def gather(self) -> None:
         """Merge the tallies of all processes, in rank order; does nothing in a single process."""
         if not (dist.is_available() and dist.is_initialized()):
             return
-        parts: list[list[Tensor]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, self._rows)
-        self._rows = [rows for part in parts for rows in part]
+        parts: list[tuple[list[Tensor], list[Tensor], int]] = [([], [], 0)] * dist.get_world_size()
+        dist.all_gather_object(parts, (self._rows, self._units, self._seen))
+        self._rows, self._units, self._seen = [], [], 0
+        for rows, units, seen in parts:
+            self._rows.extend(rows)
+            self._units.extend(own + self._seen for own in units)
+            self._seen += seen
 
     def scores(self) -> dict[str, Score]:
         """Every statistic of this metric with its standard error over images."""
         rows = self.rows
-        return {name: jackknife(rows, statistic) for name, statistic in self._statistics.items()}
+        units = torch.cat(self._units)
+        return {name: score_of(rows, statistic, len(rows), units) for name, statistic in self._statistics.items()}
 
 
 def same_shape(pred: Tensor, target: Tensor) -> None:

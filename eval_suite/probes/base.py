@@ -40,8 +40,23 @@ class ProbeNode(Node):
     def needs(self) -> list[Need]:
         """What `run` will ask of the data, so that it can be looked at beforehand."""
 
-    def result(self, metric: str, score: Score, seed: int, *, higher_is_better: bool = True) -> Result:
-        """A score under this task's name and group."""
+    def test_set(self, data: LabelledData, seed: int) -> str:
+        """What its units are numbers of: equal keys, equal test images in equal order, whatever the backbone."""
+        last = self.needs()[-1]
+        found = getattr(data, last.kind)(last.split)
+        images = {"pairs": "first", "ranked": "queries"}.get(last.kind, "images")
+        return f"{getattr(found, images).key}:{'pairs' if last.kind == 'pairs' else 'images'}"
+
+    def result(
+        self, metric: str, score: Score, seed: int, *, higher_is_better: bool = True, protocol: str | None = None
+    ) -> Result:
+        """A score under this task's name and group; `protocol` names a published one that was followed."""
         return Result.of(
-            score, group=self.group, task=self.name, metric=metric, higher_is_better=higher_is_better, seed=seed
+            score,
+            group=self.group,
+            task=self.name,
+            metric=metric,
+            higher_is_better=higher_is_better,
+            seed=seed,
+            protocol=protocol,
         )

@@ -1,6 +1,6 @@
 """Is what an image shows readable from its summary? Nearest neighbours, and prompts through a text tower."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from eval_suite.features import FeatureTable, ProbedBackbone
 from eval_suite.metrics.classification import cosine_logits, knn_predict, top1
 from eval_suite.probes.base import Need, ProbeNode
+from eval_suite.probes.prompts import prompt_list
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.results import Result
 from eval_suite.text import AbsentError, text_path
@@ -48,12 +49,14 @@ class ZeroShotProbe(ProbeNode):
     probe: Literal["zero_shot"]
     group: str = "classification"
     adaptor: str = "clip"
-    templates: tuple[str, ...] = Field(min_length=1)
+    templates: (
+        Annotated[tuple[str, ...], Field(min_length=1)] | Literal["openai", "simple", "base"]
+    )  #: or a list's name
 
     @field_validator("templates")
     @classmethod
-    def _have_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
+    def _have_a_place(cls, templates: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for template in () if isinstance(templates, str) else templates:
             if template.count("{}") != 1:
                 raise ValueError(f'a template holds "{{}}" once, for the class name; got "{template}"')
         return templates
@@ -64,6 +67,9 @@ class ZeroShotProbe(ProbeNode):
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         path = text_path(backbone, self.adaptor)
         asked = data.classes(TEST)
-        prototypes = path.classes(asked.names, self.templates)
+        templates = prompt_list(self.templates) if isinstance(self.templates, str) else self.templates
+        prototypes = path.classes(asked.names, templates)
         vectors = path.images(backbone.features(asked.images).pick(asked.rows))
-        return [self.result("top1", top1(cosine_logits(vectors, prototypes).argmax(1), asked.labels), seed)]
+        score = top1(cosine_logits(vectors, prototypes).argmax(1), asked.labels)
+        named = f"zero-shot-{self.templates}" if isinstance(self.templates, str) else None
+        return [self.result("top1", score, seed, protocol=named)]

@@ -45,8 +45,9 @@ class KeypointProbe(ProbeNode):
     """Named keypoints carried to another object of the same kind in another image (SPair-71k): PCK in percent.
 
     A point counts as found within `alpha` of the longer side of the target's box; pooled within a kind, then averaged
-    over kinds. The match is sought inside the target's box (SPair: in the whole image), because a picture may hold
-    several objects of a kind and any of them would be a right answer. Pairs are drawn with the seed; no training.
+    over kinds. The match is sought inside the target's box, because a picture may hold several objects of a kind and
+    any of them would be a right answer, and pairs are drawn with the seed. Where the data fixes the pairs (SPair-71k,
+    one object an image) those are used, at most `pairs_per_kind` of a kind, and the whole image is searched.
     """
 
     probe: Literal["keypoints"]
@@ -60,13 +61,22 @@ class KeypointProbe(ProbeNode):
     def needs(self) -> list[Need]:
         return [Need("keypoints", TEST)]
 
+    def test_set(self, data: LabelledData, seed: int) -> str:
+        """Pairs are drawn with the seed, by these rules."""
+        return f"{super().test_set(data, seed)}:pairs:{seed}:{self.smallest:g}:{self.pairs_per_kind}"
+
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         images = data.keypoints(TEST)
-        drawn = draw_pairs(images.objects, self.smallest, self.pairs_per_kind, seed)
+        whole = None if images.pairs is None else torch.tensor([0.0, 0.0, float(images.size[1]), float(images.size[0])])
+        if images.pairs is None:
+            drawn = draw_pairs(images.objects, self.smallest, self.pairs_per_kind, seed)
+        else:
+            drawn = fixed_pairs(images.objects, images.pairs, self.pairs_per_kind, seed)
         if not drawn:
             raise UserError(f'data "{self.data}" has no two objects of one kind that are {self.smallest:g} px large')
         spatial = backbone.features(images.images).spatial
-        errors = torch.cat([self._errors(spatial, drawn[at : at + 32], images.size) for at in range(0, len(drawn), 32)])
+        parts = (drawn[at : at + 32] for at in range(0, len(drawn), 32))
+        errors = torch.cat([self._errors(spatial, part, images.size, whole) for part in parts])
         shared = [len(names_of(source, target)) for _, source, target in drawn]
         per_point = torch.arange(len(drawn)).repeat_interleave(torch.tensor(shared))
         sides = torch.tensor([longer_side(target) for _, _, target in drawn])[per_point]
@@ -74,7 +84,7 @@ class KeypointProbe(ProbeNode):
         score = pck(errors, sides, pairs=per_point, kinds=kinds, alpha=self.alpha)
         return [self.result(f"pck_{self.alpha:g}", score, seed)]
 
-    def _errors(self, spatial: Tensor, drawn: Sequence[Pair], size: tuple[int, int]) -> Tensor:
+    def _errors(self, spatial: Tensor, drawn: Sequence[Pair], size: tuple[int, int], whole: Tensor | None) -> Tensor:
         """Distance in pixels of each shared point's best match from where it is on the target, pair after pair: [K]."""
         names = [names_of(source, target) for _, source, target in drawn]
         longest = max(len(some) for some in names)
@@ -83,7 +93,7 @@ class KeypointProbe(ProbeNode):
             points[row, : len(names[row])] = torch.tensor([source.points[name] for name in names[row]])
             wanted[row, : len(names[row])] = torch.tensor([target.points[name] for name in names[row]])
         sources, targets = ([pair[which].row for pair in drawn] for which in (1, 2))
-        boxes = torch.stack([self._widened(target) for _, _, target in drawn])
+        boxes = torch.stack([self._widened(target) if whole is None else whole for _, _, target in drawn])
         queries = sample_points(spatial[sources], points, size)
         errors = (match_in_boxes(queries, spatial[targets], boxes, self.cells, size) - wanted).norm(dim=-1)
         there = torch.arange(longest)[None] < torch.tensor([len(some) for some in names])[:, None]
@@ -112,6 +122,22 @@ def draw_pairs(objects: Sequence[KeypointObject], smallest: float, count: int, s
                 left -= 1
             if not left:
                 break
+    return out
+
+
+def fixed_pairs(
+    objects: Sequence[KeypointObject], pairs: Sequence[tuple[int, int]], count: int, seed: int
+) -> list[Pair]:
+    """The benchmark's pairs that share a keypoint, at most `count` a kind, drawn with the seed where there are more."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = sorted({item.kind for item in objects})
+    left = dict.fromkeys(kinds, count)
+    out: list[Pair] = []
+    for number in torch.randperm(len(pairs), generator=generator).tolist():
+        source, target = (objects[at] for at in pairs[number])
+        if left[source.kind] and names_of(source, target):
+            out.append((kinds.index(source.kind), source, target))
+            left[source.kind] -= 1
     return out
 
 

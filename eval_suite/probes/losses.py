@@ -23,6 +23,14 @@ def balanced_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (weight * loss).sum() / weight.sum().clamp(min=1e-6)
 
 
+def edge_loss(logits: Tensor, labels: Tensor, positive: float = 0.95) -> Tensor:
+    """Two-class cross-entropy of [B, 1, h, w], boundary pixels weighing `positive` and the others the rest (InvPT)."""
+    truth, counted = (labels == 1).float(), (labels != IGNORE).float()
+    weight = counted * torch.where(truth > 0, positive, 1 - positive)
+    loss = F.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="none")
+    return (weight * loss).sum() / counted.sum().clamp(min=1)
+
+
 def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
     """Mean absolute error of [B, 1, h, w] against metres [B, h, w], 0 = invalid left out."""
     valid = depth > 0

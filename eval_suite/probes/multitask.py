@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
 from eval_suite.metrics.saliency import Saliency
@@ -15,12 +16,18 @@ from eval_suite.metrics.score import Tally
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import ConvHead, batches, seeded, shrink_labels, train
-from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, normal_loss
+from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, edge_loss, normal_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.results import Result
 
-CLASSES, SALIENCY, DEPTH, NORMALS = "classes", "saliency", "depth", "normals"
-REPORTED = {CLASSES: ("miou", True), SALIENCY: ("maxf", True), DEPTH: ("rmse", False), NORMALS: ("mean", False)}
+CLASSES, SALIENCY, DEPTH, NORMALS, EDGE = "classes", "saliency", "depth", "normals", "edge"
+REPORTED = {
+    CLASSES: ("miou", True),
+    SALIENCY: ("maxf", True),
+    DEPTH: ("rmse", False),
+    NORMALS: ("mean", False),
+    EDGE: ("odsf_py", True),
+}
 TASKS = {
     "semantic": CLASSES,
     "kind": CLASSES,
@@ -28,6 +35,7 @@ TASKS = {
     "saliency": SALIENCY,
     "depth": DEPTH,
     "normals": NORMALS,
+    "edge": EDGE,
 }
 
 
@@ -60,6 +68,9 @@ class MultitaskProbe(ProbeNode):
 
     def needs(self) -> list[Need]:
         return [Need("dense", split, tuple(self.tasks)) for split in (TRAIN, TEST)]
+
+    def test_set(self, data: LabelledData, seed: int) -> str:
+        return super().test_set(data, seed) + ("" if self.subset is None else f":{self.subset}")
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = self._images(data, TRAIN), self._images(data, TEST)
@@ -97,7 +108,7 @@ class MultitaskProbe(ProbeNode):
 
     @torch.no_grad()
     def _judge(self, head: "ScaledHead", spatial: Tensor, judge: DenseImages, seed: int) -> list[Result]:
-        metrics = {task: _metric(task, judge) for task in self.tasks}
+        metrics = {task: _metric(task, judge, self.group) for task in self.tasks}
         for rows in torch.arange(len(spatial)).split(50):
             for task, metric in metrics.items():
                 truth = judge.labels(task)[rows]
@@ -147,11 +158,15 @@ def _loss(task: str, output: Tensor, labels: Tensor, size: tuple[int, int]) -> T
     if TASKS[task] == NORMALS:
         return normal_loss(output, torch.nn.functional.interpolate(labels.float(), size=size, mode="nearest-exact"))
     target = shrink_labels(labels, size)
-    return {CLASSES: class_loss, SALIENCY: balanced_loss, DEPTH: depth_loss}[TASKS[task]](output, target)
+    return {CLASSES: class_loss, SALIENCY: balanced_loss, DEPTH: depth_loss, EDGE: edge_loss}[TASKS[task]](
+        output, target
+    )
 
 
-def _metric(task: str, images: DenseImages) -> Tally:
+def _metric(task: str, images: DenseImages, group: str) -> Tally:
     kind = TASKS[task]
+    if kind == EDGE:
+        return Boundaries(farthest=NYUD if group == "nyudv2" else PASCAL)
     if kind == CLASSES:
         return Segmentation(len(images.names[task]))
     if kind == SALIENCY:
@@ -164,6 +179,6 @@ def _answer(task: str, output: Tensor) -> Tensor:
     kind = TASKS[task]
     if kind == CLASSES:
         return output.argmax(1)
-    if kind == SALIENCY:
+    if kind in (SALIENCY, EDGE):
         return output[:, 0].sigmoid()
     return output[:, 0] if kind == DEPTH else output

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.metrics.answers import mean_answer
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import batches, seeded, train
@@ -17,7 +18,9 @@ from eval_suite.probes.vlm_model import (
     Prompts,
     VisionLanguageModel,
     Vocabulary,
+    decode_replies,
     encode_questions,
+    prompt_of,
     right_answers,
 )
 from eval_suite.readers.contracts import TEST, TRAIN, AskedQuestion, LabelledData, QuestionImages
@@ -27,7 +30,8 @@ from eval_suite.results import Result
 class VlmProbe(ProbeNode):
     """Frozen backbone, two-layer projector and a small causal language model trained on the questions from nothing.
 
-    The group's numbers are exact-match accuracies in percent, one per question kind, of greedy decoding.
+    The group's numbers are exact-match accuracies in percent, one per question kind, of greedy decoding; data whose
+    questions come with a rule of their own (a benchmark's) is scored by that rule on the decoded replies.
     """
 
     probe: Literal["vlm"]
@@ -49,13 +53,18 @@ class VlmProbe(ProbeNode):
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = data.questions(TRAIN), data.questions(TEST)
-        vocabulary = Vocabulary(text for item in learn.questions for text in (item.question, item.answer))
+        vocabulary = Vocabulary(text for item in learn.questions for text in (prompt_of(item), item.answer))
         spatial = backbone.features(learn.images).spatial
-        prompts = encode_questions(vocabulary, [(item.question, item.answer) for item in learn.questions])
+        prompts = encode_questions(vocabulary, [(prompt_of(item), item.answer) for item in learn.questions])
         model = self._model(spatial, vocabulary, prompts.tokens.shape[1], seed)
         self._fit(model, spatial, learn, prompts, seed)
-        right = self._judge(model, backbone.features(judge.images).spatial, judge, vocabulary)
-        return self._results(judge.questions, right.double(), seed)
+        shown = backbone.features(judge.images).spatial
+        if judge.rule == "exact":
+            return self._results(judge.questions, self._judge(model, shown, judge, vocabulary).double(), seed)
+        longest = max(len(vocabulary.encode(item.answer)) for item in learn.questions) + 1
+        replies = decode_replies(model, shown, judge.questions, vocabulary, longest=longest, batch=8 * self.batch)
+        scores = score_replies(judge.rule, replies, judge.questions)
+        return [self.result(name, score, seed, protocol=f"rule {judge.rule}") for name, score in scores.items()]
 
     def _model(self, spatial: Tensor, vocabulary: Vocabulary, longest: int, seed: int) -> VisionLanguageModel:
         with seeded(seed):
@@ -99,7 +108,7 @@ class VlmProbe(ProbeNode):
     ) -> Tensor:
         """Whether each question was answered exactly: bool [number of questions]."""
         right = torch.zeros(len(judge.questions), dtype=torch.bool)
-        prompts = encode_questions(vocabulary, [(item.question, item.answer) for item in judge.questions])
+        prompts = encode_questions(vocabulary, [(prompt_of(item), item.answer) for item in judge.questions])
         by_count: dict[int, list[Tensor]] = {}
         for numbers in questions_by_image(judge.questions).values():
             by_count.setdefault(len(numbers), []).append(numbers)

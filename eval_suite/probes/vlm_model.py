@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from eval_suite.probes.heads import Standardise, resize_map
+from eval_suite.readers.contracts import AskedQuestion
 
 PAD, UNKNOWN, ANSWER, END = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<unk>", "<answer>", "<end>")
@@ -57,6 +58,14 @@ def encode_questions(vocabulary: Vocabulary, questions: Sequence[tuple[str, str]
     return Prompts(
         torch.tensor([row + [PAD] * (length - len(row)) for row in tokens]),
         torch.tensor([row + [NO_TARGET] * (length - len(row)) for row in targets]),
+    )
+
+
+def prompt_of(item: AskedQuestion) -> str:
+    """The question, and the options it may be answered with, a letter each."""
+    letters = (chr(ord("A") + at) for at in range(len(item.options)))
+    return "\n".join(
+        [item.question, *(f"{letter}. {text}" for letter, text in zip(letters, item.options, strict=False))]
     )
 
 
@@ -118,6 +127,35 @@ def block_mask(visual: int, asked: int, length: int) -> Tensor:
 def positions(visual: int, asked: int, length: int) -> Tensor:
     """Position numbers [1, T]: every question begins right after the image."""
     return torch.cat([torch.arange(visual), (visual + torch.arange(length)).repeat(asked)])[None]
+
+
+@torch.no_grad()
+def decode_replies(
+    model: VisionLanguageModel,
+    spatial: Tensor,
+    questions: Sequence[AskedQuestion],
+    vocabulary: Vocabulary,
+    *,
+    longest: int,
+    batch: int,
+) -> list[str]:
+    """Greedy replies of at most `longest` words; an option's letter in capitals."""
+    replies: list[list[int]] = [[] for _ in questions]
+    for numbers in torch.arange(len(questions)).split(batch):
+        going = numbers.tolist()
+        while going and len(replies[going[0]]) < longest:
+            asked = [[*vocabulary.encode(prompt_of(questions[n])), ANSWER, *replies[n]] for n in going]
+            length = max(len(tokens) for tokens in asked)
+            tokens = torch.tensor([row + [PAD] * (length - len(row)) for row in asked])[:, None]
+            rows = torch.tensor([questions[n].row for n in going])
+            logits = model(spatial[rows], Prompts(tokens, torch.full_like(tokens, NO_TARGET)))[:, 0]
+            ends = torch.tensor([len(row) - 1 for row in asked])
+            words_next = logits[torch.arange(len(going)), ends].argmax(-1).tolist()
+            for number, word in zip(going, words_next, strict=True):
+                replies[number].append(word)
+            going = [number for number, word in zip(going, words_next, strict=True) if word != END]
+    texts = [" ".join(vocabulary.words[word] for word in reply if word != END) for reply in replies]
+    return [text.upper() if item.options else text for text, item in zip(texts, questions, strict=True)]
 
 
 def right_answers(logits: Tensor, targets: Tensor) -> Tensor:

@@ -83,10 +83,12 @@ class ImageNetNode(FileReaderNode):
         node = ClassFoldersNode.model_validate(
             {"reader": "class_folders", **self.model_dump(exclude={"reader", "partial"}), "tidy_names": False}
         )
-        for split in self.splits:
-            folder = self.folder(name) / self.splits[split]
-            if not folder.is_dir():
-                continue
+        folders = [self.folder(name) / own for own in self.splits.values()]
+        if not any(folder.is_dir() for folder in folders):
+            raise UserError(
+                f'data "{name}": {self.folder(name)} has none of {", ".join(self.splits.values())}; set root'
+            )
+        for folder in filter(Path.is_dir, folders):
             wnids = sorted(class_folders(folder, name))
             if not self.partial and len(wnids) != IMAGENET_CLASSES:
                 raise UserError(

@@ -6,7 +6,7 @@ disk are the same thing to a probe.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
@@ -106,6 +106,16 @@ class CaptionedImages:
 
 
 @dataclass(frozen=True)
+class PairGeometry:
+    """What both views show in space, on a grid of cells: camera coordinates in metres, z = 0 where nothing is known."""
+
+    first: Tensor  #: [h, w, 3], in the first camera
+    second: Tensor  #: [h, w, 3], in the second camera
+    motion: Tensor  #: [4, 4], first camera to second
+    intrinsics: Tensor  #: [3, 3] of the second view, in pixels of the images as they are read
+
+
+@dataclass(frozen=True)
 class ImagePairs:
     """Two views of the same world with known correspondence, sampled points per pair.
 
@@ -119,6 +129,7 @@ class ImagePairs:
     targets: Tensor
     valid: Tensor
     size: tuple[int, int]  #: (height, width) of the images the coordinates refer to
+    geometry: Callable[[int, tuple[int, int]], PairGeometry] | None = None  #: of a pair, on a grid of that many cells
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,13 @@ class DenseFoldersNode(FileReaderNode):
                 raise UserError(f'data "{name}": image "{key}" has no {label} label: {wanted} is missing')
             return found[key]
 
-        names = node.names if isinstance(node, ClassLabels) else ("background", label) if node.kind == "mask" else ()
+        names = (
+            node.names
+            if isinstance(node, ClassLabels)
+            else ("background", label)
+            if node.kind in ("mask", "bsds")
+            else ()
+        )
         return LabelPlan(node.kind, lambda key: node.decode(path(key)), lambda key: str(path(key)), names)
 
     def _pattern(self, pattern: str, split: str) -> str:

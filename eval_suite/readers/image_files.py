@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from eval_suite.readers.contracts import ImageSource
 from eval_suite.readers.fitting import Fit
-from imagery.decode import BadImage, decode_image
+from imagery.decode import FORMATS, BadImage, decode_image
 from teachers.errors import UserError
 
+QUARTER_TURNS = (5, 6, 7, 8)  #: EXIF orientations that swap width and height
 Crop = tuple[float, float, float, float]  #: x0, y0, x1, y1 in pixels
 
 
@@ -38,7 +40,9 @@ class FileImages(ImageSource):
         return torch.from_numpy(self._pixels(row)).movedim(-1, 0)
 
     def size_of(self, row: int) -> tuple[int, int]:
-        """(height, width) of the photograph."""
+        """(height, width) of what is seen of the photograph; only the file's header is read."""
+        if self.crops is None:
+            return upright_size(self.files[row])
         height, width = self._pixels(row).shape[:2]
         return height, width
 
@@ -83,6 +87,17 @@ def read_image(path: Path) -> np.ndarray:
         return decode_image(path)
     except BadImage as error:
         raise UserError(f"{path} cannot be read as an image ({error}); fetch it again or take it out") from error
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) as the camera held it; UserError where the file is no image."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise UserError(f"{path} cannot be read as an image ({error}); fetch it again or take it out") from error
+    return (width, height) if turned else (height, width)
 
 
 def files_digest(files: Sequence[Path], also: str) -> str:

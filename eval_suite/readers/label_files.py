@@ -100,8 +100,30 @@ class MaskLabels(FileLabels):
         return (values > self.threshold * full).astype(np.uint8)
 
 
-LabelNode = Annotated[ClassLabels | DepthLabels | NormalLabels | MaskLabels, Field(discriminator="kind")]
-FILL: Mapping[str, float] = {"classes": IGNORE, "depth": 0, "disparity": 0, "normals": 0, "mask": IGNORE}
+class BsdsLabels(FileLabels):
+    """BSDS500's .mat files: a pixel is a boundary where at least `annotators` of the people who drew it say so."""
+
+    kind: Literal["bsds"]
+    annotators: int = Field(default=1, ge=1)
+
+    def decode(self, path: Path) -> np.ndarray:
+        """uint8 [H, W] in {0, 1}; UserError for a file of another kind."""
+        drawn = read_mat(path).get("groundTruth")
+        if drawn is None:
+            raise UserError(f"{path} has no groundTruth; it is not of BSDS500")
+        people = [np.asarray(one.Boundaries) for one in np.atleast_1d(drawn).ravel()]
+        return (np.stack(people).astype(np.int64).sum(0) >= self.annotators).astype(np.uint8)
+
+
+LabelNode = Annotated[ClassLabels | DepthLabels | NormalLabels | MaskLabels | BsdsLabels, Field(discriminator="kind")]
+FILL: Mapping[str, float] = {
+    "classes": IGNORE,
+    "depth": 0,
+    "disparity": 0,
+    "normals": 0,
+    "mask": IGNORE,
+    "bsds": IGNORE,
+}
 
 
 @dataclass

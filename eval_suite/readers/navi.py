@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from eval_suite.readers.contracts import TEST, DenseImages, ImagePairs, LabelledData
+from eval_suite.readers.contracts import TEST, DenseImages, ImagePairs, LabelledData, PairGeometry
 from eval_suite.readers.image_files import Crop, FileImages
 from eval_suite.readers.label_files import DecodedMaps, DepthLabels
 from eval_suite.readers.nodes import FileReaderNode, rows_of
-from eval_suite.readers.view_geometry import correspondences
+from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
 from teachers.errors import UserError
 
 #: metres of a stored value v are 65535 * 10 / v / 1000 (NAVI README: scale_depth 10, millimetres)
@@ -62,7 +63,7 @@ class NaviData(LabelledData):
         self.root = root
         self.node = node
         self._photos: dict[str, list[Photo]] = {}
-        self._depths: dict[Path, np.ndarray] = {}
+        self._decode = lru_cache(maxsize=64)(DISPARITY.decode)  # the whole set would not fit into memory
 
     def dense(self, split: str) -> DenseImages:
         photos = self._split(split)
@@ -102,7 +103,15 @@ class NaviData(LabelledData):
         ]
         found = [self._points(pair, (crops[0][at], crops[1][at]), at) for at, pair in enumerate(chosen)]
         points, targets, valid = (torch.stack(parts) for parts in zip(*found, strict=True))
-        return ImagePairs(sources[0], sources[1], points, targets, valid, self.node.fitting.size)
+
+        def geometry(row: int, cells: tuple[int, int]) -> PairGeometry:
+            one, other = (
+                DepthView(self._depth(photo), photo.intrinsics, np.linalg.inv(photo.extrinsics), cut[row])
+                for photo, cut in zip(chosen[row], crops, strict=True)
+            )
+            return pair_geometry(one, other, self.node.fitting, cells)
+
+        return ImagePairs(sources[0], sources[1], points, targets, valid, self.node.fitting.size, geometry)
 
     def _points(
         self, pair: tuple[Photo, Photo], crops: tuple[Crop, Crop], seed: int
@@ -121,12 +130,10 @@ class NaviData(LabelledData):
         return moved[0], moved[1], valid
 
     def _depth(self, photo: Photo) -> np.ndarray:
-        if photo.depth not in self._depths:
-            metres = DISPARITY.decode(photo.depth)
-            if not (metres > 0).any():
-                raise UserError(f"{photo.depth} has no valid depth; leave its image out of annotations.json")
-            self._depths[photo.depth] = metres
-        return self._depths[photo.depth]
+        metres = self._decode(photo.depth)
+        if not (metres > 0).any():
+            raise UserError(f"{photo.depth} has no valid depth; leave its image out of annotations.json")
+        return metres
 
     def _split(self, split: str) -> list[Photo]:
         if split not in self._photos:

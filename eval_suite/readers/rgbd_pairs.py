@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from eval_suite.readers.contracts import ImagePairs, LabelledData
+from eval_suite.readers.contracts import ImagePairs, LabelledData, PairGeometry
 from eval_suite.readers.dense_folders import matched
+from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.label_files import DepthLabels
 from eval_suite.readers.nodes import FileReaderNode, existing_file
-from eval_suite.readers.view_geometry import correspondences
+from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
 from teachers.errors import UserError
 
 
@@ -44,7 +45,20 @@ class RgbdPairs(LabelledData):
         points, targets, valid = (torch.stack(parts) for parts in zip(*found, strict=True))
         if not valid.any():
             raise UserError(f'data "{self.name}": no pair has a point that both views see; check poses and depth scale')
-        return ImagePairs(first, second, points, targets, valid, fit.size)
+
+        def geometry(row: int, cells: tuple[int, int]) -> PairGeometry:
+            one, other = (
+                self._view(view, source.size_of(row))
+                for view, source in zip(self.views[row], (first, second), strict=True)
+            )
+            return pair_geometry(one, other, fit, cells)
+
+        return ImagePairs(first, second, points, targets, valid, fit.size, geometry)
+
+    def _view(self, view: View, size: tuple[int, int]) -> DepthView:
+        """A view in the pixels of its photograph: depth is picked up to that size."""
+        small = self.depth.decode(view.depth)
+        return DepthView(Fit(*size).labels(small, 0), view.intrinsics, read_matrix(view.pose, 4))
 
     def _points(
         self, pair: tuple[View, View], number: int, images: tuple[FileImages, FileImages]

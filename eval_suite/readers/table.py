@@ -1,6 +1,6 @@
 """All readers by the name a suite file gives them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,8 +10,10 @@ from eval_suite.readers.coco import CocoNode
 from eval_suite.readers.dense_folders import DenseFoldersNode
 from eval_suite.readers.dense_layouts import Ade20kNode, CocoStuffNode, Voc2012Node
 from eval_suite.readers.hf_columns import HfNode
+from eval_suite.readers.joined import Joined
 from eval_suite.readers.multitask_layouts import NyudMultitaskNode, PascalMultitaskNode
 from eval_suite.readers.navi import NaviNode
+from eval_suite.readers.nodes import ReaderNode
 from eval_suite.readers.probe3d_layouts import NyuProbe3dNode
 from eval_suite.readers.question_files import QuestionsNode
 from eval_suite.readers.revisited import RevisitedNode
@@ -20,7 +22,7 @@ from eval_suite.readers.scenes import ScenesNode
 from eval_suite.readers.spair import SpairNode
 from eval_suite.readers.vlm_benchmarks import VlmBenchmarkNode
 
-ReaderRecipe = Annotated[
+SingleReader = Annotated[
     ScenesNode
     | ClassFoldersNode
     | ImageNetNode
@@ -43,3 +45,17 @@ ReaderRecipe = Annotated[
     | VlmBenchmarkNode,
     Field(discriminator="reader"),
 ]
+
+
+class JoinedNode(ReaderNode):
+    """One data set to train on and another to test on, e.g. LLaVA conversations and a question benchmark."""
+
+    reader: Literal["joined"]
+    train: SingleReader
+    test: SingleReader
+
+    def open(self, name: str) -> Joined:
+        return Joined(name, self.train.open(f"{name}.train"), self.test.open(f"{name}.test"))
+
+
+ReaderRecipe = Annotated[SingleReader | JoinedNode, Field(discriminator="reader")]

@@ -1,8 +1,13 @@
 """Where a point of one RGB-D view lies in another: back-projection, rigid motion, projection, and is it seen there?"""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from eval_suite.readers.contracts import PairGeometry
+from eval_suite.readers.fitting import Fit
 
 
 def correspondences(
@@ -40,6 +45,45 @@ def correspondences(
         torch.from_numpy(np.pad(targets[chosen], ((0, missing), (0, 0)))).float(),
         torch.arange(count) < len(chosen),
     )
+
+
+@dataclass(frozen=True)
+class DepthView:
+    """One view: depth [H, W] in metres, intrinsics in its pixels, camera-to-world pose, and the box that is read."""
+
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    pose: np.ndarray
+    crop: tuple[float, float, float, float] | None = None
+
+
+def pair_geometry(first: DepthView, second: DepthView, fit: Fit, cells: tuple[int, int]) -> PairGeometry:
+    """Both views on a grid of cells, and how the first camera's points come to the second."""
+    motion = np.linalg.inv(second.pose) @ first.pose
+    x0, y0, x1, y1 = _box(second)
+    affine = fit.affine(int(y1 - y0), int(x1 - x0))
+    shown = np.array([[affine.scale_x, 0, affine.shift_x], [0, affine.scale_y, affine.shift_y], [0, 0, 1]])
+    shown = shown @ np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1]]) @ second.intrinsics
+    return PairGeometry(
+        cloud(first, fit, cells),
+        cloud(second, fit, cells),
+        torch.from_numpy(motion).float(),
+        torch.from_numpy(shown).float(),
+    )
+
+
+def cloud(view: DepthView, fit: Fit, cells: tuple[int, int]) -> Tensor:
+    """Camera points float32 [h, w, 3] at the centres of cells of the fitted view, picked as Probe3D picks (nearest)."""
+    x0, y0, x1, y1 = (int(side) for side in _box(view))
+    rows, columns = np.mgrid[y0:y1, x0:x1] + 0.5
+    grid = np.stack([columns, rows, view.depth[y0:y1, x0:x1]], -1)
+    picked = Fit(cells[0], cells[1], fit.mode).labels(grid, 0).reshape(-1, 3)
+    points = lift(picked[:, 0], picked[:, 1], picked[:, 2], view.intrinsics)
+    return torch.from_numpy(points).float().unflatten(0, cells)
+
+
+def _box(view: DepthView) -> tuple[float, float, float, float]:
+    return view.crop or (0.0, 0.0, float(view.depth.shape[1]), float(view.depth.shape[0]))
 
 
 def lift(x: np.ndarray, y: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:

@@ -274,6 +274,20 @@ def navi(root: Path) -> Path:
     return root
 
 
+def bsds(root: Path) -> Path:
+    """Two annotators who agree on one line and disagree on another."""
+    photo(root / "1.jpg", 1)
+    lines = [np.zeros((HEIGHT, WIDTH), np.uint8) for _ in range(2)]
+    for drawn in lines:
+        drawn[:, 20] = 1
+    lines[1][10] = 1
+    truth = np.empty((1, 2), dtype=object)
+    for at, drawn in enumerate(lines):
+        truth[0, at] = {"Segmentation": drawn.astype(np.uint16), "Boundaries": drawn}
+    savemat(root / "1.mat", {"groundTruth": truth})
+    return root
+
+
 def scannet(root: Path) -> Path:
     """Two frames of a flat wall, the second 0.1 m to the right; depth at half the size."""
     base = root / "scannet_test_1500" / "scene0707_00"

@@ -1,16 +1,12 @@
 """Δm: the formula, its intervals against simulation, and that nothing goes missing in silence."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
 from scipy.stats import t as student
 from table_files import NUMBERS, metrics, without
 
 from eval_suite.delta_m import DELTA_M, Comparison, Measured, compare, measure
-from eval_suite.metrics.score import clustered_mean
-from eval_suite.results import BackboneName, Key, Metrics, Result
+from eval_suite.results import Key, Metrics
 from eval_suite.table import Table, build_table
 from teachers.errors import UserError
 
@@ -95,63 +91,6 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
         low, high = estimate.ci95 or (0.0, 0.0)
         hits += low <= 5.0 <= high
     assert 0.92 <= hits / 400 <= 0.985
-
-
-def seen(values: np.ndarray) -> Measured:
-    """A metric that is the mean over test images, with what each of them adds to its error."""
-    score = clustered_mean(torch.from_numpy(values), None)
-    return Measured((score.value,), (score.stderr or 0.0) ** 2, True, score.influence)
-
-
-def test_rows_that_saw_the_same_images_are_compared_image_by_image() -> None:
-    """Two metrics in one group, both of them hard on the same images: against the truth over fresh test sets."""
-    rng = np.random.default_rng(0)
-    keys: list[Key] = [("g", "t", "a"), ("g", "t", "b")]
-    changes, paired, unpaired = [], [], []
-    for _ in range(300):
-        hard = rng.normal(0, 3.0, 200)
-        better = rng.normal(0, 1.0, 200)  # what the row gains on an image, in both metrics
-        base = {key: 20 + hard + rng.normal(0, 0.5, 200) for key in keys}
-        row = {key: base[key] + 1.0 + better + rng.normal(0, 0.5, 200) for key in keys}
-        sides = [{key: seen(values) for key, values in side.items()} for side in (row, base)]
-        estimate = compare(*sides).columns["g"]
-        blind = [{key: replace(metric, influence=None) for key, metric in side.items()} for side in sides]
-        changes.append(estimate.value)
-        paired.append(estimate.stderr)
-        unpaired.append(compare(*blind).columns["g"].stderr)
-    assert np.mean(paired) == pytest.approx(np.std(changes), rel=0.1)
-    assert np.mean(unpaired) > 1.8 * np.mean(paired)
-
-
-def test_what_two_metrics_have_in_common_does_not_average_out() -> None:
-    rng = np.random.default_rng(0)
-    row, base = seen(rng.normal(21, 3, 300)), seen(rng.normal(20, 3, 300))
-    one, two = ("g", "t", "a"), ("g", "t", "b")
-    single = compare({one: row}, {one: base}).columns["g"].stderr
-    assert compare({one: row, two: row}, {one: base, two: base}).columns["g"].stderr == pytest.approx(single)
-
-
-def test_rows_over_other_images_are_not_paired() -> None:
-    rng = np.random.default_rng(0)
-    key: Key = ("g", "t", "a")
-    row, base = {key: seen(rng.normal(21, 3, 300))}, {key: seen(rng.normal(20, 3, 200))}
-    blind = [{key: replace(side[key], influence=None)} for side in (row, base)]
-    assert compare(row, base).columns == compare(*blind).columns
-
-
-def test_several_runs_on_one_test_set_pair_by_their_mean() -> None:
-    values = np.random.default_rng(0).normal(20, 3, (2, 300))
-    scores = [clustered_mean(torch.from_numpy(one), None) for one in values]
-    runs = []
-    for seed, score in enumerate(scores):
-        result = Result.of(score, group="g", task="t", metric="m", seed=seed)
-        name = BackboneName(name="b", digest="d")
-        samples = {result.label: score.influence or ()}
-        runs.append(Metrics(schema=1, backbone=name, suite="s", results=(result,), samples=samples))
-    measured = measure(runs, "row")["g", "t", "m"]
-    together = clustered_mean(torch.from_numpy(values.mean(0)), None)
-    assert measured.influence == pytest.approx(together.influence)
-    assert measured.variance == pytest.approx((together.stderr or 0.0) ** 2)
 
 
 def test_probe_seeds_of_one_run_add_their_spread() -> None:

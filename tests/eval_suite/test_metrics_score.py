@@ -28,7 +28,7 @@ def test_error_of_a_pooled_rmse_agrees_with_the_bootstrap() -> None:
     pixels = rng.integers(5, 60, 150).astype(float)
     squares = pixels * rng.gamma(2.0, 0.5, 150)
     rows = torch.from_numpy(np.stack([squares, pixels], 1))
-    stderr = jackknife(rows, mean_at(0, weight=1, root=True)).stderr
+    _, stderr = jackknife(rows, mean_at(0, weight=1, root=True))
     outside = bootstrap(
         (squares, pixels), lambda s, p, axis: np.sqrt(s.sum(axis) / p.sum(axis)), paired=True, n_resamples=3000, rng=2
     )

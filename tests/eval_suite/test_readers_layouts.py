@@ -192,6 +192,15 @@ def test_navi_pairs_are_of_one_object_and_move_as_the_cameras_say(tmp_path: Path
     assert torch.equal(pairs.targets, again.targets)
 
 
+def test_bsds_boundaries_by_how_many_drew_them(tmp_path: Path) -> None:
+    make.text(make.bsds(tmp_path) / "all.txt", "1\n")
+    lists = {"train": "all.txt", "test": "all.txt"}
+    for annotators, marked in ((1, make.HEIGHT + make.WIDTH - 1), (2, make.HEIGHT)):
+        labels = {"edge": {"files": "*.mat", "kind": "bsds", "annotators": annotators}}
+        dense = opened("dense_folders", tmp_path, images="*.jpg", labels=labels, lists=lists).dense("test")
+        assert int(values(dense, "edge").sum()) == marked and dense.names["edge"] == ("background", "edge")
+
+
 def test_scannet_pairs_project_as_the_poses_say(tmp_path: Path) -> None:
     """A wall 2 m away, 64 px focal length: 0.1 m to the right moves it 3.2 px to the left."""
     pairs = opened("scannet1500", make.scannet(tmp_path), points=50).pairs("test")
@@ -264,6 +273,8 @@ def test_imagenet_wants_all_classes_unless_told(tmp_path: Path) -> None:
     data = opened("imagenet", root, partial=True)
     assert data.classes("train").names == ("n01440764", "n01443537")
     assert data.classes("test").labels.tolist() == [0, 0]
+    with pytest.raises(UserError, match="has none of train, val; set root"):
+        opened("imagenet", tmp_path / "train" / "n01440764")
     flat = tmp_path / "flat"
     make.photo(flat / "val" / "ILSVRC2012_val_00000001.JPEG", 1)
     with pytest.raises(UserError, match="lie flat"):
@@ -287,3 +298,16 @@ def test_arrays_agree_with_numpy(tmp_path: Path) -> None:
     raw = np.asarray(Image.open(path)).astype(int)
     expected = np.where(raw == 0, IGNORE, raw - 1)
     assert np.array_equal(values(opened("ade20k", tmp_path).dense("train"), "semantic").numpy(), expected)
+
+
+def test_one_set_to_train_on_and_another_to_test_on(tmp_path: Path) -> None:
+    train = {"reader": "questions", "root": str(make.llava(tmp_path / "llava")), "file": "mix.json", "format": "llava"}
+    test = {"reader": "vlm_benchmark", "root": str(make.vlm_benchmark(tmp_path / "pope", "pope")), "benchmark": "pope"}
+    data = validate(One, {"data": {"reader": "joined", "train": train, "test": test}}, "suite").data.open("both")
+    assert [item.answer for item in data.questions("train").questions] == ["A cat.", "Grey"]
+    assert data.questions("test").rule == "pope" and len(data.questions("test").questions) == 6
+    ade = {"reader": "ade20k", "root": str(make.ade20k(tmp_path / "ade"))}
+    voc = {"reader": "voc2012", "root": str(make.voc2012(tmp_path / "voc"))}
+    mixed = validate(One, {"data": {"reader": "joined", "train": ade, "test": voc}}, "suite").data.open("mixed")
+    with pytest.raises(UserError, match='"semantic" has 150 classes to train on and 21 to test on'):
+        mixed.dense("test")

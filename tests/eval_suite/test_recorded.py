@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_suite.recorded import digest_of, recall_or_run, record, recorded
+from eval_suite.recorded import recall_or_run, record, recorded
 from eval_suite.suite import load_suite, run_suite
 from teachers.registry import load_backbone
 
@@ -16,16 +16,17 @@ TINY = ("tiny:clip", "tiny:dino", "tiny:sam")
 def test_a_record_answers_for_its_weights_and_suite_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGGLOMERATE_CACHE", str(tmp_path / "cache"))
     suite = load_suite(SUITES / "embedded_debug.yaml", SMALL)
-    other = load_suite(SUITES / "embedded_debug.yaml", [*SMALL, "seed=1"])
     knn = suite.model_copy(update={"probes": {"knn": suite.probes["knn"]}})
     dino = load_backbone("tiny:dino")
     assert recorded(dino, knn, tmp_path) is None
     path = record(dino, knn, progress=False, folder=tmp_path)
-    assert path.name == "embedded_debug-tiny-dino.json"
-    assert recorded(dino, knn, tmp_path) == run_suite(dino, knn, progress=False)
+    assert path.parent == tmp_path
+    found, fresh = recorded(dino, knn, tmp_path), run_suite(dino, knn, progress=False, samples=True)
+    assert found is not None and found["results"] == fresh["results"]
+    assert set(found["samples"]) == set(fresh["samples"]) != set()
     assert recorded(load_backbone("tiny:sam"), knn, tmp_path) is None
-    assert digest_of(suite) != digest_of(other)
-    assert recorded(dino, other, tmp_path) is None
+    assert recorded(dino, suite, tmp_path) is None
+    assert recorded(dino, knn.model_copy(update={"seed": 1}), tmp_path) is None
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -34,7 +35,8 @@ def test_the_tiny_teachers_on_the_embedded_suite_are_on_record(name: str) -> Non
     suite, backbone = load_suite(SUITES / "embedded.yaml"), load_backbone(name)
     found = recorded(backbone, suite)
     assert found is not None and found["results"]
-    assert recall_or_run(backbone, suite) == found
+    assert recall_or_run(backbone, suite)["results"] == found["results"]
+    assert len(found["samples"]) == len(found["results"])
 
 
 @pytest.mark.slow

@@ -118,24 +118,3 @@ def test_invalid_metrics_are_never_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"results\.0\.value"):
         write_metrics(tmp_path / "metrics.json", changed(value="high"))
     assert not list(tmp_path.iterdir())
-
-
-def test_samples_lie_beside_and_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    whole = metrics("new")
-    label = whole.results[0].label
-    with_samples = whole.model_copy(update={"samples": {label: (0.5, -0.25)}})
-    write_metrics(path, with_samples)
-    assert "samples" not in json.loads(path.read_text())
-    assert read_metrics(path) == with_samples
-    write_metrics(path, whole)
-    assert read_metrics(path).samples == {}
-
-
-def test_samples_of_other_numbers_are_not_used(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    whole = metrics("new")
-    write_metrics(path, whole.model_copy(update={"samples": {whole.results[0].label: (0.5, -0.25)}}))
-    path.write_text(path.read_text().replace("80.0", "81.0"))
-    assert read_metrics(path).results[0].value == 81.0
-    assert read_metrics(path).samples == {}

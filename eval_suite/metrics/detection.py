@@ -1,0 +1,105 @@
+"""COCO's average precision of boxes: mean over IoU 0.50 .. 0.95, precision read at 101 recalls, 100 boxes an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval_suite.metrics.score import Score
+from teachers.errors import UserError
+
+LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+MOST = 100
+SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of an image: corners [n, 4] = x0, y0, x1, y1 in pixels, classes int [n]; scores [n] of predictions,
+    crowd bool [n] of labels (regions a prediction may lie in without being wrong)."""
+
+    corners: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray | None = None
+    crowd: np.ndarray | None = None
+
+
+def box_ap(found: Sequence[Boxes], truth: Sequence[Boxes], size: str = "all") -> Score:
+    """AP in percent over classes that have a label of that size; found and truth are lists of images."""
+    if len(found) != len(truth) or not truth:
+        raise UserError(f"{len(found)} images with predictions for {len(truth)} with labels")
+    classes = sorted({int(c) for boxes in truth for c in boxes.classes})
+    values = [value for cls in classes if (value := _class_ap(found, truth, cls, SIZES[size])) is not None]
+    if not values:
+        raise UserError(f"no labelled box of size {size}")
+    return Score(100.0 * float(np.mean(values)), sum(len(boxes.corners) for boxes in truth), None)
+
+
+def overlaps(first: np.ndarray, second: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """IoU of boxes [n, 4] and [m, 4] -> [n, m]; with a crowd the share of the first box inside it."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    own, other = (np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(-1) for boxes in (first, second))
+    union = np.where(crowd[None], own[:, None], own[:, None] + other[None] - shared)
+    return shared / np.maximum(union, 1e-12)
+
+
+def _class_ap(found: Sequence[Boxes], truth: Sequence[Boxes], cls: int, size: tuple[float, float]) -> float | None:
+    scores, right, ignored = [], [], []
+    labelled = 0
+    for said, true in zip(found, truth, strict=True):
+        ours, theirs = said.classes == cls, true.classes == cls
+        score = np.zeros(0) if said.scores is None else said.scores[ours]
+        order = np.argsort(-score, kind="stable")[:MOST]
+        crowd = np.zeros(len(true.classes), bool) if true.crowd is None else true.crowd.astype(bool)
+        hit, out, count = _match(said.corners[ours][order], true.corners[theirs], crowd[theirs], size)
+        scores.append(score[order])
+        right.append(hit)
+        ignored.append(out)
+        labelled += count
+    if not labelled:
+        return None
+    ranked = np.argsort(-np.concatenate(scores), kind="stable")
+    hit, out = np.concatenate(right, 1)[:, ranked], np.concatenate(ignored, 1)[:, ranked]
+    return float(np.mean([_interpolated(hit[at][~out[at]], labelled) for at in range(len(LEVELS))]))
+
+
+def _match(
+    ours: np.ndarray, theirs: np.ndarray, crowd: np.ndarray, size: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Boxes of one class in one image, ours by falling score -> hit and ignored [levels, n], and labels that count.
+
+    Each prediction takes the free label it overlaps most; labels of another size or crowds are taken only where nothing
+    else fits, and the prediction is then ignored, as is an unmatched one of another size.
+    """
+    area = np.clip(theirs[:, 2:] - theirs[:, :2], 0, None).prod(-1)
+    aside = crowd | (area < size[0]) | (area >= size[1])
+    own = np.clip(ours[:, 2:] - ours[:, :2], 0, None).prod(-1)
+    shared = overlaps(ours, theirs, crowd)
+    hit, out = np.zeros((len(LEVELS), len(ours)), bool), np.zeros((len(LEVELS), len(ours)), bool)
+    for at, level in enumerate(LEVELS):
+        free = np.ones(len(theirs), bool)
+        for number in range(len(ours)):
+            fits = (shared[number] >= level - 1e-10) & (free | crowd)
+            good = np.flatnonzero(fits & ~aside)
+            rest = np.flatnonzero(fits & aside)
+            chosen = good if len(good) else rest
+            if len(chosen):
+                best = chosen[shared[number][chosen].argmax()]
+                free[best] = False
+                hit[at, number], out[at, number] = not aside[best], bool(aside[best])
+            else:
+                out[at, number] = not size[0] <= own[number] < size[1]
+    return hit, out, int((~aside).sum())
+
+
+def _interpolated(hits: np.ndarray, labelled: int) -> float:
+    """Mean over recalls 0, 0.01, ... 1 of the best precision at that recall or beyond."""
+    if not len(hits):
+        return 0.0
+    found = np.cumsum(hits)
+    recall, precision = found / labelled, found / np.arange(1, len(hits) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+    return float(np.where(at < len(precision), precision[np.minimum(at, len(precision) - 1)], 0.0).mean())

@@ -1,0 +1,98 @@
+"""Probe3D's correspondence between views: nearest neighbours one way, Lowe's ratio, errors in metres and pixels."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from eval_suite.features import ProbedBackbone
+from eval_suite.metrics.correspondence import recall_at
+from eval_suite.probes.base import Need, ProbeNode
+from eval_suite.readers.contracts import TEST, ImagePairs, LabelledData, PairGeometry
+from eval_suite.results import Result
+from teachers.errors import UserError
+
+CHUNK = 1024
+
+
+class Probe3dViewsProbe(ProbeNode):
+    """NAVI: cells 128, 1, 2, 5 cm and 5, 25, 50 px; ScanNet: cells [120, 160], 5, 10, 20 px of the small image.
+
+    Feature maps are resized bicubically to the cells, every cell with depth seeks its nearest neighbour in the other
+    view, the `kept` matches with the best ratio of first to second distance count, pooled over pairs. Pixels are those
+    of the fitted images divided by `pixel`.
+    """
+
+    probe: Literal["probe3d_views"]
+    group: str = "3d"
+    cells: int | tuple[int, int] = 128
+    kept: int = Field(default=1000, gt=0)
+    centimetres: tuple[float, ...] = (1.0, 2.0, 5.0)
+    pixels: tuple[float, ...] = ()
+    pixel: float = Field(default=1.0, gt=0)  #: size of the pixels that `pixels` counts, in pixels of the fitted image
+
+    def needs(self) -> list[Need]:
+        return [Need("pairs", TEST)]
+
+    def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
+        pairs = data.pairs(TEST)
+        if pairs.geometry is None:
+            raise UserError(f'data "{self.data}" has no depth of both views; use the probe two_view')
+        first, second = backbone.features(pairs.first).spatial, backbone.features(pairs.second).spatial
+        errors = [self._errors(pairs, row, first[row], second[row]) for row in range(len(pairs.first))]
+        metres, places, valid = (torch.stack(part) for part in zip(*errors, strict=True))
+        results = []
+        for limit in self.centimetres:
+            score = recall_at(metres, valid, (limit / 100,))[limit / 100]
+            results.append(self.result(f"recall_{limit:g}cm", score, seed, protocol="probe3d"))
+        for limit in self.pixels:
+            score = recall_at(places / self.pixel, valid, (limit,))[limit]
+            results.append(self.result(f"recall_{limit:g}px", score, seed, protocol="probe3d"))
+        return results
+
+    def _errors(self, pairs: ImagePairs, row: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Errors in metres and pixels, and which of the `kept` there are: each [kept]."""
+        cells = (self.cells, self.cells) if isinstance(self.cells, int) else self.cells
+        assert pairs.geometry is not None  # checked by run
+        geometry = pairs.geometry(row, cells)
+        out = [torch.zeros(self.kept), torch.zeros(self.kept), torch.zeros(self.kept, dtype=torch.bool)]
+        seen = [cloud[..., 2] > 0 for cloud in (geometry.first, geometry.second)]
+        if int(seen[0].sum()) < 1 or int(seen[1].sum()) < 2:
+            return out[0], out[1], out[2]
+        ours, theirs = (
+            F.normalize(F.interpolate(part[None], size=cells, mode="bicubic")[0][:, mask].T, dim=1)
+            for part, mask in zip((first, second), seen, strict=True)
+        )
+        weight, match = ratio_matches(ours, theirs)
+        best = weight.topk(min(self.kept, len(weight))).indices
+        moved = move(geometry.first[seen[0]][best], geometry.motion)
+        found = geometry.second[seen[1]][match[best]]
+        out[0][: len(best)] = (moved - found).norm(dim=1)
+        out[1][: len(best)] = (shown(moved, geometry) - shown(found, geometry)).norm(dim=1)
+        out[2][: len(best)] = True
+        return out[0], out[1], out[2]
+
+
+def ratio_matches(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors [n, C] and [m, C] -> weight 1 - d1 / d2 [n] and nearest neighbour [n]; d is the cosine distance."""
+    weights, matches = [], []
+    for part in ours.split(CHUNK):
+        similarity, index = (part @ theirs.T).topk(2, dim=1)
+        distance = (1 - similarity).clamp(min=1e-9)
+        weights.append(1 - distance[:, 0] / distance[:, 1])
+        matches.append(index[:, 0])
+    return torch.cat(weights), torch.cat(matches)
+
+
+def move(points: Tensor, motion: Tensor) -> Tensor:
+    """Points [n, 3] through a rigid motion [4, 4]."""
+    return points @ motion[:3, :3].T + motion[:3, 3]
+
+
+def shown(points: Tensor, geometry: PairGeometry) -> Tensor:
+    """Camera points [n, 3] of the second view -> pixels [n, 2] of the fitted image."""
+    ahead = points[:, 2:].clamp(min=1e-6)
+    focal, centre = geometry.intrinsics.diagonal()[:2], geometry.intrinsics[:2, 2]
+    return points[:, :2] / ahead * focal + centre

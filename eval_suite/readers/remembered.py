@@ -1,0 +1,49 @@
+"""A data set that is opened once: several probes, and the naming of test sets, ask for the same thing."""
+
+from typing import Any
+
+from eval_suite.readers.contracts import (
+    CaptionedImages,
+    ClassifiedImages,
+    DenseImages,
+    ImagePairs,
+    KeypointImages,
+    LabelledData,
+    QuestionImages,
+    RankedImages,
+)
+
+
+class Remembered(LabelledData):
+    """Whatever the data set answered once for a kind of label and a split, it answers again."""
+
+    def __init__(self, data: LabelledData) -> None:
+        self.name = data.name
+        self._data = data
+        self._found: dict[tuple[str, str], Any] = {}
+
+    def classes(self, split: str) -> ClassifiedImages:
+        return self._ask("classes", split)
+
+    def dense(self, split: str) -> DenseImages:
+        return self._ask("dense", split)
+
+    def captions(self, split: str) -> CaptionedImages:
+        return self._ask("captions", split)
+
+    def pairs(self, split: str) -> ImagePairs:
+        return self._ask("pairs", split)
+
+    def keypoints(self, split: str) -> KeypointImages:
+        return self._ask("keypoints", split)
+
+    def questions(self, split: str) -> QuestionImages:
+        return self._ask("questions", split)
+
+    def ranked(self, split: str) -> RankedImages:
+        return self._ask("ranked", split)
+
+    def _ask(self, kind: str, split: str) -> Any:
+        if (kind, split) not in self._found:
+            self._found[kind, split] = getattr(self._data, kind)(split)
+        return self._found[kind, split]

@@ -1,0 +1,96 @@
+"""Per-sample scores beside metrics.json: what two runs need to be compared image by image.
+
+`metrics.samples.npz` holds, for every result that has them, the test set it was scored on, the numbers of its units
+(images, pairs) and what each contributed. It is additive: metrics.json is whole without it.
+"""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eval_suite.metrics.score import Samples
+from teachers.errors import UserError
+
+SUFFIX = ".samples.npz"
+Owner = tuple[str, str, str, int | None]  #: group, task, metric, seed
+
+
+@dataclass(frozen=True)
+class SetSamples:
+    """Samples of one result, and the key of the test set their unit numbers belong to."""
+
+    test_set: str
+    value: float  #: of the result, so that a file that belongs to other metrics is noticed
+    samples: Samples
+
+
+def samples_path(metrics: Path) -> Path:
+    """Where the samples of a metrics file lie."""
+    return metrics.with_name(metrics.stem + SUFFIX)
+
+
+def write_samples(path: Path, found: Mapping[Owner, SetSamples]) -> None:
+    """Write the file in one piece; with nothing to write an old one is removed, as it would belong to other metrics."""
+    if not found:
+        path.unlink(missing_ok=True)
+        return
+    index = [
+        {"group": g, "task": t, "metric": m, "seed": s, "test_set": entry.test_set, "value": entry.value}
+        for (g, t, m, s), entry in found.items()
+    ]
+    arrays = {"index": np.array(json.dumps(index))}
+    for number, entry in enumerate(found.values()):
+        arrays[f"units_{number}"] = entry.samples.units.numpy().astype(np.int32)
+        arrays[f"scores_{number}"] = entry.samples.scores.numpy().astype(np.float32)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(buffer.getvalue())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_samples(path: Path) -> dict[Owner, SetSamples]:
+    """What `write_samples` wrote; {} where there is no file; UserError for a damaged one."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index = json.loads(str(arrays["index"]))
+            return {
+                (entry["group"], entry["task"], entry["metric"], entry["seed"]): SetSamples(
+                    entry["test_set"],
+                    float(entry["value"]),
+                    Samples(
+                        torch.from_numpy(arrays[f"units_{number}"].astype(np.int64)),
+                        torch.from_numpy(arrays[f"scores_{number}"].astype(np.float64)),
+                    ),
+                )
+                for number, entry in enumerate(index)
+            }
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise UserError(f"{path} is damaged ({error}); delete it: the comparison is then not paired") from error
+
+
+def check_belongs(path: Path, found: Mapping[Owner, SetSamples], values: Sequence[tuple[Owner, float]]) -> None:
+    """UserError where the samples are of other results than those beside them."""
+    known = dict(values)
+    for owner, entry in found.items():
+        value = known.get(owner)
+        if value is None or abs(value - entry.value) > 1e-6 * max(1.0, abs(value)):
+            raise UserError(
+                f"{path} does not belong to the metrics beside it ({'/'.join(owner[:3])} differs); "
+                "probe again, or delete it: the comparison is then not paired"
+            )

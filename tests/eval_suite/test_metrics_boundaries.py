@@ -1,0 +1,150 @@
+"""odsF: against brute-force matching on small maps, and the toy checks."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries, Neighbours, f_scores, suppressed
+from eval_suite.metrics.thinning import thin
+from teachers.errors import UserError
+
+
+def brute_matches(drawn: np.ndarray, lines: np.ndarray, reach: float) -> int:
+    """Most one-to-one pairs within reach, from the whole distance table."""
+    left, right = np.argwhere(drawn), np.argwhere(lines)
+    if not len(left) or not len(right):
+        return 0
+    distance = np.linalg.norm(left[:, None] - right[None], axis=-1)
+    rows, columns = linear_sum_assignment(distance <= reach + 1e-9, maximize=True)
+    return int((distance[rows, columns] <= reach + 1e-9).sum())
+
+
+def thin_by_hand(mask: np.ndarray) -> np.ndarray:
+    """Guo and Hall's two passes, pixel by pixel."""
+    out = np.pad(mask.astype(int), 1)  # integers: the sum of two numpy truths is a truth, not 2
+    while True:
+        before = out.copy()
+        for first in (True, False):
+            gone = []
+            for r in range(1, out.shape[0] - 1):
+                for c in range(1, out.shape[1] - 1):
+                    e, ne, n, nw = out[r, c + 1], out[r - 1, c + 1], out[r - 1, c], out[r - 1, c - 1]
+                    w, sw, s, se = out[r, c - 1], out[r + 1, c - 1], out[r + 1, c], out[r + 1, c + 1]
+                    crossings = (
+                        (not e and (ne or n)) + (not n and (nw or w)) + (not w and (sw or s)) + (not s and (se or e))
+                    )
+                    pairs = min(
+                        (e or ne) + (n or nw) + (w or sw) + (s or se), (ne or n) + (nw or w) + (sw or s) + (se or e)
+                    )
+                    side = ((ne or n or not se) and e) if first else ((sw or s or not nw) and w)
+                    if out[r, c] and crossings == 1 and 2 <= pairs <= 3 and not side:
+                        gone.append((r, c))
+            for place in gone:
+                out[place] = 0
+        if (out == before).all():
+            return out[1:-1, 1:-1] == 1
+
+
+def random_maps(seed: int, side: int = 14) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    strength = rng.random((side, side)) * (rng.random((side, side)) < 0.5)
+    return strength, (rng.random((side, side)) < 0.25).astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_matching_agrees_with_brute_force(seed: int) -> None:
+    strength, lines = random_maps(seed)
+    reach = (0.5, 1.0, 1.5, 2.3)[seed % 4]
+    near = Neighbours(lines == 1, strength > 0, reach)
+    for threshold in (0.0, 0.3, 0.6, 0.95):
+        drawn = strength > threshold
+        assert near.matched(drawn) == brute_matches(drawn, lines == 1, reach)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_odsf_agrees_with_brute_force(seed: int) -> None:
+    levels = (0.1, 0.4, 0.7)
+    metric = Boundaries(farthest=0.1, thresholds=levels)
+    sums = np.zeros(9)
+    for image in range(3):
+        strength, lines = random_maps(10 * seed + image)
+        metric.update(torch.from_numpy(strength)[None], torch.from_numpy(lines)[None])
+        top, label = suppressed(strength), thin_by_hand(lines == 1)
+        drawn = [thin_by_hand(top > level) for level in levels]
+        reach = 0.1 * np.hypot(*strength.shape)
+        sums += [*(brute_matches(d, label, reach) for d in drawn), *(d.sum() for d in drawn), *[label.sum()] * 3]
+    assert np.array_equal(metric.rows.sum(0).numpy(), sums)
+    hit, found, labelled = np.split(sums, 3)
+    best = max(2 * h / (f + n) for h, f, n in zip(hit, found, labelled, strict=True))
+    assert metric.scores()["odsf_py"].value == pytest.approx(100 * best)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_thinning_agrees_with_pixel_by_pixel(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((18, 15)) < (0.3, 0.5, 0.8)[seed % 3]
+    assert np.array_equal(thin(mask), thin_by_hand(mask))
+
+
+def test_thinning_leaves_lines_and_keeps_the_pieces() -> None:
+    from scipy.ndimage import label
+
+    block = np.zeros((30, 40), dtype=bool)
+    block[5:12, 3:35] = True
+    block[20:27, 8:30] = True
+    lines = thin(block)
+    assert label(lines, np.ones((3, 3)))[1] == 2 and lines.sum() < 80
+    once = np.zeros((9, 9), dtype=bool)
+    once[4, 1:8] = True
+    assert np.array_equal(thin(once), once)
+
+
+def circle(shape: tuple[int, int], shift: int = 0) -> torch.Tensor:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    ring = np.abs(np.hypot(y - shape[0] / 2, x - shape[1] / 2 - shift) - min(shape) / 3) < 0.5
+    return torch.from_numpy(thin(ring).astype(np.float32))[None]
+
+
+@pytest.mark.parametrize(("shape", "farthest", "within"), [((512, 512), PASCAL, 5), ((425, 560), NYUD, 7)])
+def test_a_perfect_line_scores_100_and_so_does_one_shifted_within_reach(
+    shape: tuple[int, int], farthest: float, within: int
+) -> None:
+    """0.0075 x 724 = 5.4 px at 512 x 512; 0.011 x 703 = 7.7 px at 425 x 560."""
+    for shift, wanted in ((0, 100.0), (1, 100.0), (within, 100.0), (60, 40.0)):
+        metric = Boundaries(farthest=farthest, thresholds=(0.5,), suppress=False)
+        metric.update(circle(shape, shift), circle(shape).long())
+        value = metric.scores()["odsf_py"].value
+        assert value == pytest.approx(100.0, abs=0.5) if wanted == 100.0 else value < wanted
+
+
+def test_one_prediction_is_not_matched_twice() -> None:
+    """Two label lines within reach of one predicted line: recall one half, not one."""
+    target = torch.zeros(1, 40, 40, dtype=torch.int64)
+    target[0, 10:30, 18] = target[0, 10:30, 22] = 1
+    drawn = torch.zeros(1, 40, 40)
+    drawn[0, 10:30, 20] = 1.0
+    metric = Boundaries(farthest=3 / np.hypot(40, 40), thresholds=(0.5,), suppress=False)
+    metric.update(drawn, target)
+    assert metric.scores()["odsf_py"].value == pytest.approx(100 * 2 * 0.5 / 1.5)
+
+
+def test_suppression_thins_a_blurred_line_to_its_ridge() -> None:
+    y = np.arange(40)[:, None] + np.zeros((1, 40))
+    ridge = suppressed(np.exp(-((y - 20.0) ** 2) / 8))
+    assert (ridge[20] > 0.9).all() and (ridge[[17, 18, 22, 23]] == 0).all()
+
+
+def test_constant_maps_and_ignored_pixels() -> None:
+    target = circle((64, 64)).long()
+    nothing = Boundaries(thresholds=(0.5,))
+    nothing.update(torch.zeros(1, 64, 64), target)
+    assert nothing.scores()["odsf_py"].value == 0
+    hidden = target.clone()
+    hidden[0, :, 32:] = 255
+    half = Boundaries(thresholds=(0.5,), suppress=False)
+    half.update(circle((64, 64)), hidden)
+    assert half.scores()["odsf_py"].value > 95  # what lies where the label is unknown is no mistake
+    assert float(f_scores(torch.zeros(3)).max()) == 0
+    with pytest.raises(UserError, match="sigmoid"):
+        nothing.update(torch.full((1, 64, 64), 3.0), target)
