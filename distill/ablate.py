@@ -42,13 +42,13 @@ def main(argv: list[str]) -> None:
     refuse(make(missing) if arguments.prepare else missing)
     accelerators = start(recipes)
     arms = {name: Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()}
-    untrained_arm = whole.baseline if whole.eval.untrained else None
+    untrained_arm = whole.baseline if whole.eval.untrained is True else None
     for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
         run_together(members, open_once(members[0].recipe.data.train), untrained=untrained_arm)
     first = next(iter(arms.values())).accelerator
     if first.is_main_process:
         baseline = str(whole.baseline)
-        untrained = arms[baseline].untrained_folder if whole.eval.untrained else None
+        untrained = arms[baseline].untrained_folder if whole.eval.untrained is True else None
         judged = probe_all(ROOM, recipes, whole.folder, untrained)
         print(publish(ROOM, judged, recipes, baseline, whole.folder))
     first.end_training()

@@ -182,7 +182,8 @@ class EvalNode(Node):
 
     suite: str  #: suite file
     teachers: bool = True  #: probe the teachers too, as rows to compare with
-    untrained: bool = True  #: probe the untrained student too
+    #: probe the untrained student too; left out, a single run does (it has no other baseline), an ablation does not
+    untrained: bool | None = None
 
 
 class Recipe(Node):

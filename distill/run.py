@@ -46,16 +46,21 @@ def main(argv: list[str]) -> None:
     missing = find_missing([recipe])
     refuse(make(missing) if arguments.prepare else missing)
     arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name])
-    run_arm(arm, open_once(recipe.data.train), export_untrained=recipe.eval is not None and recipe.eval.untrained)
+    run_arm(arm, open_once(recipe.data.train), export_untrained=wants_untrained(recipe))
     if recipe.eval is not None and arm.accelerator.is_main_process:
         judge(recipe, arm)
     arm.accelerator.end_training()
 
 
+def wants_untrained(recipe: Recipe) -> bool:
+    """Whether the untrained student is a row; it is the baseline of a single run, unless the recipe does without."""
+    return recipe.eval is not None and recipe.eval.untrained is not False
+
+
 def judge(recipe: Recipe, arm: Arm) -> None:
     """Probe, print the table against the untrained student, write the report."""
     arms = {recipe.name: recipe}
-    untrained = recipe.eval is not None and recipe.eval.untrained
+    untrained = wants_untrained(recipe)
     baseline = UNTRAINED if untrained else recipe.name
     judged = probe_all(ROOM, arms, recipe.folder, arm.untrained_folder if untrained else None)
     print(publish(ROOM, judged, arms, baseline, recipe.folder))

@@ -19,7 +19,9 @@ def ablate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_arms_are_trained_probed_compared_and_not_done_twice(write_recipe: Callable[..., Path]) -> None:
-    recipe = write_recipe(arms=ARMS, baseline="flat", eval={"suite": "recipes/suites/embedded_debug.yaml"})
+    recipe = write_recipe(
+        arms=ARMS, baseline="flat", eval={"suite": "recipes/suites/embedded_debug.yaml", "untrained": True}
+    )
     first = ablate(recipe)
     assert first.returncode == 0, first.stderr[-3000:]
     folder = recipe.parent / "runs" / "small"
