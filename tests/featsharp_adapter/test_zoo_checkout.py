@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import SmallTeacher
 from safetensors.torch import save_file
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe, small_workshop
@@ -153,8 +154,6 @@ def test_it_trains_and_a_folder_asks_for_consent_again(finetune: bool, tmp_path:
 
 
 def test_a_description_cannot_consent() -> None:
-    from conftest import SmallTeacher
-
     meta = AdapterMeta(SmallTeacher().spec, "t", "anyup", 2, options={"checkout": "x", "trust_remote_code": True})
     assert AdapterMeta.from_dict(meta.to_dict(), "here").options == {"checkout": "x"}
 
