@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SmallTeacher
 from PIL import Image
+from small_teacher import SmallTeacher
 from worlds import image_folder, small_recipe
 
 from featsharp_adapter import workshop as workshop_module

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import SmallTeacher
 from safetensors.torch import save_file
+from small_teacher import SmallTeacher
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe, small_workshop
 

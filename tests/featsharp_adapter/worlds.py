@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SmallTeacher
 from PIL import Image
+from small_teacher import SmallTeacher
 
 from featsharp_adapter import workshop as workshop_module
 from featsharp_adapter.recipe import AdapterRecipe
