@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from distill.exported import ExportedStudent
 from distill.recipe import Recipe
 from distill.sharpen import Sharpener
 from distill.teacher import load_teacher
+from featsharp_adapter.pictures import save_panels
 from featsharp_adapter.views import Views, teacher_views
 from teachers.contracts import Backbone
 
@@ -52,17 +52,7 @@ def draw(arms: Mapping[str, Recipe], students: Mapping[str, ExportedStudent], im
 
 def save_sheet(sheet: Sheet, path: Path) -> Path:
     """The sheet as a PNG: an image a row, a view of it a column."""
-    count = len(next(iter(sheet.rows.values())))
-    figure = Figure(figsize=(1.9 * len(sheet.rows), 1.9 * count + 0.35), dpi=110, layout="compressed")
-    axes = figure.subplots(count, len(sheet.rows), squeeze=False)
-    for column, (title, pictures) in enumerate(sheet.rows.items()):
-        axes[0, column].set_title(title, fontsize=9)
-        for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture)
-            axes[row, column].set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_panels(sheet.rows, path)
 
 
 def teacher_maps(name: str, backbone: Backbone, arms: Mapping[str, Recipe], images: Tensor) -> dict[str, Tensor]:
