@@ -2,19 +2,37 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from featsharp_adapter.compare_command import add_compare
 from featsharp_adapter.convert_command import add_convert
+from featsharp_adapter.judging import Judge
 from featsharp_adapter.sharpen_command import add_sharpen
+from teachers.contracts import Backbone
 from teachers.errors import add_debug_flag, guard
+
+
+def open_judge(path: Path, overrides: Sequence[str]) -> Judge:
+    """An evaluation suite as a function of a backbone: every probe's result by `task metric`."""
+    from eval_suite.suite import load_suite, run_suite  # this script may reach into the neighbouring room
+
+    suite = load_suite(path, overrides)
+
+    def judge(backbone: Backbone) -> dict[str, float]:
+        results = run_suite(backbone, suite, progress=False)["results"]
+        return {f"{result['task']} {result['metric']}": result["value"] for result in results}
+
+    return judge
 
 
 def main(argv: list[str]) -> int:
     """Read the command line and run its command."""
     parser = argparse.ArgumentParser(prog="python -m featsharp_adapter", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_sharpen, add_compare, add_convert):
-        add(commands)
+    add_sharpen(commands)
+    add_compare(commands, open_judge)
+    add_convert(commands)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))

@@ -4,13 +4,14 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.arms import parse_arm
+from featsharp_adapter.judging import Judge, RememberingBackbone, judge_adapter
 from featsharp_adapter.peak_memory import PeakMemory
 from featsharp_adapter.pictures import save_panels, shared_basis, to_pictures
 from featsharp_adapter.recipe import AdapterRecipe
@@ -45,6 +46,7 @@ class Outcome:
     seconds: float  #: CPU time of training and judging, all threads
     milliseconds: float
     mebibytes: float
+    probes: dict[str, float] = field(default_factory=dict)  #: on sharpened features, where a suite was given
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Row:
     seconds: float
     milliseconds: float
     mebibytes: float
+    probes: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,18 @@ class Comparison:
     adapters: dict[str, Adapter]
 
 
-def compare(recipe: AdapterRecipe, workshop: Workshop, upsamplers: Sequence[str], seeds: Sequence[int]) -> Comparison:
-    """All trainings of one teacher; `upsamplers` as in `arms.py`.
+def compare(
+    recipe: AdapterRecipe,
+    workshop: Workshop,
+    upsamplers: Sequence[str],
+    seeds: Sequence[int],
+    judge: Judge | None = None,
+) -> Comparison:
+    """All trainings of one teacher; `upsamplers` as in `arms.py`; `judge` probes the features that each sharpens.
 
     A seed decides weights, batches and choice of views; the data stay the same.
     """
+    teacher = RememberingBackbone(workshop.backbone)
     outcomes: list[Outcome] = []
     adapters: dict[str, Adapter] = {}
     probe = next(iter(workshop.held_out.in_order(1)))
@@ -103,11 +113,16 @@ def compare(recipe: AdapterRecipe, workshop: Workshop, upsamplers: Sequence[str]
                 seconds=spent,
                 milliseconds=cost[0],
                 mebibytes=cost[1],
+                probes={} if judge is None else judge_adapter(judge, teacher, adapter, name),
             )
             outcomes.append(outcome)
             adapters.setdefault(name, adapter)
             errors = f"average {outcome.mse_average:.4f}, learned {outcome.mse_learned:.4f}"
-            print(f"{workshop.spec.name} {name} seed {seed}: {errors}, fidelity {outcome.fidelity:.3f}")
+            probed = "".join(f", {title} {value:.2f}" for title, value in outcome.probes.items())
+            print(
+                f"{workshop.spec.name} {name} seed {seed}: {errors}, fidelity {outcome.fidelity:.3f}{probed}",
+                flush=True,
+            )
     return Comparison(outcomes, adapters)
 
 
@@ -150,10 +165,12 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table; ± is the standard error over seeds, "learned" the downsampler trained with each."""
     header = ["teacher", "upsampler", "MSE, fixed average", "MSE, learned", "fidelity", "TV", "CRF", "MMD"]
-    header += ["parameters", "ms an image", "MiB", "CPU s", "seeds"]
+    titles = list(dict.fromkeys(title for row in rows for title in row.probes))
+    header += [*titles, "parameters", "ms an image", "MiB", "CPU s", "seeds"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         cells = [_pair(value) for value in (row.mse_average, row.mse_learned, row.fidelity, row.tv, row.crf, row.mmd)]
+        cells += [_pair(row.probes[title], 2) if title in row.probes else "–" for title in titles]
         cost = [f"{row.parameters:,}", f"{row.milliseconds:.1f}", f"{row.mebibytes:.1f}", f"{row.seconds:.0f}"]
         lines.append("| " + " | ".join([row.teacher, row.upsampler, *cells, *cost, str(row.seeds)]) + " |")
     return "\n".join(lines) + "\n"
@@ -185,6 +202,7 @@ def _row(teacher: str, name: str, group: Sequence[Outcome]) -> Row:
         seconds=sum(outcome.seconds for outcome in group) / len(group),
         milliseconds=sum(outcome.milliseconds for outcome in group) / len(group),
         mebibytes=max(outcome.mebibytes for outcome in group),
+        probes={title: mean_and_error([outcome.probes[title] for outcome in group]) for title in group[0].probes},
     )
 
 
@@ -197,6 +215,6 @@ def mean_and_error(values: Sequence[float]) -> Estimate:
     return mean, math.sqrt(variance / len(values))
 
 
-def _pair(value: Estimate) -> str:
+def _pair(value: Estimate, digits: int = 4) -> str:
     mean, error = value
-    return f"{mean:.4f}" if error is None else f"{mean:.4f} ± {error:.4f}"
+    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"

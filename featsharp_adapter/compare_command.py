@@ -1,10 +1,13 @@
 """`python -m featsharp_adapter compare RECIPE.yaml... [--upsamplers ...] [--seeds ...] --out TABLE`."""
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from featsharp_adapter.arms import parse_arm
 from featsharp_adapter.compare import compare, draw, write_table
+from featsharp_adapter.judging import Judge
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.workshop import open_workshop
 from teachers.config import load_recipe
@@ -13,8 +16,11 @@ from teachers.errors import UserError
 DEFAULT = ("bilinear", "tile", "s2", "featup", "featsharp")
 
 
-def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The options of the command."""
+OpenJudge = Callable[[Path, Sequence[str]], Judge]
+
+
+def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", open_judge: OpenJudge) -> None:
+    """The options of the command; `open_judge` makes a judge of a suite file and changes to it."""
     command = commands.add_parser("compare", help="train several upsamplers with one budget; a table and pictures")
     command.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE.yaml", help="one per teacher")
     command.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar="NAME[:OPTION=VALUE,...]")
@@ -22,21 +28,25 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--set", nargs="+", default=(), metavar="key=value", help="recipe fields to change")
     command.add_argument("--out", type=Path, required=True, help="writes OUT.md, OUT.json, and OUT-TEACHER.png of each")
     command.add_argument("--pictures", type=int, default=4, metavar="N", help="held-out images drawn; 0 for none")
-    command.set_defaults(run=run_compare)
+    suite_help = "probe the sharpened features too: a suite file, and changes to it"
+    command.add_argument("--suite", nargs="+", metavar=("SUITE.yaml", "key=value"), help=suite_help)
+    command.set_defaults(run=partial(run_compare, open_judge=open_judge))
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
+def run_compare(arguments: argparse.Namespace, open_judge: OpenJudge) -> int:
     """Train, judge and draw, teacher after teacher."""
     if arguments.pictures < 0:
         raise UserError(f"--pictures is a number of images, got {arguments.pictures}")
     recipes = [load_recipe(AdapterRecipe, path, arguments.set) for path in arguments.recipes]
     for text in arguments.upsamplers:  # before anything is loaded
         parse_arm(text, recipes[0])
+    suite = arguments.suite
+    judge = open_judge(Path(suite[0]), suite[1:]) if suite else None
     outcomes = []
     table = ""
     for recipe in recipes:
         workshop = open_workshop(recipe, arguments.upsamplers)
-        trained = compare(recipe, workshop, arguments.upsamplers, arguments.seeds)
+        trained = compare(recipe, workshop, arguments.upsamplers, arguments.seeds, judge)
         outcomes += trained.outcomes
         table = write_table(outcomes, arguments.out)  # after every teacher, so that an interruption loses one at most
         if arguments.pictures:

@@ -18,6 +18,7 @@ ENTRY_SCRIPTS = {
     "distill/run.py",
     "distill/ablate.py",
     "featsharp_adapter/train.py",
+    "featsharp_adapter/__main__.py",
     "eval_suite/__main__.py",
     "teachers/tiny/train.py",
 }

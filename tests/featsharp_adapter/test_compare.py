@@ -13,8 +13,10 @@ from featsharp_adapter import workshop as workshop_module
 from featsharp_adapter.__main__ import main
 from featsharp_adapter.arms import parse_arm
 from featsharp_adapter.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
+from featsharp_adapter.sharp import SharpenedBackbone
 from featsharp_adapter.workshop import open_workshop
 from teachers.config import dump
+from teachers.contracts import Backbone
 from teachers.errors import UserError, guard
 
 
@@ -25,14 +27,28 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
     names = ["bilinear", "tile", "featsharp"]
     workshop = open_workshop(recipe, names)
     looked = teacher.seen
-    trained = compare(recipe, workshop, names, [0, 1])
+    judged = []
+
+    def judge(backbone: Backbone) -> dict[str, float]:
+        maps = backbone(
+            torch.rand(2, 3, *backbone.spec.native_size, generator=torch.Generator().manual_seed(0))
+        ).spatial
+        judged.append(maps)
+        return {"spread": float(maps.detach().std())}
+
+    trained = compare(recipe, workshop, names, [0, 1], judge)
     outcomes = trained.outcomes
-    assert teacher.seen == looked  # nobody asks the teacher again
+    asked = teacher.seen - looked  # by the judge, of two images and their tiles
+    judge(SharpenedBackbone(teacher, trained.adapters["featsharp"], "again"))
+    # Nobody asks the teacher again: not the trainings, and the judge once for each set of tile grids.
+    assert asked == 2 + (teacher.seen - looked - asked) and torch.equal(judged[-1], judged[2])
+    assert [outcome.probes["spread"] for outcome in outcomes] == [float(maps.detach().std()) for maps in judged[:-1]]
     assert [(outcome.upsampler, outcome.seed) for outcome in outcomes] == [(n, s) for s in (0, 1) for n in names]
     bilinear = [outcome for outcome in outcomes if outcome.upsampler == "bilinear"]
     assert bilinear[0].parameters == 0 and bilinear[0].mse_learned != bilinear[1].mse_learned
     table = write_table(outcomes, tmp_path / "tables" / "t")
     assert (tmp_path / "tables" / "t.md").read_text() == table and table.count("\n") == 5
+    assert "| spread |" in table
     stored = json.loads((tmp_path / "tables" / "t.json").read_text())
     assert [row["upsampler"] for row in stored["rows"]] == names and len(stored["outcomes"]) == 6
 
