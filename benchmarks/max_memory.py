@@ -3,8 +3,9 @@
     python benchmarks/max_memory.py [--size 1536 2048] [--factor 4] [--budgets 0.5 0.7] [--threads 2]
 
 A teacher of any size (random weights) sees an image of that size at a `factor`-th and in factor^2 tiles; a FeatSharp
-adapter fuses. Printed are the peak of live tensors, and the growth of the process's resident memory, which has the C
-library's and the kernels' own buffers in it. Each line is a process of its own, so that none finds another's memory.
+adapter fuses. Printed are the peak of live tensors, and the growth of the process's resident memory, which has the
+kernels' own buffers in it, and with --keep what the C library keeps of freed tensors (as a program that does not call
+`return_freed_memory`). Each line is a process of its own, so that none finds another's memory.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from timing import table
 
 from featsharp_adapter.adapter import Adapter
+from featsharp_adapter.max_memory import return_freed_memory
 from featsharp_adapter.meta import AdapterMeta
 from featsharp_adapter.peak_memory import PeakMemory
 from featsharp_adapter.phi_s import PhiS
@@ -55,9 +57,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.7, 0.5], help="shares of what no limit takes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bytes", type=int, help="measure once, with this budget (0: none), and print the figures")
+    parser.add_argument("--keep", action="store_true", help="let the C library keep freed memory, as it does by itself")
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
+    if not arguments.keep:
+        return_freed_memory()
     size = (arguments.size[0], arguments.size[1])
     if arguments.bytes is not None:
         print(*measure(arguments.model, size, arguments.factor, arguments.bytes or None))
@@ -69,14 +74,16 @@ def main(argv: list[str]) -> int:
         return [float(word) for word in done.stdout.split()]
 
     free = alone(0)
-    rows: list[list[object]] = [["none", *free[:3], "-", "-"]]
+    rows: list[list[object]] = [["none", *free[:3], "-", "-", "-"]]
     for share in arguments.budgets:
         budget = share * free[0]
         found = alone(int(budget * 2**20))
         difference = max(abs(a / b - 1) for a, b in zip(found[3:], free[3:], strict=True))
-        rows.append([budget, *found[:3], f"{100 * found[0] / budget:.0f} %", f"{difference:.0e}"])
+        shares = [f"{100 * value / budget:.0f} %" for value in found[:2]]
+        rows.append([budget, *found[:3], *shares, f"{difference:.0e}"])
     print(f"{arguments.model}, {size[0]}x{size[1]} px, {arguments.factor}x, {arguments.threads} threads")
-    print(table(["budget MiB", "tensors MiB", "resident MiB", "seconds", "of the budget", "sums differ"], rows))
+    head = ["budget MiB", "tensors MiB", "resident MiB", "seconds", "tensors", "resident", "sums differ"]
+    print(table(head, rows))
     return 0
 
 

@@ -4,6 +4,7 @@ Nothing is guessed from a model's name: one tile is shown to the teacher and a f
 this takes are counted, and the rest follows by proportion.
 """
 
+import ctypes
 import re
 from collections.abc import Callable
 
@@ -18,6 +19,23 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 #: Rows of low-resolution tokens fused to find out what a row costs: two numbers, so that what is fixed drops out. Of
 #: high maps more, since filters and attention cut those into blocks, whose memory is another.
 TRIAL_ROWS, HIGH, HIGH_TRIAL_ROWS = (2, 4), 24, (6, 12)
+
+
+#: glibc's name of the smallest block that is a mapping of its own, and what it is set to.
+_M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**17
+
+
+def return_freed_memory() -> bool:
+    """Have the C library give every freed tensor of 128 KiB or more back to the system at once; False: it cannot.
+
+    A budget counts live tensors. glibc keeps freed blocks of up to 32 MiB for later, in pieces that the next tensor
+    does not fit into, and the process stays 60-80 % above what lives in it (benchmarks/max_memory.py). This is for
+    the whole process and for good, so that a program decides it, not a library.
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES))
+    except (AttributeError, OSError, TypeError):  # no glibc here
+        return False
 
 
 def parse_memory(text: str) -> int:

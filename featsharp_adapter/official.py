@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.meta import AdapterMeta
 from featsharp_adapter.normalisers import AffineNormaliser, LayerNormaliser, Normaliser, new_normaliser
-from featsharp_adapter.official_names import featsharp_names, featup_names
+from featsharp_adapter.official_names import conditional_names, featsharp_names, featup_names
 from featsharp_adapter.official_spectral import bake_official
 from featsharp_adapter.phi_s import PhiS
 from teachers.contracts import BackboneSpec
@@ -64,8 +64,8 @@ def _from_featsharp(
     upsampler = bake_official(rooms.get("upsampler", {}))
     bias = rooms.get("bias_buffer", {}).get("buffer")
     _check_width(upsampler, bias, rooms, teacher, path)
-    if "cond_bias_transform" in rooms:
-        raise UserError(f"{path} has a conditional bias, which this package does not have; retrain without it")
+    conditional = rooms.get("cond_bias_transform")
+    added = None if conditional is None else conditional_names(bake_official(conditional), path)
     found = featsharp_names(kind, upsampler, heads=HEADS, window=window, factor=arguments.get("factor"), source=path)
     normaliser, name = _normaliser(rooms.get("normalizer", {}), str(arguments.get("normalizer", "")), teacher, path)
     meta = AdapterMeta(
@@ -75,9 +75,13 @@ def _from_featsharp(
         factor=found.factor,
         options=found.options,
         normaliser=name,
+        conditional_heads=None if added is None else HEADS,
         training={"converted from": path.name, "type": kind},
     )
-    return _filled(meta, normaliser, found.tensors, bias, path)
+    adapter = _filled(meta, normaliser, found.tensors, bias, path)
+    if added is not None and adapter.conditional is not None:
+        _fill(adapter.conditional, added, "conditional bias", path)
+    return adapter
 
 
 def _from_featup(
@@ -108,14 +112,18 @@ def _filled(
     meta: AdapterMeta, normaliser: Normaliser, tensors: Mapping[str, Tensor], bias: Tensor | None, path: Path
 ) -> Adapter:
     adapter = Adapter.build(meta, normaliser)
-    try:
-        adapter.upsampler.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the {meta.upsampler} it says it is: {error}") from error
+    _fill(adapter.upsampler, tensors, meta.upsampler, path)
     if bias is not None:
         with torch.no_grad():
             adapter.bias.buffer.copy_(_resized_bias(bias, adapter.bias.buffer))
     return adapter.eval()
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, path: Path) -> None:
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the {what} it says it is: {error}") from error
 
 
 def split_rooms(state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:

@@ -96,6 +96,33 @@ def featup_names(state: Mapping[str, Tensor], source: Path) -> Found:
     return Found("featup_published", 2 ** len(levels), {}, tensors)
 
 
+#: Of the conditional bias, a ViT block of timm: published name -> ours.
+_CONDITIONAL = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+_CONDITIONAL |= {"norm1": "norm1", "norm2": "norm2"}
+#: Its last layers and the LayerScale behind each, which is multiplied into them.
+_SCALED = {"proj": "ls1.gamma", "mlp.2": "ls2.gamma"}
+
+
+def conditional_names(state: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """`cond_bias_transform.*` of a FeatSharp checkpoint as the state of a `ConditionalBias`."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        layer, _, part = name.rpartition(".")
+        if layer in _CONDITIONAL:
+            tensors[f"{_CONDITIONAL[layer]}.{part}"] = value
+        elif name not in _SCALED.values():
+            raise UserError(f"{source}: this package has no equal of cond_bias_transform.{name}")
+    if "qkv.weight" not in tensors:
+        raise UserError(f"{source}: its conditional bias has no attention")
+    tensors.setdefault("qkv.bias", tensors["qkv.weight"].new_zeros(len(tensors["qkv.weight"])))
+    for layer, scale in _SCALED.items():
+        for part in ("weight", "bias"):
+            value = tensors.get(f"{layer}.{part}")
+            if scale in state and value is not None:
+                tensors[f"{layer}.{part}"] = value * state[scale].reshape(-1, *[1] * (value.dim() - 1))
+    return tensors
+
+
 def _stand_alone(kind: str, state: Mapping[str, Tensor], factor: Any, source: Path) -> Found:
     """FeatSharp's port of FeatUp alone, `jbu_stack`; its weights do not tell its factor."""
     tensors: dict[str, Tensor] = {}

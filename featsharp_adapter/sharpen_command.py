@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.max_memory import parse_memory
+from featsharp_adapter.max_memory import parse_memory, return_freed_memory
 from featsharp_adapter.phi_s import CovarianceStatistics
 from featsharp_adapter.pictures import ColourBasis, save_panels, to_pictures
 from featsharp_adapter.sharpener import FITS, Sharpener, SharpenSettings
@@ -49,6 +49,8 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
         overlap=arguments.overlap,
         max_memory=None if arguments.max_memory is None else parse_memory(arguments.max_memory),
     )
+    if settings.max_memory is not None:
+        return_freed_memory()
     files = find_images(arguments.images)
     adapter = Adapter.from_pretrained(arguments.adapter)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

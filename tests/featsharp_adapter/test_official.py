@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_sharp import timm_folder
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from featsharp_adapter.__main__ import main
@@ -177,6 +178,36 @@ def test_weights_of_our_own_module_come_back(teacher, tmp_path: Path) -> None:
     assert float(ours["levels.0.jbu.levels.0.log_sigma"].exp()) == pytest.approx(0.8)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_conditional_bias_is_the_block_of_timm_that_it_was(spectral: bool, teacher, tmp_path: Path) -> None:
+    wide = replace(teacher.spec, spatial_dim=32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "DIM", 32)
+        _, phi_s, bias = featsharp_checkpoint(tmp_path / "a")
+    content = torch.load(tmp_path / "a")
+    without = convert(tmp_path / "a", wide, "test")
+    block = Block(32, HEADS, init_values=1.0).eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    state = dict(block.state_dict())
+    if spectral:
+        for name, parts in (("attn.qkv", 3), ("attn.proj", 1), ("mlp.fc1", 1), ("mlp.fc2", 1)):
+            reparametrised(state, name, state.pop(f"{name}.weight"), parts)
+    content["model_state"] |= {f"cond_bias_transform.{name}": value for name, value in state.items()}
+    torch.save(content, tmp_path / "a")
+    adapter = convert(tmp_path / "a", wide, "test")
+    assert adapter.meta.conditional_heads == HEADS
+    low, images = torch.randn(2, 32, *GRID), torch.rand(2, 3, 64, 48)
+    tokens = (phi_s.normalise(low) + bias).flatten(2).transpose(1, 2)
+    added = (block(tokens) - tokens).transpose(1, 2).unflatten(2, GRID)
+    found = adapter.denoise_normalised(low) - without.denoise_normalised(low)
+    assert torch.allclose(found, added, atol=1e-4, rtol=1e-3)
+    again = Adapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter"), wide)
+    views = Views(None, low, {2: torch.randn(2, 32, 8, 6)})
+    assert torch.equal(again(views, images), adapter(views, images))
+
+
 def published_featup(path: Path, levels: int = 2) -> nn.ModuleDict:
     """FeatUp's own stack by its own names, as a torch module, and its checkpoint."""
 
@@ -257,7 +288,10 @@ def test_what_cannot_be_converted_is_said(teacher, tmp_path: Path) -> None:
     refused(good, "8 wide", replace(teacher.spec, spatial_dim=16))
     refused({**good, "upsample_args": {"type": "featsharp", "factor": 3}}, "factor 2, it says 3")
     refused({**good, "upsample_args": {"type": "featsharp.inputs-jafar-tiles"}}, "jafar")
-    refused({**good, "model_state": {**state, "cond_bias_transform.a": random(1)}}, "conditional bias")
+    conditional = {f"cond_bias_transform.{name}": random(1) for name in ("attn.qkv.weight", "attn.proj.weight")}
+    refused({**good, "model_state": {**state, "cond_bias_transform.a": random(1)}}, "no equal of cond_bias_transform.a")
+    refused({**good, "model_state": {**state, "cond_bias_transform.ls1.gamma": random(8)}}, "has no attention")
+    refused({**good, "model_state": {**state, **conditional}}, "16 heads do not divide features 8 wide")
     refused({**good, "model_state": {**state, "upsampler.ups.0.extra": random(1)}}, "no equal of upsampler.ups.0.extra")
     refused({**good, "model_state": {**state, "normalizer.rotation": random(8, 8)}}, "not orthogonal")
     missing = {name: value for name, value in state.items() if not name.endswith("ls1.gamma")}

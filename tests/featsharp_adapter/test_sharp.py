@@ -9,8 +9,9 @@ from timm.models import save_for_hf
 
 from featsharp_adapter.adapter import make_untrained
 from featsharp_adapter.sharp import SharpenedBackbone, load
+from featsharp_adapter.sharpener import SharpenSettings, choose_fit
 from featsharp_adapter.views import teacher_views
-from teachers.contracts import capability
+from teachers.contracts import capability, resize_images
 from teachers.errors import UserError
 from teachers.registry import load_backbone
 
@@ -66,3 +67,55 @@ def test_digest_changes_with_the_adapter(teacher) -> None:
     before = SharpenedBackbone(teacher, adapter, "x").spec.digest
     torch.nn.init.ones_(adapter.bias.buffer)
     assert SharpenedBackbone(teacher, adapter, "x").spec.digest != before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fit", ["auto", "windows", "squash"])
+@pytest.mark.parametrize("size", [(64, 64), (72, 104), (40, 160)])
+def test_any_size_and_shape_for_a_teacher_of_one_size(teacher, fit: str, size: tuple[int, int]) -> None:
+    adapter = make_untrained("featsharp", teacher.spec, 2)
+    patch = teacher.spec.patch_size
+    size = (size[0] // 8 * patch, size[1] // 8 * patch)
+    sharp = SharpenedBackbone(teacher, adapter, "x", settings=SharpenSettings(fit=fit))
+    assert sharp.spec.resizable
+    images = torch.rand(2, 3, *size)
+    features = sharp(images)
+    asked = tuple(side // patch for side in size)
+    own = tuple(2 * side for side in teacher.spec.native_grid)
+    squashed = choose_fit(fit, teacher.spec, images) == "squash"
+    expected = tuple(map(min, asked, own)) if squashed else asked
+    assert tuple(features.spatial.shape[-2:]) == expected
+    assert torch.isfinite(features.spatial).all()
+    assert torch.equal(features.summary, teacher(resize_images(images, teacher.spec.native_size)).summary)
+
+
+@torch.no_grad()
+def test_any_size_for_a_teacher_of_any_size(tmp_path: Path) -> None:
+    node = {"spec": f"timm:{timm_folder(tmp_path / 'vit', 0)}"}
+    backbone = load_backbone(node)
+    assert backbone.spec.resizable
+    sharp = SharpenedBackbone(
+        backbone, make_untrained("tile", backbone.spec, 2), "x", settings=SharpenSettings(fit="auto")
+    )
+    assert tuple(sharp(torch.rand(1, 3, 72, 104)).spatial.shape) == (1, 16, 9, 13)  # 9 and 13 are no multiples of 2
+    exact = torch.rand(1, 3, 64, 96)
+    assert tuple(sharp(exact).spatial.shape) == (1, 16, 8, 12)
+
+
+@torch.no_grad()
+def test_at_its_own_size_any_size_means_the_same(teacher) -> None:
+    adapter = make_untrained("tile", teacher.spec, 2)
+    images = torch.rand(1, 3, *(2 * side for side in teacher.spec.native_size))
+    plain = SharpenedBackbone(teacher, adapter, "x")
+    free = SharpenedBackbone(teacher, adapter, "x", settings=SharpenSettings())
+    assert torch.allclose(plain(images).spatial, free(images).spatial, atol=1e-6)
+    assert plain.spec.digest != free.spec.digest  # elsewhere it does not, and a cache must not mix them up
+
+
+def test_options_of_the_node(adapter_folder: Path) -> None:
+    node = {"spec": f"sharp:{adapter_folder}", "fit": "windows", "overlap": 0.25, "max_memory": "1G"}
+    assert load_backbone(node).settings == SharpenSettings(fit="windows", overlap=0.25, max_memory=2**30)
+    with pytest.raises(UserError, match=r'fit is one of auto, .* got "window"'):
+        load(str(adapter_folder), fit="window")
+    with pytest.raises(UserError, match="add a fit: auto"):
+        load(str(adapter_folder), overlap=0.5)

@@ -1,7 +1,10 @@
 """Images of any size and shape: what each way of fitting gives, blending, grids between factors, memory, mistakes."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -235,3 +238,21 @@ def test_bad_input_is_answered_in_words(teacher) -> None:
     torch.nn.init.constant_(teacher.patches.weight, float("nan"))
     with pytest.raises(UserError, match="not finite"):
         sharpen(teacher, adapter, torch.rand(1, 3, 64, 48))
+
+
+@pytest.mark.slow
+def test_a_budget_holds_for_the_whole_process() -> None:
+    """1536x2048 px at factor 4: live tensors and resident memory within 10 % of the budget, and the same result."""
+    script = Path(__file__).parents[2] / "benchmarks" / "max_memory.py"
+
+    def measured(budget: int) -> list[float]:
+        command = [sys.executable, str(script), "--threads", "1", "--bytes", str(budget)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [float(word) for word in done.stdout.split()]
+
+    free = measured(0)
+    for share in (0.7, 0.5):
+        budget = share * free[0]
+        tensors, resident, _, *sums = measured(int(budget * 2**20))
+        assert tensors < 1.1 * budget and resident < 1.1 * budget + 1
+        assert sums == pytest.approx(free[3:], rel=1e-4)
