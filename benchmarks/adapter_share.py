@@ -3,16 +3,20 @@
     python benchmarks/adapter_share.py [--model timm:vit_small_patch16_224] [--factor 2] [--batch 2] [--threads 2]
 
 A FeatSharp adapter of factor x needs 1 + x^2 passes of the teacher (the whole image, and x^2 tiles). Printed are the
-median times of those passes, of JBU, of the fusion block, and of a complete sharpened forward; what the parts leave of
-the total is resizing, tiling, PHI-S and bias. Weights are random: they do not change the time.
+median times of a complete sharpened forward and, within it, of those passes, of JBU, and of the fusion block; what they
+leave of the total is resizing, tiling, PHI-S and bias. Beside it the bare passes by themselves, taking turns with it.
+Weights are random: they do not change the time.
 """
 
 import argparse
+import statistics
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from timing import alternating_ms
 
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.meta import AdapterMeta
@@ -21,26 +25,66 @@ from featsharp_adapter.sharp import SharpenedBackbone
 from teachers.errors import add_debug_flag, guard
 from teachers.registry import load_backbone
 
+TEACHER, JBU, FUSION, TOTAL, BARE = "teacher", "JBU", "fusion block", "sharpened teacher", "bare passes"
+
+
+def now() -> float:
+    """Milliseconds, everything that was started being done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() * 1000
+
+
+class Stopwatch:
+    """Adds up the time spent in methods of objects."""
+
+    def __init__(self) -> None:
+        self.spent: defaultdict[str, float] = defaultdict(float)
+
+    def watch(self, title: str, owner: object, method: str) -> None:
+        """From now on calls of owner.method count under `title`."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = now()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.spent[title] += now() - began
+
+        setattr(owner, method, timed)
+
 
 @torch.inference_mode()
 def measure(model: str, factor: int, batch: int, repeats: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of each part and of the whole, for a batch of images of factor x the native size."""
+    """Median milliseconds of each part, of the whole, and of the bare passes; images of factor x the native size."""
     teacher = load_backbone({"spec": model, "pretrained": False}).to(device)
     spec = teacher.spec
     meta = AdapterMeta(spec, model, "featsharp", factor)
     sharp = SharpenedBackbone(teacher, Adapter.build(meta, PhiS(spec.spatial_dim)), "benchmark").to(device).eval()
     passes = torch.rand(batch * (1 + factor**2), 3, *spec.native_size, device=device)
     images = torch.rand(batch, 3, *sharp.spec.native_size, device=device)
-    level = sharp.adapter.upsampler.levels[0]
-    low = torch.randn(batch, spec.spatial_dim, *spec.native_grid, device=device)
-    both = torch.randn(batch, 2 * spec.spatial_dim, *sharp.spec.native_grid, device=device)
-    parts: dict[str, Callable[[], object]] = {
-        f"teacher, {1 + factor**2} passes": lambda: teacher(passes),
-        "JBU": lambda: level.jbu(low, images),
-        "fusion block": lambda: level.block(both),
-        "sharpened teacher": lambda: sharp(images),
-    }
-    return alternating_ms(parts, repeats)
+    level, watch = sharp.adapter.upsampler.levels[0], Stopwatch()
+    for title, owner, method in (
+        (TEACHER, teacher, "forward"),
+        (JBU, level.jbu, "pyramid"),
+        (JBU, level.jbu, "rows"),
+        (FUSION, level.block, "forward"),
+    ):
+        watch.watch(title, owner, method)
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for turn in range(repeats + 1):  # the first turn warms up
+        watch.spent.clear()
+        began = now()
+        sharp(images)
+        total = now() - began
+        parts = dict(watch.spent)
+        began = now()
+        teacher(passes)
+        bare = now() - began
+        for title, value in {**parts, TOTAL: total, BARE: bare}.items() if turn else ():
+            times[title].append(value)
+    return {title: statistics.median(values) for title, values in times.items()}
 
 
 def main(argv: list[str]) -> int:
@@ -56,16 +100,15 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     times = measure(arguments.model, arguments.factor, arguments.batch, arguments.repeats, device)
-    teacher, total = next(iter(times.values())), times["sharpened teacher"]
+    total = times[TOTAL]
     where = f"{device}, {arguments.threads} threads, torch {torch.__version__}"
     print(f"{arguments.model}, {arguments.factor}x, batch {arguments.batch}, {where}")
-    for name, value in times.items():
-        print(f"  {name:28s} {value:9.1f} ms  {100 * value / total:6.1f} % of the total")
-    rest = total - teacher - times["JBU"] - times["fusion block"]
-    print(f"  {'everything else':28s} {rest:9.1f} ms  {100 * rest / total:6.1f} % of the total")
-    share = (times["JBU"] + times["fusion block"]) / total
-    of_passes = 100 * rest / teacher
-    print(f"JBU and fusion: {100 * share:.1f} % of the total; the rest: {of_passes:.1f} % of the bare passes")
+    rest = total - times[TEACHER] - times[JBU] - times[FUSION]
+    for name, value in {**times, "everything else": rest}.items():
+        print(f"  {name:20s} {value:9.1f} ms  {100 * value / total:6.1f} % of the total")
+    share = (times[JBU] + times[FUSION]) / total
+    print(f"JBU and fusion: {100 * share:.1f} % of the total")
+    print(f"everything else: {100 * rest / times[TEACHER]:.1f} % of the {1 + arguments.factor**2} passes within it")
     return 0
 
 
