@@ -95,9 +95,8 @@ def compare(
     for seed in seeds:
         for name in upsamplers:
             arm = parse_arm(name, recipe)
-            changes = {"upsampler": arm.upsampler, "options": arm.options, "seed": seed}
             began = time.process_time()
-            adapter, fidelity = train_one(recipe.model_copy(update=changes), workshop)
+            adapter, fidelity = train_one(arm.recipe(recipe, seed), workshop)
             spent = time.process_time() - began
             side = adapter.meta.fidelity["side"]
             cost = measure_cost(adapter, probe)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from featsharp_adapter.arms import parse_arm
+from featsharp_adapter.ablations import ABLATIONS
+from featsharp_adapter.arms import FIELDS, parse_arm
 from featsharp_adapter.compare import compare, draw, write_table
 from featsharp_adapter.judging import Judge
 from featsharp_adapter.recipe import AdapterRecipe
@@ -23,7 +24,11 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     """The options of the command; `open_judge` makes a judge of a suite file and changes to it."""
     command = commands.add_parser("compare", help="train several upsamplers with one budget; a table and pictures")
     command.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE.yaml", help="one per teacher")
-    command.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar="NAME[:OPTION=VALUE,...]")
+    arms = command.add_mutually_exclusive_group()
+    form = "NAME[:OPTION=VALUE,...][/FIELD=VALUE,...]"
+    arms_help = f"options of the upsampler, fields of the recipe ({', '.join(FIELDS)}); lists have + between items"
+    arms.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar=form, help=arms_help)
+    arms.add_argument("--ablation", choices=ABLATIONS, help="the arms of one of the paper's ablations instead")
     command.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
     command.add_argument("--set", nargs="+", default=(), metavar="key=value", help="recipe fields to change")
     command.add_argument("--out", type=Path, required=True, help="writes OUT.md, OUT.json, and OUT-TEACHER.png of each")
@@ -38,15 +43,16 @@ def run_compare(arguments: argparse.Namespace, open_judge: OpenJudge) -> int:
     if arguments.pictures < 0:
         raise UserError(f"--pictures is a number of images, got {arguments.pictures}")
     recipes = [load_recipe(AdapterRecipe, path, arguments.set) for path in arguments.recipes]
-    for text in arguments.upsamplers:  # before anything is loaded
+    arms = arguments.upsamplers if arguments.ablation is None else ABLATIONS[arguments.ablation]
+    for text in arms:  # before anything is loaded
         parse_arm(text, recipes[0])
     suite = arguments.suite
     judge = open_judge(Path(suite[0]), suite[1:]) if suite else None
     outcomes = []
     table = ""
     for recipe in recipes:
-        workshop = open_workshop(recipe, arguments.upsamplers)
-        trained = compare(recipe, workshop, arguments.upsamplers, arguments.seeds, judge)
+        workshop = open_workshop(recipe, arms)
+        trained = compare(recipe, workshop, arms, arguments.seeds, judge)
         outcomes += trained.outcomes
         table = write_table(outcomes, arguments.out)  # after every teacher, so that an interruption loses one at most
         if arguments.pictures:

@@ -11,7 +11,7 @@ from featsharp_adapter.checkpoints import Checkpoints
 from featsharp_adapter.downsampler import build_downsampler
 from featsharp_adapter.fidelity import Fidelity, judge_held_out
 from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.normalisers import new_normaliser
+from featsharp_adapter.normalisers import fit_normaliser
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training import Trainer, seeded, train_adapter
 from featsharp_adapter.view_data import LiveSamples, Samples, StoredSamples
@@ -54,8 +54,7 @@ def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
         conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
         training=training_facts(recipe, stored=workshop.store is not None),
     )
-    normaliser = new_normaliser(recipe.normaliser, spec.spatial_dim)
-    normaliser.load_state_dict(workshop.normaliser.state_dict())
+    normaliser = fit_normaliser(recipe.normaliser, workshop.statistics)
     with seeded(recipe.seed):
         adapter = Adapter.build(meta, normaliser).to(workshop.device)
         downsampler = build_downsampler(node.name, dim=spec.spatial_dim, factor=recipe.factor, kernel=node.kernel)

@@ -8,7 +8,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from featsharp_adapter.arms import parse_arm
-from featsharp_adapter.normalisers import Normaliser, fit_normaliser
 from featsharp_adapter.phi_s import CovarianceStatistics
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.table import build_upsampler
@@ -30,7 +29,7 @@ class Workshop:
 
     backbone: Backbone
     maker: SampleMaker
-    normaliser: Normaliser
+    statistics: CovarianceStatistics  #: of the teacher's tokens, which any normaliser is fitted to
     store: SampleStore | None  #: None: the views do not fit in memory, the teacher works at every step
     held_out: SampleStore | SampleFountain
     device: torch.device
@@ -65,8 +64,7 @@ def open_workshop(recipe: AdapterRecipe, upsamplers: Iterable[str]) -> Workshop:
     else:
         held_out = SampleFountain(data.held_out_images, judged, maker)
         maps = _low_maps(data.images, training(FILL_BATCH), maker)
-    normaliser = fit_normaliser(recipe.normaliser, statistics_of(maps))
-    return Workshop(backbone, maker, normaliser, store, held_out, device)
+    return Workshop(backbone, maker, statistics_of(maps), store, held_out, device)
 
 
 def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...]) -> bool:

@@ -13,13 +13,18 @@ class Standardise(nn.Module):
     """[B, C, h, w] -> zero mean, unit variance per channel, with the statistics of a training set.
 
     This is the batch normalisation at the front of the usual linear head with population statistics in place of
-    running ones: the same function, and no noise from the order of batches.
+    running ones: the same function, and no noise from the order of batches. A channel that hardly varies in the
+    training set is left out (zero): divided by what rounding left of it, one test image where it does drowns the rest.
     """
+
+    DEAD = 1e-4  #: below this share of the channels' mean standard deviation
 
     def __init__(self, spatial: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", spatial.mean((0, 2, 3), keepdim=True))
-        self.register_buffer("scale", spatial.std((0, 2, 3), keepdim=True).clamp(min=1e-6))
+        deviation = spatial.std((0, 2, 3), keepdim=True)
+        dead = deviation < self.DEAD * deviation.mean()
+        self.register_buffer("scale", deviation.clamp(min=1e-6).masked_fill(dead, float("inf")))
 
     def forward(self, spatial: Tensor) -> Tensor:
         return (spatial - self.mean) / self.scale

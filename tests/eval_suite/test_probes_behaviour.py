@@ -193,6 +193,17 @@ def test_linear_head_is_normalisation_then_one_convolution() -> None:
     assert head(spatial, (8, 8)).shape == (20, 2, 8, 8)
 
 
+def test_a_channel_that_was_dead_in_training_says_nothing_later() -> None:
+    """As of a ReLU that fires on test images alone: what rounding left of it must not become its unit."""
+    torch.manual_seed(0)
+    spatial = torch.randn(6, 4, 5, 5)
+    spatial[:, 2] = 1e-7 * torch.randn(6, 5, 5)
+    normalise = Standardise(spatial)
+    alive = normalise(spatial + 6.0 * torch.tensor([0.0, 0.0, 1.0, 0.0]).view(1, 4, 1, 1))
+    assert torch.equal(alive, normalise(spatial)) and (alive[:, 2] == 0).all()
+    assert torch.isfinite(Standardise(torch.ones(2, 3, 4, 4))(spatial[:, :3])).all()  # nothing varies at all
+
+
 def test_ridge_finds_a_linear_map_and_leaves_invalid_pixels_out() -> None:
     generator = torch.Generator().manual_seed(0)
     spatial = torch.randn(40, 5, 4, 4, generator=generator)

@@ -1,6 +1,7 @@
 """The comparison: one budget for all, and a table that says what was measured."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from worlds import image_folder, small_recipe
 
 from featsharp_adapter import workshop as workshop_module
 from featsharp_adapter.__main__ import main
+from featsharp_adapter.ablations import ABLATIONS
 from featsharp_adapter.arms import parse_arm
 from featsharp_adapter.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
 from featsharp_adapter.sharp import SharpenedBackbone
@@ -76,6 +78,34 @@ def test_arms_are_upsamplers_with_options_changed(tmp_path: Path, monkeypatch: p
     assert [found.upsampler for found in trained.outcomes] == names
     assert trained.adapters[names[0]].meta.options["block"] == "linear"
     assert open_workshop(recipe, names[1:]).store.gather(torch.arange(1)).views.tiles == {}
+
+
+def test_arms_may_differ_in_how_they_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=2)
+    names = ["tile", "tile/bias=false", "bilinear/normaliser=standardise,losses.tv=0.5", "tile/conditional.heads=2"]
+    trained = compare(recipe, open_workshop(recipe, names), names, [0])
+    adapters = [trained.adapters[name] for name in names]
+    assert [adapter.meta.normaliser for adapter in adapters] == ["phi_s", "phi_s", "standardise", "phi_s"]
+    assert adapters[0].bias.buffer.abs().max() > 0 and adapters[1].bias.buffer.abs().max() == 0
+    assert adapters[2].meta.training["losses"]["tv"] == 0.5 and adapters[3].conditional is not None
+    for text, message in {
+        "tile/optim.steps=3": 'cannot differ in "optim"',
+        "tile/normalizer=none": 'did you mean "normaliser"',
+        "tile/losses.tw=1": 'unknown field "losses.tw"',
+        "tile/bias": "key=value",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            parse_arm(text, recipe)
+
+
+def test_every_arm_of_the_ablations_can_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
+    names = list(dict.fromkeys(name for arms in ABLATIONS.values() for name in arms))
+    trained = compare(recipe, open_workshop(recipe, names), names, [0])
+    assert len(trained.outcomes) == len(names)
+    assert all(math.isfinite(found.fidelity) and found.fidelity > 0 for found in trained.outcomes)
 
 
 def outcome(seed: int, mse: float) -> Outcome:
