@@ -10,12 +10,16 @@ each. Partitions are RADIO's too: images of their own at a size of their own, on
 anew for each step, the same on all processes, is C-RADIOv4's (arXiv 2601.17237).
 """
 
+import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.recipe import OptimNode, Recipe, TeacherNode
+import timm
+import torch
+
+from distill.recipe import OptimNode, Recipe, StudentNode, TeacherNode
 from distill.stage_nodes import Align, AugmentNode, PartitionNode, StageNode, TeacherPart
 from teachers.config import validate
 from teachers.contracts import BackboneSpec
@@ -76,12 +80,39 @@ def schedule(recipe: Recipe) -> tuple[Stage, ...]:
         changes = {"steps": node.steps} | {key: value for key, value in own.items() if value is not None}
         optim = recipe.optim.model_copy(update=changes)
         stages.append(Stage(name, first, node.steps, node.split == "ranks", _passes(recipe, name, node), optim))
+    taught = {teacher for stage in stages for part in stage.passes for teacher in part.teachers}
+    if idle := [name for name in recipe.teachers if name not in taught]:
+        raise UserError(f"teachers.{idle[0]} teaches in no stage; leave it out")
     return tuple(stages)
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     """The stage of update number `step` (0, 1, ...); past the end, the last one."""
     return next((stage for stage in stages if step < stage.first + stage.steps), stages[-1])
+
+
+def describe(stage: Stage) -> str:
+    """A stage in words."""
+    passes = [
+        f"{part.batch_size} images at {' or '.join(f'{height}x{width}' for height, width in part.sizes)} px"
+        for part in stage.passes
+    ]
+    return f"{stage.steps} steps x {' + '.join(passes)}"
+
+
+def student_patch(node: StudentNode) -> int:
+    """Pixels of a side of the student's patch; UserError where timm does not know the model."""
+    return node.patch_size or _patch_of(node.model)
+
+
+@functools.cache
+def _patch_of(model: str) -> int:
+    try:
+        with torch.device("meta"):
+            made = timm.create_model(model)
+        return int(made.patch_embed.patch_size[0])
+    except (RuntimeError, AttributeError) as error:
+        raise UserError(f'student.model "{model}" is no vision transformer of timm ({error})') from error
 
 
 def _passes(recipe: Recipe, stage: str, node: StageNode) -> tuple[Pass, ...]:
