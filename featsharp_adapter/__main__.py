@@ -1,4 +1,4 @@
-"""`python -m featsharp_adapter sharpen | compare | convert ...`; each command's `--help` says what it takes."""
+"""`python -m featsharp_adapter sharpen | compare | measure | convert ...`; `--help` of each says what it takes."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from featsharp_adapter.compare_command import add_compare
 from featsharp_adapter.convert_command import add_convert
 from featsharp_adapter.judging import Judge
+from featsharp_adapter.measure_command import add_measure
 from featsharp_adapter.sharpen_command import add_sharpen
 from teachers.contracts import Backbone
 from teachers.errors import add_debug_flag, guard
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     add_sharpen(commands)
     add_compare(commands, open_judge)
+    add_measure(commands)
     add_convert(commands)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)

@@ -1,8 +1,9 @@
-"""Warps and homographies against Pillow, SciPy and torchvision: other people's code, other conventions, same pixels."""
+"""Warps and homographies against Pillow, kornia, SciPy and torchvision: other people's conventions, the same pixels."""
 
 import numpy as np
 import pytest
 import torch
+from kornia.geometry.transform import warp_perspective
 from PIL import Image
 from scipy.ndimage import map_coordinates
 from torchvision.transforms.functional import _get_perspective_coeffs
@@ -35,6 +36,24 @@ def test_warp_is_what_pillow_does(height: int, width: int, seed: int) -> None:
     assert inner.sum() > 0.2 * height * width
     difference = (warp(maps, homographies)[0, 0] - torch.from_numpy(np.asarray(picture).copy())).abs()
     assert difference[inner].max() < 2e-4
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (17, 30)])
+def test_warp_is_what_kornia_does(height: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    homographies = random_homographies(2, WILD, generator, aspect=width / height)
+    maps = torch.rand(2, 3, height, width, generator=generator)
+    centres = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # kornia's pixels have their centres at whole numbers
+    backwards = [np.linalg.inv(centres) @ in_pixels(one, height, width) @ centres for one in homographies]
+    forwards = torch.from_numpy(np.linalg.inv(np.stack(backwards))).float()
+    expected = warp_perspective(maps, forwards, (height, width), padding_mode="zeros", align_corners=True)
+    inside = inside_share(homographies, (height, width)) == 1
+    inner = torch.zeros_like(inside)  # half a pixel from the border kornia mixes in zeros
+    inner[..., 1:-1, 1:-1] = torch.nn.functional.max_pool2d((~inside).float(), 3, stride=1) == 0
+    inner = inner.expand_as(maps)
+    assert inner.sum() > 0.2 * maps.numel()
+    assert (warp(maps, homographies) - expected)[inner].abs().max() < 2e-4
 
 
 @pytest.mark.parametrize("seed", range(3))
