@@ -66,7 +66,8 @@ def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
         recipe = load_recipe(AdapterRecipe, path)
         if recipe.teacher != node.backbone:
             continue
-        command = ["featsharp_adapter/train.py", str(path), f"out={folder}"]
+        command = ["featsharp_adapter/train.py", str(path)]
+        command += [f"out={folder}"] if recipe.out != folder else []
         if node.denoise is None:
             wanted = {"upsampler": node.upsampler, "factor": node.factor}
             command += [f"{key}={value}" for key, value in wanted.items() if value != recipe.model_dump()[key]]

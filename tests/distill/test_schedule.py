@@ -8,7 +8,7 @@ import pytest
 from small_run import small_recipe
 
 from distill.recipe import Recipe, read
-from distill.schedule import schedule, stage_at, views
+from distill.schedule import Pass, schedule, stage_at, student_patch, views
 from teachers.config import dump, validate
 from teachers.contracts import BackboneSpec
 from teachers.errors import UserError
@@ -85,6 +85,59 @@ def test_what_a_teacher_looks_at(tmp_path: Path) -> None:
     assert canvas.what == "mosaic 2x4" and canvas.per_image == 1 / 8
     with pytest.raises(UserError, match="does not fit"):
         views(mosaic, spec_of(16), (32, 32), 8, ())
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+#: The teachers of the two papers: (native side, patch, whether it takes other sizes).
+PAPERS = {
+    "dfn_clip": (378, 14, False),
+    "siglip": (378, 14, False),
+    "dinov2": (896, 14, True),
+    "sam": (1024, 16, True),
+    "siglip2": (384, 16, False),
+    "dinov3": (1152, 16, True),
+    "sam3": (1008, 14, False),
+}
+
+
+def shown(recipe: Recipe, part: Pass, teacher: str) -> list[list[tuple[int, float]]]:
+    """(side, passes per image) of every view of a teacher, for each of the pass's sizes."""
+    side, patch, resizable = PAPERS[teacher]
+    node, spec = part.teachers[teacher], spec_of(side, patch=patch, resizable=resizable)
+    grids = () if node.upsampler == "none" else (node.factor,)
+    made = [views(node, spec, size, student_patch(recipe.student), grids) for size in part.sizes]
+    return [[(view.size[0], view.per_image) for view in each] for each in made]
+
+
+def test_radio_ls_passes_are_the_papers() -> None:
+    """PHI-S, table 10; RADIOv2.5 on mosaics; FeatSharp, section 4.5."""
+    recipe = read(RECIPES / "radio_l.yaml")
+    stages = schedule(recipe)
+    assert [stage.steps for stage in stages] == [300_000] * 3 and recipe.optim.steps == 900_000
+    assert [stage.images for stage in stages] == [1024, 1024, 1024 + 128]
+    (first,), (second,), (low, high) = (stage.passes for stage in stages)
+    for part, side, dinov2, cells in ((first, 256, 224, 16), (second, 432, 378, 4), (low, 432, 378, 4)):
+        assert part.sizes == ((side, side),)
+        assert shown(recipe, part, "dfn_clip") == shown(recipe, part, "siglip") == [[(378, 1)]]
+        assert shown(recipe, part, "dinov2") == [[(dinov2, 1)]] and shown(recipe, part, "sam") == [[(1024, 1 / cells)]]
+    assert shown(recipe, high, "dfn_clip") == shown(recipe, high, "siglip") == [[(378, 1), (378, 9)]]
+    assert shown(recipe, high, "dinov2") == [[(896, 1)]] and shown(recipe, high, "sam") == [[(1024, 1)]]
+    cleaned = [part.teachers["siglip"].denoise is not None for part in (first, second, low, high)]
+    assert cleaned == [False, False, True, False]  # in the high one the whole adapter works, which denoises itself
+
+
+def test_c_radio_v4s_passes_are_the_papers() -> None:
+    """C-RADIOv4: sizes drawn from two sets, SigLIP2 3x in the high one alone, SAM3 at one size with mosaics."""
+    recipe = read(RECIPES / "c_radio_v4.yaml")
+    (stage,) = schedule(recipe)
+    low, high = stage.passes
+    assert [size[0] for size in low.sizes] == [128, 192, 224, 256, 384, 432]
+    assert [size[0] for size in high.sizes] == [512, 768, 1024, 1152]
+    assert shown(recipe, low, "siglip2") == [[(384, 1)]] * 6
+    assert shown(recipe, high, "siglip2") == [[(384, 1), (384, 9)]] * 4
+    assert shown(recipe, high, "dinov3") == [[(size[0], 1)] for size in high.sizes]
+    assert shown(recipe, low, "sam3") == [[(1008, 1 / cells**2)] for cells in (9, 6, 5, 4, 3, 2)]
+    assert shown(recipe, high, "sam3") == [[(1008, 1 / 4)], [(1008, 1)], [(1008, 1)], [(1008, 1)]]
 
 
 @pytest.mark.parametrize(
