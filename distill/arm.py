@@ -16,15 +16,15 @@ from distill.dice import Dice
 from distill.export import export_student, exported_identity
 from distill.log import Log
 from distill.loop import Learner, train
-from distill.optim import local_batch
 from distill.recipe import UNTRAINED, Recipe
 from distill.runtime import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
-from distill.step import DistillStep
+from distill.schedule import schedule, student_patch
+from distill.step import DistillStep, Predict
+from distill.streams import Streams, roles, show
 from distill.student import Student
 from distill.targets import Board, Targets
 from distill.teacher import TeacherPool
 from imagery.contracts import SequentialSource, Source
-from imagery.stream import ImageStream, to_float
 from teachers.config import dump
 from teachers.errors import UserError
 
@@ -84,7 +84,7 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untr
         return
     for found in standing:
         begin(found.arm)
-    stream = open_stream(standing[0].arm, source)
+    stream = Streams(standing[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
     beginning = stream.state_dict()
     fit_targets(standing, stream)
     board = Board() if len(standing) > 1 else None
@@ -108,7 +108,8 @@ def look_up(arms: Sequence[Arm]) -> list[Standing | None]:
     made: dict[str, Targets] = {}
     standing = []
     for arm in arms:
-        key = json.dumps(arm.recipe.model_dump(mode="json", include={"teachers"}), sort_keys=True)
+        plain = arm.recipe.model_dump(mode="json", include={"teachers", "stages"})
+        key = json.dumps(plain | {"patch": student_patch(arm.recipe.student)}, sort_keys=True)
         targets = made.get(key) or Targets(arm.recipe, arm.accelerator.device, pool)
         made[key] = targets
         standing.append(stand(arm, targets))
@@ -129,7 +130,7 @@ def stand(arm: Arm, targets: Targets) -> Standing | None:
     return Standing(arm, targets, identity, checkpoints, latest, start)
 
 
-def make_learner(found: Standing, stream: ImageStream, board: Board | None, *, export_untrained: bool) -> Learner:
+def make_learner(found: Standing, stream: Streams, board: Board | None, *, export_untrained: bool) -> Learner:
     """Build an arm's student on its engine, and bring it to where it stood."""
     arm, recipe, targets, accelerator = found.arm, found.arm.recipe, found.targets, found.arm.accelerator
     dice = Dice(accelerator.device)
@@ -152,8 +153,19 @@ def make_learner(found: Standing, stream: ImageStream, board: Board | None, *, e
     def save(step: int) -> None:
         found.checkpoints.save(step, stream, targets.normaliser_state())
 
-    step = DistillStep(engine.model, board.share(targets) if board else targets, recipe, targets.dispersions())
-    return Learner(step, engine, recipe, log, found.start, save, dice)
+    return Learner(make_steps(found, engine.model, board), engine, recipe, log, found.start, save, dice)
+
+
+def make_steps(found: Standing, model: Predict, board: Board | None) -> dict[tuple[str, str], DistillStep]:
+    """A step for every pass that this process does in any stage, by stage and partition."""
+    targets, accelerator = found.targets, found.arm.accelerator
+    steps = {}
+    for stage in schedule(found.arm.recipe):
+        for role in roles(stage, accelerator.process_index, accelerator.num_processes):
+            look = board.share(targets, role.part) if board else targets.for_pass(role.part)
+            made = DistillStep(model, look, found.arm.recipe, targets.dispersions(), role.part, role.scale)
+            steps[stage.name, role.part.partition] = made
+    return steps
 
 
 def finish(found: Standing, state: dict[str, Tensor]) -> None:
@@ -194,24 +206,7 @@ def begin(arm: Arm) -> None:
     arm.accelerator.init_trackers(arm.recipe.name)
 
 
-def open_stream(arm: Arm, source: Source | SequentialSource) -> ImageStream:
-    """This process's share of the endless, seeded stream of images."""
-    data, accelerator = arm.recipe.data, arm.accelerator
-    return ImageStream(
-        source,
-        batch_size=local_batch(arm.recipe.optim, accelerator.num_processes),
-        height=data.size[0],
-        width=data.size[1],
-        seed=arm.recipe.seed,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        augment=data.augment.build(),
-        workers=data.workers,
-        max_bad_share=data.max_bad_share,
-    )
-
-
-def fit_targets(standing: Sequence[Standing], stream: ImageStream) -> None:
+def fit_targets(standing: Sequence[Standing], stream: Streams) -> None:
     """Every teacher's PHI-S: from a checkpoint where there is one, else estimated on the run's first batches.
 
     Arms on one teacher pass have one and the same PHI-S (`distill.groups`), so it is found once for all of them.
@@ -222,13 +217,13 @@ def fit_targets(standing: Sequence[Standing], stream: ImageStream) -> None:
     else:
         first, device = standing[0].targets, standing[0].arm.accelerator.device
         batches = range(standing[0].arm.recipe.normaliser.batches)
-        first.fit(to_float(next(stream).images.to(device)) for _ in batches)
+        first.fit_shown((each.role.part, each.images) for _ in batches for each in show(stream.next(), device))
         state = first.normaliser_state()
     for found in standing:
         found.targets.load_normalisers(state)
 
 
-def report_data(accelerator: Accelerator, stream: ImageStream) -> None:
+def report_data(accelerator: Accelerator, stream: Streams) -> None:
     """Say at the end which images could not be read."""
     report = stream.report()
     if report["bad"]:

@@ -26,11 +26,15 @@ class DirectionStatistics:
             self.count += len(self.kept[-1])
 
     def dispersion(self) -> float:
-        """Disp in squared radians, over all processes, which must all call it; 0 where all point the same way."""
-        rows = torch.cat(self.kept)
-        total = sum(gathered(rows.sum(0)))
-        squares = angles(rows, total.expand_as(rows)).square()
-        parts = gathered(torch.stack([squares.sum(), torch.tensor(float(len(rows)), dtype=torch.float64)]))
+        """Disp in squared radians, over all processes, which must all call it; 0 where all point the same way.
+
+        A process may have seen none, if another has.
+        """
+        rows = torch.cat(self.kept) if self.kept else None
+        sums = gathered(torch.zeros(0) if rows is None else rows.sum(0))
+        total = sum(part for part in sums if part.numel())
+        own = torch.zeros(1) if rows is None else angles(rows, total.expand_as(rows)).square()
+        parts = gathered(torch.stack([own.sum(), torch.tensor(float(self.count))]).double())
         summed, count = sum(parts).tolist()
         return float(summed / count)
 

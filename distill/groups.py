@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distill.recipe import Recipe
+from distill.schedule import Pass, schedule, student_patch
 
 Item = TypeVar("Item")
 
@@ -17,7 +18,18 @@ def upstream(recipe: Recipe) -> str:
     """
     teachers = {name: [node.backbone, node.chunk] for name, node in recipe.teachers.items()}
     plain = recipe.model_dump(mode="json", include={"seed", "data", "normaliser", "engine"})
-    return json.dumps(plain | {"teachers": teachers, "batch_size": recipe.optim.batch_size}, sort_keys=True)
+    # PHI-S is measured on what the first stage shows, and a student's patch decides what `match` and mosaics are.
+    shown = {name: [str(node.input), node.mosaic] for name, node in recipe.teachers.items()}
+    stages = [[stage.name, *(passed(part) for part in stage.passes), stage.by_ranks] for stage in schedule(recipe)]
+    steps = [node.steps for node in recipe.stages.values()]  # without stages, an arm may train longer than another
+    resolution = {"stages": stages, "steps": steps, "shown": shown, "patch": student_patch(recipe.student)}
+    return json.dumps(plain | {"teachers": teachers} | resolution, sort_keys=True)
+
+
+def passed(part: Pass) -> list[Any]:
+    """What a pass shows, and to whom: not what is made of it."""
+    shown = {name: [str(node.input), node.mosaic] for name, node in part.teachers.items()}
+    return [part.partition, part.sizes, part.batch_size, part.ranks, part.augment.model_dump(mode="json"), shown]
 
 
 def group(items: Iterable[tuple[Item, Recipe]], most: int | None = None) -> list[list[Item]]:

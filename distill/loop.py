@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,9 @@ from distill.dice import Dice
 from distill.log import Log
 from distill.recipe import Recipe
 from distill.runtime import Engine
+from distill.schedule import stage_at
 from distill.step import DistillStep, StepResult
-from imagery.stream import Batch, to_float
+from distill.streams import Shown, Streams, everyones, show
 from teachers.errors import UserError
 
 
@@ -48,9 +49,9 @@ class Clock:
 
 @dataclass
 class Learner:
-    """One student in the loop: its step, engine, log, its own random numbers, and the updates it has behind it."""
+    """One student in the loop: its steps, engine, log, its own random numbers, and the updates it has behind it."""
 
-    step: DistillStep
+    steps: Mapping[tuple[str, str], DistillStep]  #: by stage and partition: every pass this process does
     engine: Engine
     recipe: Recipe
     log: Log
@@ -58,10 +59,7 @@ class Learner:
     save: Callable[[int], None]  #: save(n) is called when n updates are done and a checkpoint is due
     dice: Dice
     clock: Clock = field(default_factory=Clock)
-    logged: int = 0
-
-    def __post_init__(self) -> None:
-        self.logged = self.start
+    images: int = 0  #: shown since the last line of the log, by all processes
 
     def takes_part(self, update: int) -> bool:
         """Whether update number `update` (1, 2, ...) is still ahead of this student, and not past its end."""
@@ -75,31 +73,48 @@ class Learner:
             self.clock.start()
             yield
 
-    def update(self, done: int, images: Tensor) -> float | None:
-        """Make update number `done` from images [B, 3, H, W]; returns the loss where it was logged."""
+    def update(self, done: int, shown: Sequence[Shown]) -> float | None:
+        """Make update number `done` from the images of its passes; returns the loss where it was logged."""
         recipe, engine = self.recipe, self.engine
         rate = engine.set_learning_rate(done - 1)
-        targets = self.step.look(images)
-        self.clock.lap("teachers")
-        result = self.step.learn(images, targets)
+        stage = stage_at(engine.stages, done - 1)
+        self.images += stage.images
+        results = {each.role.part.partition: self._learn(each) for each in shown}
+        result = joined(results) if len(stage.passes) > 1 else next(iter(results.values()))
         engine.backward(result.loss)
         norm = engine.update()
         self.clock.lap("student")
         save_now = done % recipe.checkpoint.every == 0 or done == recipe.optim.steps
         if not save_now and done % recipe.log.every:
             return None
-        line = {"step": done, **measure(result, norm, engine.accelerator), "lr": rate}
-        line["time"] = self.clock.read((done - self.logged) * recipe.optim.batch_size)
-        self.logged = done
+        line = {"step": done, **measure(result, norm, engine.accelerator, stage.by_ranks), "lr": rate}
+        line["time"] = self.clock.read(self.images)
+        self.images = 0
         record(line, self.log, engine.accelerator)
         if save_now:
             self.save(done)
             self.clock.lap("save")
         return float(line["loss"])
 
+    def _learn(self, shown: Shown) -> StepResult:
+        step = self.steps[shown.role.part.stage, shown.role.part.partition]
+        targets = step.look(shown.images)
+        self.clock.lap("teachers")
+        result = step.learn(shown.images, targets)
+        self.clock.lap("student")
+        return result
 
-def train(learners: Sequence[Learner], stream: Iterator[Batch], device: torch.device) -> None:
-    """Every learner from where it stands to its last step, all of them on the same batches of one stream.
+
+def joined(results: Mapping[str, StepResult]) -> StepResult:
+    """The step's result from those of its passes here; the names of the terms begin with the partition's."""
+    loss = torch.stack([result.loss for result in results.values()]).sum()
+    return StepResult(
+        loss, {f"{name}/{term}": value for name, result in results.items() for term, value in result.report.items()}
+    )
+
+
+def train(learners: Sequence[Learner], stream: Streams, device: torch.device) -> None:
+    """Every learner from where it stands to its last step, all of them on the same batches of the same streams.
 
     `stream` must stand where the learner that is furthest behind stands; the others wait until it has caught up.
     """
@@ -114,12 +129,12 @@ def train(learners: Sequence[Learner], stream: Iterator[Batch], device: torch.de
     fetching = Clock()
     for done in range(first + 1, last + 1):
         fetching.start()
-        images = to_float(next(stream).images.to(device, non_blocking=True))
+        shown = show(stream.take(done - 1), device)
         fetching.lap("data")
         for learner in (learner for learner in learners if learner.takes_part(done)):
             learner.clock.spent["data"] = learner.clock.spent.get("data", 0.0) + fetching.spent["data"]
             with learner.turn():
-                loss = learner.update(done, images)
+                loss = learner.update(done, shown)
             if loss is not None:
                 losses["loss" if len(learners) == 1 else learner.recipe.name] = f"{loss:.4f}"
                 bar.set_postfix(losses, refresh=False)
@@ -128,10 +143,16 @@ def train(learners: Sequence[Learner], stream: Iterator[Batch], device: torch.de
     bar.close()
 
 
-def measure(result: StepResult, norm: float | Tensor, accelerator: Accelerator) -> dict[str, Any]:
-    """Loss and its terms averaged over the processes, and the gradient norm. Waits for the device."""
-    names = list(result.report)
-    terms = torch.stack([result.loss.detach(), *result.report.values()]).float()
+def measure(result: StepResult, norm: float | Tensor, accelerator: Accelerator, by_ranks: bool) -> dict[str, Any]:
+    """Loss and its terms averaged over the processes, and the gradient norm. Waits for the device.
+
+    by_ranks: whether processes may have terms of their own; then what one has not counts as zero, for each brings its
+    terms in a scale that makes the mean over all of them the step's.
+    """
+    names, loss = list(result.report), result.loss.detach()
+    if by_ranks:
+        names = list(dict.fromkeys(name for each in everyones({"names": names}) for name in each["names"]))
+    terms = torch.stack([loss, *(result.report.get(name, torch.zeros_like(loss)) for name in names)]).float()
     values = accelerator.reduce(terms, "mean").tolist()
     return {"loss": values[0], "losses": dict(zip(names, values[1:], strict=True)), "grad_norm": float(norm)}
 

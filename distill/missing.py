@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.recipe import Recipe, TeacherNode
+from distill.schedule import schedule
 from featsharp_adapter.adapter_folder import find_folder
 from featsharp_adapter.recipe import AdapterRecipe
 from imagery.contracts import SequentialSource, Source
@@ -46,7 +47,9 @@ def find_missing(recipes: Iterable[Recipe]) -> list[Missing]:
 def missing_adapters(recipe: Recipe) -> list[Missing]:
     """Adapters that a teacher's upsampler or denoising needs."""
     found = []
-    for name, node in recipe.teachers.items():
+    parts = [part for stage in schedule(recipe) for part in stage.passes]
+    nodes = [(name, node) for part in parts for name, node in part.teachers.items()]
+    for name, node in nodes:
         folder = node.denoise or node.adapters.get(node.upsampler)
         if folder is None:
             continue
@@ -63,7 +66,8 @@ def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
         recipe = load_recipe(AdapterRecipe, path)
         if recipe.teacher != node.backbone:
             continue
-        command = ["featsharp_adapter/train.py", str(path), f"out={folder}"]
+        command = ["featsharp_adapter/train.py", str(path)]
+        command += [f"out={folder}"] if recipe.out != folder else []
         if node.denoise is None:
             wanted = {"upsampler": node.upsampler, "factor": node.factor}
             command += [f"{key}={value}" for key, value in wanted.items() if value != recipe.model_dump()[key]]

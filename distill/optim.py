@@ -57,9 +57,12 @@ def place_in(depth: int) -> Callable[[str], Place]:
     return place
 
 
-def build_optimiser(model: nn.Module, node: OptimNode) -> torch.optim.Optimizer:
-    """The recipe's optimiser over `model`; the rates are set each step by `learning_rate` and `rate_shares`."""
-    graded = node.layer_decay < 1 or node.freeze_body_steps > 0
+def build_optimiser(model: nn.Module, node: OptimNode, *, freezes: bool = False) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `model`; the rates are set each step by `learning_rate` and `rate_shares`.
+
+    freezes: whether a stage freezes the body, if `node` itself does not.
+    """
+    graded = node.layer_decay < 1 or node.freeze_body_steps > 0 or freezes
     groups = parameter_groups(model, node.weight_decay, place_in(len(model.vit.blocks)) if graded else None)
     if node.name == "lamb":
         return Lamb(groups, lr=node.lr, betas=node.betas, max_grad_norm=None)  # the loop clips

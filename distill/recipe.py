@@ -10,31 +10,12 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, field_validator, model_validator
 
+from distill.stage_nodes import Align, AugmentNode, Input, StageNode, WeightNode
 from featsharp_adapter.upsamplers.table import UPSAMPLERS
-from imagery.augment import Augment
 from teachers.config import Node, read_recipe, validate
 from teachers.errors import UserError, unknown
 
-Align = Literal["student", "teacher", "min", "max"]
 UNTRAINED = "untrained"
-
-
-class AugmentNode(Node):
-    """`imagery.augment.Augment`, field by field."""
-
-    zoom: tuple[float, float] = (1.0, 1.0)
-    aspect: tuple[float, float] = (1.0, 1.0)
-    hflip: float = 0.0
-    random_crop: bool = True
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        self.build()
-        return self
-
-    def build(self) -> Augment:
-        """What it describes; UserError for ranges that make no sense."""
-        return Augment(**self.model_dump())
 
 
 class DataNode(Node):
@@ -76,13 +57,6 @@ class StudentNode(Node):
         return {name: value for name, value in sizes.items() if value is not None}
 
 
-class WeightNode(Node):
-    """Weights of a teacher's two losses; 0 leaves a loss and its head out."""
-
-    summary: float = Field(1.0, ge=0)
-    spatial: float = Field(1.0, ge=0)
-
-
 class TeacherNode(Node):
     """One teacher and what sharpens it."""
 
@@ -93,6 +67,9 @@ class TeacherNode(Node):
         default_factory=dict
     )  #: upsampler -> adapter folder or builtin:NAME, for those that must be trained
     denoise: str | None = None  #: adapter whose bias alone cleans the low-resolution map, with `upsampler: none`
+    input: Input = "native"  #: what its small view shows: its native size, `match` (the student's grid), or a size
+    mosaic: bool = False  #: put as many images as fit on one canvas of its native size, unscaled (RADIO's SAM)
+    align: Align | None = None  #: None: the recipe's
     chunk: int = Field(64, ge=1)  #: images (tiles count) in one teacher forward
     weight: WeightNode = WeightNode()
 
@@ -112,6 +89,12 @@ class TeacherNode(Node):
             raise ValueError("denoise is for a teacher with `upsampler: none`; an adapter denoises by itself")
         if self.weight.summary == 0 and self.weight.spatial == 0:
             raise ValueError("both weights are 0: leave the teacher out")
+        if self.mosaic and (self.upsampler != "none" or self.denoise is not None or self.input != "native"):
+            raise ValueError("a mosaic fills the teacher's native canvas: upsampler none, no denoise, input native")
+        if self.mosaic and self.weight.summary:
+            raise ValueError("a mosaic has one summary for several images: set weight.summary: 0")
+        if self.input != "native" and (self.upsampler != "none" or self.denoise is not None):
+            raise ValueError("an adapter takes the teacher's native view: leave `input` out, or upsampler and denoise")
         return self
 
     @property
@@ -200,12 +183,30 @@ class Recipe(Node):
     normaliser: NormaliserNode = NormaliserNode()
     optim: OptimNode
     engine: EngineNode = EngineNode()
+    stages: dict[str, StageNode] = Field(default_factory=dict)  #: in order; none: all steps at data.size
     checkpoint: CheckpointNode = CheckpointNode()
     log: LogNode = LogNode()
     eval: EvalNode | None = None
     arms: dict[str, list[str]] = Field(default_factory=dict)  #: arm -> overrides of this recipe
     baseline: str | None = None  #: the arm every other is compared with
     together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_stages(cls, data: Any) -> Any:
+        """With stages, optim.steps is their sum: left out, it is filled in."""
+        try:
+            whole = sum(stage["steps"] for stage in data["stages"].values())
+            given = data["optim"].get("steps")
+        except (KeyError, TypeError, AttributeError):
+            return data  # no stages, or what the fields themselves will complain about
+        if not whole or given == whole:
+            return data
+        if given is not None:
+            raise ValueError(
+                f"optim.steps is {given}, the steps of the stages sum up to {whole}; leave optim.steps out"
+            )
+        return {**data, "optim": {**data["optim"], "steps": whole}}
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> Self:

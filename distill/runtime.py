@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distill.optim import Place, build_optimiser, learning_rate, local_batch, rate_shares
 from distill.recipe import EngineNode, OptimNode, Recipe
+from distill.schedule import Stage, schedule, stage_at
 from teachers.errors import UserError
 
 #: Rank 0 probes alone while the others wait at a barrier, which takes longer than torch's default of half an hour.
@@ -38,6 +39,7 @@ class Engine:
     optimiser: Any  #: Accelerate's wrapper of the optimiser
     node: OptimNode
     places: list[Place | None]  #: of the optimiser's groups
+    stages: tuple[Stage, ...]  #: each with a warm-up and a cosine of its own
 
     def activate(self) -> None:
         """Make this arm's DeepSpeed settings the ones Accelerate reads; they are the process's, not the arm's."""
@@ -58,8 +60,9 @@ class Engine:
 
     def set_learning_rate(self, step: int) -> float:
         """Prepare update number `step` (0, 1, ...); returns its rate, of which a group may get a share only."""
-        rate = learning_rate(step, self.node)
-        shares = rate_shares(step, self.node, self.places)
+        stage = stage_at(self.stages, step)
+        rate = learning_rate(step - stage.first, stage.optim)
+        shares = rate_shares(step - stage.first, stage.optim, self.places)
         for group, share in zip(self.optimiser.param_groups, shares, strict=True):
             group["lr"] = rate * share
         return rate
@@ -121,12 +124,13 @@ def set_threads(node: EngineNode, device: torch.device) -> None:
 def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Recipe) -> Engine:
     """Put an arm's student and a new optimiser on its engine."""
     select_arm(accelerator, arm)
-    made = build_optimiser(student, recipe.optim)
+    stages = schedule(recipe)
+    made = build_optimiser(student, recipe.optim, freezes=any(stage.optim.freeze_body_steps for stage in stages))
     # Taken out again: a checkpoint holds plain numbers only.
     places = [group.pop("place", None) for group in made.param_groups]
     student.vit.set_grad_checkpointing(recipe.engine.checkpointing)
     model, optimiser = accelerator.prepare(student, made)
-    return Engine(arm, accelerator, model, optimiser, recipe.optim, places)
+    return Engine(arm, accelerator, model, optimiser, recipe.optim, places, stages)
 
 
 def select_arm(accelerator: Accelerator, arm: str) -> None:

@@ -10,6 +10,7 @@ from distill.align import common_grid, resize_map
 from distill.dropping import Loss, drop, per_image
 from distill.losses import spatial_loss, summary_loss
 from distill.recipe import Recipe
+from distill.schedule import Pass, schedule
 from teachers.contracts import Features
 
 Predict = Callable[[Tensor], Mapping[str, Features]]
@@ -28,15 +29,25 @@ class DistillStep:
     """images [B, 3, H, W] in [0, 1] -> StepResult. `student` and `targets` both map images to Features per teacher.
 
     dispersions: of every teacher's summaries (`distill.dispersion`), needed by the angular loss alone.
+    part: the pass it is for, None for the first of the recipe's schedule. scale: multiplies every term
+    (`distill.streams.Role`).
     """
 
     def __init__(
-        self, student: Predict, targets: Predict, recipe: Recipe, dispersions: Mapping[str, float] | None = None
+        self,
+        student: Predict,
+        targets: Predict,
+        recipe: Recipe,
+        dispersions: Mapping[str, float] | None = None,
+        part: Pass | None = None,
+        scale: float = 1.0,
     ) -> None:
         self.student = student
         self.targets = targets
-        self.align = recipe.align
-        self.weights = {name: teacher.weight for name, teacher in recipe.teachers.items()}
+        part = part or schedule(recipe)[0].passes[0]
+        self.aligns = part.aligns
+        self.scale = scale
+        self.weights = {name: teacher.weight for name, teacher in part.teachers.items()}
         known = dispersions or {}
         self.summary_losses = {
             name: summary_loss(recipe.loss, known.get(name)) for name, weight in self.weights.items() if weight.summary
@@ -61,8 +72,25 @@ class DistillStep:
         else:
             each = {name: self._terms(name, answers[name], targets[name], together) for name in self.weights}
             terms = {f"{name}/{kind}": term for name, kinds in each.items() for kind, term in kinds.items()}
+        if self.scale != 1:
+            terms = {name: self.scale * term for name, term in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
+        for answer in self._unused(answers):
+            loss = loss + 0 * answer.float().mean()
         return StepResult(loss, {name: term.detach() for name, term in terms.items()})
+
+    def _unused(self, answers: Mapping[str, Features]) -> list[Tensor]:
+        """What the student says to teachers that do not ask for it in this pass; their heads take a gradient of zero.
+
+        A parameter without any gradient stops DistributedDataParallel, and each optimiser does something else with it.
+        """
+        asked = {name: (weight.summary, weight.spatial) for name, weight in self.weights.items()}
+        return [
+            answer
+            for name, features in answers.items()
+            for answer, weight in zip(features, asked.get(name, (0, 0)), strict=True)
+            if answer is not None and not weight
+        ]
 
     def _terms(self, name: str, answer: Features, target: Features, measure: Measure) -> dict[str, Tensor]:
         weight = self.weights[name]
@@ -71,7 +99,7 @@ class DistillStep:
             terms["summary"] = weight.summary * measure(self.summary_losses[name], answer.summary, target.summary)
         if weight.spatial:
             ours, theirs = answer.spatial, target.spatial
-            grid = common_grid(self.align, tuple(ours.shape[-2:]), tuple(theirs.shape[-2:]))
+            grid = common_grid(self.aligns[name], tuple(ours.shape[-2:]), tuple(theirs.shape[-2:]))
             terms["spatial"] = weight.spatial * measure(
                 self.spatial_loss, resize_map(ours, grid), resize_map(theirs, grid)
             )

@@ -5,14 +5,15 @@ fitted on the teacher's plain low-resolution map, whatever sharpens it, so the a
 and the same space and their losses can be compared.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from distill.dispersion import DirectionStatistics
-from distill.recipe import Recipe, TeacherNode
+from distill.recipe import Recipe, TeacherNode, WeightNode
 from distill.runtime import wants_bf16
+from distill.schedule import Pass, input_size, schedule, student_patch
 from distill.sharpen import Sharpener
 from distill.student import HeadSpec
 from distill.teacher import Seen, TeacherPool
@@ -26,14 +27,18 @@ DISPERSION = "dispersion"
 
 
 class TeacherTarget(nn.Module):
-    """One frozen teacher, what sharpens it, and the run's normaliser."""
+    """One frozen teacher, what sharpens it, and the run's normaliser.
 
-    def __init__(self, name: str, node: TeacherNode, backbone: FrozenBackbone) -> None:
+    nodes: the teacher as it is in each pass that it takes part in; `node` as the recipe's `teachers` have it.
+    """
+
+    def __init__(self, name: str, node: TeacherNode, backbone: FrozenBackbone, nodes: Sequence[TeacherNode]) -> None:
         super().__init__()
         self.node = node
         self.backbone = backbone
-        self.head = head_spec(name, node, self.spec)
-        self.sharpener = Sharpener(name, node, self.spec)
+        self.head = head_spec(name, nodes, self.spec)
+        different = {how(each): each for each in [*nodes, node]}
+        self.sharpeners = nn.ModuleDict({key: Sharpener(name, each, self.spec) for key, each in different.items()})
         self.normaliser = PhiS(self.spec.spatial_dim)
         self.dispersion: float | None = None  #: of its summaries, once fitted
 
@@ -42,17 +47,37 @@ class TeacherTarget(nn.Module):
         """Of the teacher itself."""
         return self.backbone.spec
 
-    def views(self, seen: Seen) -> Views:
-        """Everything the teacher has to look at in a batch; what another arm has asked for is not computed again."""
-        return seen.views(self.backbone, self.sharpener.tile_grids)
+    @property
+    def sharpener(self) -> Sharpener:
+        """What sharpens the teacher as the recipe's `teachers` have it."""
+        return self.sharpener_of(self.node)
 
-    def from_views(self, views: Views, images: Tensor) -> Features:
+    def sharpener_of(self, node: TeacherNode) -> Sharpener:
+        """What sharpens the teacher as it is in `node`."""
+        return self.sharpeners[how(node)]
+
+    def plain_views(self, seen: Seen, node: TeacherNode, patch: int) -> Views:
+        """The small view that the pass of `node` shows the teacher, without tiles; `patch` the student's."""
+        height, width = seen.images.shape[-2:]
+        if node.mosaic:
+            return seen.mosaic(self.backbone, (height // patch, width // patch))
+        return seen.views(self.backbone, (), input_size(node, self.spec, (height, width), patch))
+
+    def views(self, seen: Seen, node: TeacherNode, patch: int) -> Views:
+        """Everything the teacher has to look at in a batch; what another arm has asked for is not computed again."""
+        small, grids = self.plain_views(seen, node, patch), self.sharpener_of(node).tile_grids
+        return Views(small.summary, small.low, seen.tiles(self.backbone, grids))
+
+    def from_views(self, views: Views, images: Tensor, node: TeacherNode) -> Features:
         """Views and the images they come from [B, 3, H, W] -> summary [B, S] and the sharpened map in PHI-S space."""
-        return Features(views.summary, self.normaliser.normalise(self.sharpener(views, images)))
+        return Features(views.summary, self.normaliser.normalise(self.sharpener_of(node)(views, images)))
 
 
 class Targets(nn.Module):
     """images [B, 3, H, W] in [0, 1] -> teacher name -> Features, the spatial map in PHI-S space at its own grid.
+
+    Each pass of the recipe's schedule has targets of its own: its teachers, shown and sharpened as it says. PHI-S is
+    one for all of them, as are the student's heads.
 
     pool: where the teachers come from; with one pool, the targets of several arms share the teachers themselves.
     """
@@ -61,34 +86,72 @@ class Targets(nn.Module):
         super().__init__()
         dtype = torch.bfloat16 if wants_bf16(recipe.engine, device) else None
         teachers = pool or TeacherPool()
+        self.schedule = schedule(recipe)
+        parts = [part for stage in self.schedule for part in stage.passes]
+        self.patch = student_patch(recipe.student)
         self.teachers = nn.ModuleDict(
             {
-                name: TeacherTarget(name, node, teachers.get(node.backbone, dtype, node.chunk))
+                name: TeacherTarget(
+                    name,
+                    node,
+                    teachers.get(node.backbone, dtype, node.chunk),
+                    [part.teachers[name] for part in parts if name in part.teachers],
+                )
                 for name, node in recipe.teachers.items()
             }
         )
         self.eval().requires_grad_(False).to(device)
 
+    @property
+    def only(self) -> Pass:
+        """The first pass: the only one of a recipe without stages."""
+        return self.schedule[0].passes[0]
+
     def forward(self, images: Tensor) -> dict[str, Features]:
-        """[B, 3, H, W] -> Features per teacher; the normalisers must have been fitted or loaded."""
-        return self.of(Seen(images))
+        """[B, 3, H, W] of the first pass -> Features per teacher; the normalisers must have been fitted or loaded."""
+        return self.of(Seen(images), self.only)
 
     @torch.no_grad()
-    def of(self, seen: Seen) -> dict[str, Features]:
-        """As `forward`, for a batch that other arms may have looked at already."""
-        return {name: target.from_views(target.views(seen), seen.images) for name, target in self.teachers.items()}
+    def of(self, seen: Seen, part: Pass) -> dict[str, Features]:
+        """The targets of a pass, for a batch that other arms may have looked at already."""
+        found = {}
+        for name, node in part.teachers.items():
+            target = self.teachers[name]
+            found[name] = target.from_views(target.views(seen, node, self.patch), seen.images, node)
+        return found
 
-    @torch.no_grad()
+    def for_pass(self, part: Pass) -> Callable[[Tensor], dict[str, Features]]:
+        """The targets of a pass as a function of images [B, 3, H, W]."""
+        return lambda images: self.of(Seen(images), part)
+
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Estimate every PHI-S on these images [B, 3, H, W], over all processes, and freeze it."""
+        """Estimate every PHI-S on these images [B, 3, H, W] of the first pass, over all processes, and freeze it."""
+        self.fit_shown((self.only, images) for images in batches)
+
+    @torch.no_grad()
+    def fit_shown(self, batches: Iterable[tuple[Pass, Tensor]]) -> None:
+        """As `fit`, on images of any of the first stage's passes.
+
+        A teacher is measured as these passes show it, before anything sharpens it; one that they do not show at all,
+        on their images at its native size.
+        """
+        parts = self.schedule[0].passes
+        nodes = {name: [part.teachers[name] for part in parts if name in part.teachers] for name in self.teachers}
         statistics = {name: CovarianceStatistics(target.spec.spatial_dim) for name, target in self.teachers.items()}
-        directions = {name: DirectionStatistics() for name, target in self.teachers.items() if target.spec.summary_dim}
-        for images in batches:
+        directions = {
+            name: DirectionStatistics()
+            for name, target in self.teachers.items()
+            if target.spec.summary_dim and not (nodes[name] and all(node.mosaic for node in nodes[name]))
+        }
+        for part, images in batches:
             seen = Seen(images)
             for name, target in self.teachers.items():
-                views = seen.views(target.backbone, ())
+                if name not in part.teachers and nodes[name]:
+                    continue
+                node = part.teachers.get(name)
+                views = target.plain_views(seen, node, self.patch) if node else seen.views(target.backbone, ())
                 statistics[name].update(views.low)
-                if name in directions:
+                if name in directions and views.summary is not None:
                     directions[name].update(views.summary)
         for name, target in self.teachers.items():
             statistics[name].all_reduce()
@@ -128,35 +191,55 @@ class Targets(nn.Module):
         """Digests of teachers and adapters, for the identity of a run."""
         teachers = {f"digest of teacher {name}": target.spec.digest for name, target in self.teachers.items()}
         adapters = {f"digest of adapter {name}": target.sharpener.digest for name, target in self.teachers.items()}
-        return teachers | adapters
+        others = {
+            f"digest of adapter {name} as {key}": sharpener.digest
+            for name, target in self.teachers.items()
+            for key, sharpener in target.sharpeners.items()
+            if key != how(target.node)
+        }
+        return teachers | adapters | others
 
 
 class Board:
     """Several arms at one batch: teachers look once, and equal targets are made once."""
 
     def __init__(self) -> None:
-        self._seen: Seen | None = None
+        self._seen: dict[str, Seen] = {}
+        self._stage = ""
 
-    def share(self, targets: Targets) -> Callable[[Tensor], dict[str, Features]]:
-        """`targets` as a function of images [B, 3, H, W] that shares its work with every other one made here.
+    def share(self, targets: Targets, part: Pass) -> Callable[[Tensor], dict[str, Features]]:
+        """The targets of a pass as a function of images [B, 3, H, W] that shares its work with every other made here.
 
-        Calls with the very same tensor count as one batch; the views of the batch before are let go.
+        Calls with the very same tensor count as one batch; the views of the pass's batch before are let go.
         """
 
         def look(images: Tensor) -> dict[str, Features]:
-            if self._seen is None or self._seen.images is not images:
-                self._seen = Seen(images)
-            seen = self._seen
-            return seen.once((targets,), lambda: targets.of(seen))
+            if part.stage != self._stage:
+                self._stage, self._seen = part.stage, {}
+            seen = self._seen.get(part.partition)
+            if seen is None or seen.images is not images:
+                seen = self._seen[part.partition] = Seen(images)
+            return seen.once((targets,), lambda: targets.of(seen, part))
 
         return look
 
 
-def head_spec(name: str, node: TeacherNode, spec: BackboneSpec) -> HeadSpec:
-    """Widths of the targets with a weight; UserError where the recipe wants a summary the teacher does not have."""
-    if node.weight.summary and spec.summary_dim is None:
+def how(node: TeacherNode) -> str:
+    """What decides the sharpener of a teacher, as a name."""
+    if node.denoise is not None:
+        return f"denoised by {node.denoise.replace('.', '_')}"
+    return f"{node.upsampler} {node.factor}x" if node.upsampler != "none" else "none"
+
+
+def head_spec(name: str, nodes: Sequence[TeacherNode], spec: BackboneSpec) -> HeadSpec:
+    """Widths of the targets with a weight in any pass; UserError where one wants a summary the teacher has not."""
+    whole = WeightNode(
+        summary=max((node.weight.summary for node in nodes), default=0),
+        spatial=max((node.weight.spatial for node in nodes), default=0),
+    )
+    if whole.summary and spec.summary_dim is None:
         raise UserError(f"teacher {name} ({spec.name}) has no summary; set teachers.{name}.weight.summary: 0")
     return HeadSpec(
-        summary_dim=spec.summary_dim if node.weight.summary else None,
-        spatial_dim=spec.spatial_dim if node.weight.spatial else None,
+        summary_dim=spec.summary_dim if whole.summary else None,
+        spatial_dim=spec.spatial_dim if whole.spatial else None,
     )

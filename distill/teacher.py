@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from distill.mosaic import cut_back, lay_out
+from distill.schedule import Grid
 from featsharp_adapter.views import Views, stitch, teacher_views, tile_images
 from teachers.contracts import Backbone, chunked, resize_images
 from teachers.frozen import FrozenBackbone
@@ -59,11 +61,35 @@ class Seen:
         found: Made = self._made[key]
         return found
 
-    def views(self, teacher: FrozenBackbone, grids: tuple[int, ...]) -> Views:
-        """The small view and the tiles of the grids n: summary [B, S], low [B, C, g, g'], tiles [B, C, n*g, n*g']."""
-        small = self.once((teacher,), lambda: teacher_views(teacher, self.images, (), chunk=teacher.chunk))
-        tiles = {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n)) for n in grids}
-        return Views(small.summary, small.low, tiles)
+    def views(self, teacher: FrozenBackbone, grids: tuple[int, ...], size: Grid | None = None) -> Views:
+        """The small view and the tiles of the grids n: summary [B, S], low [B, C, g, g'], tiles [B, C, n*g, n*g'].
+
+        size: of the small view in pixels, for a teacher that takes other sizes; None: its native one.
+        """
+        small = self.once((teacher, size), lambda: small_view(teacher, self.images, size))
+        return Views(small.summary, small.low, self.tiles(teacher, grids))
+
+    def tiles(self, teacher: FrozenBackbone, grids: tuple[int, ...]) -> dict[int, Tensor]:
+        """The tiles of the grids n: {n: [B, C, n*g, n*g']}."""
+        return {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n)) for n in grids}
+
+    def mosaic(self, teacher: FrozenBackbone, grid: Grid) -> Views:
+        """The small view [B, C, *grid] cut from canvases that hold several images; there is no summary of one image."""
+
+        def make() -> Views:
+            canvases = lay_out(self.images, teacher.spec, grid)
+            maps = chunked(teacher, canvases, teacher.chunk).spatial
+            return Views(None, cut_back(maps, len(self.images), grid), {})
+
+        return self.once((teacher, "mosaic", grid), make)
+
+
+def small_view(teacher: FrozenBackbone, images: Tensor, size: Grid | None) -> Views:
+    """[B, 3, H, W] -> the teacher's summary and map of the whole images at `size` pixels, None: its native ones."""
+    if size is None or tuple(size) == tuple(teacher.spec.native_size):
+        return teacher_views(teacher, images, (), chunk=teacher.chunk)
+    seen = chunked(teacher, resize_images(images, size), teacher.chunk)
+    return Views(seen.summary, seen.spatial, {})
 
 
 def tile_view(teacher: FrozenBackbone, images: Tensor, n: int) -> Tensor:

@@ -17,6 +17,7 @@ from distill.judge import Judge
 from distill.log import read_log
 from distill.pictures import Sheet, draw, save_sheet
 from distill.recipe import UNTRAINED, Recipe
+from distill.schedule import describe, schedule
 from distill.teacher import load_teacher
 from imagery.augment import PLAIN
 from imagery.sources import open_source
@@ -151,9 +152,8 @@ def curves(arms: Mapping[str, Recipe]) -> dict[str, dict[str, list[tuple[int, fl
 
 def notes(recipe: Recipe) -> dict[str, str]:
     """Facts of the run for the report's foot."""
-    optim, (height, width) = recipe.optim, recipe.data.size
     return {
-        "training": f"{optim.steps} steps x {optim.batch_size} images at {height}x{width} px, seed {recipe.seed}",
+        "training": f"{'; '.join(describe(stage) for stage in schedule(recipe))}, seed {recipe.seed}",
         "images": recipe.data.train,
         "student": ", ".join([recipe.student.model, *(f"{k} {v}" for k, v in recipe.student.overrides().items())]),
         "teachers": ", ".join(f"{name}: {node.backbone}" for name, node in recipe.teachers.items()),

@@ -7,7 +7,7 @@ sees, and a run goes on after an interruption as if there had been none, on any 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +63,9 @@ class ImageStream:
     workers: threads that decode and augment ahead (Pillow releases the interpreter lock); 0 works in the caller.
     Neither their number nor their timing changes what comes out. Bad images are replaced, counted and listed in
     `report()`; UserError once they are more than `max_bad_share` of the images read.
+
+    size_at: the (height, width) of the whole step that starts at a global position, where steps differ in size; a pure
+    function, so all ranks give out the same size at a step, and again after a resume. None: always height x width.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ImageStream:
         shuffle: bool = True,
         workers: int = 0,
         max_bad_share: float = 0.05,
+        size_at: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not in 0..{world - 1}")
@@ -87,7 +91,8 @@ class ImageStream:
         if source.lost_share > max_bad_share:
             raise UserError(f"{source.lost_share:.0%} of {source.name} is unreadable, e.g. {source.problems[0]}")
         self.source, self.seed, self.augment, self.shuffle = source, seed, augment, shuffle
-        self.batch_size, self.height, self.width = batch_size, height, width
+        self.batch_size = batch_size
+        self._size_at = size_at or (lambda start: (height, width))
         self.rank, self.world, self.workers = rank, world, workers
         self._cursor = open_cursor(source, seed, shuffle=shuffle)
         self._next_start = 0  # of the next batch to be prepared; the next one to be given out may be earlier
@@ -158,24 +163,25 @@ class ImageStream:
         start = self._next_start
         first = start + self.rank * self.batch_size
         pending = _Pending(start, self._cursor.snapshot(), range(first, first + self.batch_size))
+        size = self._size_at(start)
         for position in pending.positions:
-            pending.samples.append(self._submit(position, self._cursor.pick(position)))
+            pending.samples.append(self._submit(position, self._cursor.pick(position), size))
         self._next_start = start + self.batch_size * self.world
         return pending
 
-    def _submit(self, position: int, candidates: Candidates) -> "Future[_Sample]":
+    def _submit(self, position: int, candidates: Candidates, size: tuple[int, int]) -> "Future[_Sample]":
         if self.workers:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="imagery")
-            return self._pool.submit(self._make, position, candidates)
+            return self._pool.submit(self._make, position, candidates, size)
         done: Future[_Sample] = Future()
         try:
-            done.set_result(self._make(position, candidates))
+            done.set_result(self._make(position, candidates, size))
         except UserError as error:
             done.set_exception(error)  # raised where the batch is given out, as it is with threads
         return done
 
-    def _make(self, position: int, candidates: Candidates) -> _Sample:
+    def _make(self, position: int, candidates: Candidates, size: tuple[int, int]) -> _Sample:
         """The augmented image at `position`, or its first good replacement."""
         bad: list[tuple[str, str]] = []
         for attempt in range(MAX_ATTEMPTS):
@@ -185,7 +191,7 @@ class ImageStream:
             except BadImage as error:
                 bad.append((item.key, str(error)))
                 continue
-            pixels = self.augment.apply(image, self.height, self.width, seed=self.seed, position=position)
+            pixels = self.augment.apply(image, *size, seed=self.seed, position=position)
             return _Sample(np.ascontiguousarray(pixels.transpose(2, 0, 1)), item.key, tuple(bad))
         raise UserError(f"{MAX_ATTEMPTS} bad images in a row in {self.source.name}, e.g. {examples(dict(bad))}")
 

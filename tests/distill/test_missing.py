@@ -82,3 +82,13 @@ def test_preparing_runs_the_commands_and_leaves_the_rest(tmp_path: Path, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--prepare is for one process"):
         make([])
+
+
+def test_the_real_recipes_look_where_the_adapter_recipes_write() -> None:
+    """The command that makes an adapter of radio_l is its adapter recipe as it stands, in both partitions."""
+    recipes = [read(ROOT / "recipes" / name) for name in ("radio_l.yaml", "c_radio_v4.yaml")]
+    commands = [each.command for recipe in recipes for each in missing.missing_adapters(recipe)]
+    assert {command[1:] for command in commands if command} == {
+        (f"recipes/adapters/{name}.yaml",) for name in ("dfn_clip_h14_378", "siglip_so400m_14_384", "siglip2_g_384")
+    }
+    assert all(commands)

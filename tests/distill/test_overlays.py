@@ -7,16 +7,33 @@ from small_run import train
 
 from distill.log import read_log
 from distill.recipe import Recipe, read
+from distill.stage_nodes import PartitionNode
 
 OVERLAYS = sorted((Path(__file__).parents[2] / "recipes" / "debug_overlays").glob("*.yaml"))
+
+
+def in_stages(recipe: Recipe) -> bool:
+    """RADIO's three stages, the last with a low and a high partition, and SAM on mosaics in the low ones."""
+    *_, third = recipe.stages.values()
+    lows = [stage.partitions["low"].teachers["sam"].mosaic for stage in recipe.stages.values()]
+    return lows == [True] * 3 and list(third.partitions) == ["low", "high"] and recipe.optim.name == "lamb"
+
+
+def only_stage(recipe: Recipe) -> dict[str, PartitionNode]:
+    (stage,) = recipe.stages.values()
+    return stage.partitions
+
+
 #: What a recipe is about, and its overlay must keep.
 KEPT = {
     "theia": lambda recipe: recipe.loss.spatial == "hybrid_map" and recipe.optim.final_share == 1,
     "unic": lambda recipe: recipe.loss.drop_teachers == 0.5 and recipe.student.drop_path == 0.1,
     "ungated": lambda recipe: recipe.student.head == "v2" and recipe.teachers["clip"].upsampler == "s2",
     "single_teacher": lambda recipe: len(recipe.teachers) == 1 and recipe.student.registers == 4,
-    "radio_l": lambda recipe: recipe.teachers["dfn_clip"].factor == 3 and len(recipe.teachers) == 4,
-    "radio_h": lambda recipe: recipe.engine.checkpointing and len(recipe.teachers) == 4,
+    "radio_l": lambda recipe: recipe.teachers["dfn_clip"].factor == 3 and in_stages(recipe),
+    "radio_b": lambda recipe: recipe.teachers["dfn_clip"].factor == 3 and in_stages(recipe),
+    "radio_h": lambda recipe: recipe.engine.checkpointing and in_stages(recipe),
+    "c_radio_v4": lambda recipe: recipe.teachers["sam3"].mosaic and len(only_stage(recipe)["low"].sizes or []) > 1,
 }
 
 

@@ -115,5 +115,5 @@ def test_what_a_recipe_needs() -> None:
     real = read_recipe(recipes / "radio_l.yaml")
     assert set(wanted(real)) == {"student", *(f"teachers.{name}.backbone" for name in real["teachers"])}
     assert wanted(real)["student"] == "timm:vit_large_patch16_224"
-    assert "adapters/dfn-clip-h14-378-featsharp-3x" in local_paths(real)
+    assert "runs/adapters/dfn-clip-h14-378-featsharp-3x" in local_paths(real)
     assert set(wanted(read_recipe(recipes / "adapters" / "siglip_so400m_14_384.yaml"))) == {"teacher"}
