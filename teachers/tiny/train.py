@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from imagery.scenes import Scene, render_scene, vocab
-from teachers.errors import add_debug_flag, guard
+from teachers.errors import UserError, add_debug_flag, guard
 from teachers.tiny.cache import SceneCache
 from teachers.tiny.card import load_teacher, save_teacher, write_card
 from teachers.tiny.fill import fill, fingerprint
@@ -99,6 +99,16 @@ def make_teacher(name: str, schedule: Schedule, training: SceneCache, held_out: 
     print(f"tiny:{name}", card["training"], card["final_losses"], card["scores"], sep="\n  ")
 
 
+def choose_schedule(name: str, options: argparse.Namespace) -> Schedule:
+    """The teacher's own schedule, changed as the command line says."""
+    schedule = SCHEDULES[name]
+    zoom = schedule.zoom if options.zoom is None else tuple(options.zoom)
+    if not 0 < zoom[0] <= zoom[1] <= 1:
+        raise UserError(f"--zoom {zoom[0]} {zoom[1]}: two shares of the scene's side, 0 < LOW <= HIGH <= 1")
+    steps = schedule.steps if options.steps is None else options.steps
+    return dataclasses.replace(schedule, steps=steps, zoom=zoom, seed=schedule.seed + options.seed)
+
+
 def main(argv: list[str]) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m teachers.tiny.train", description=__doc__)
@@ -108,6 +118,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--scenes", type=int, default=6000, help="training scenes")
     parser.add_argument("--held-out", type=int, default=400, help="scenes to score on")
     parser.add_argument("--steps", type=int, help="instead of the schedule's own number")
+    parser.add_argument(
+        "--zoom", type=float, nargs=2, metavar=("LOW", "HIGH"), help="range of a crop's side over the scene's, for each"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="added to the schedule's own seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw scenes")
     parser.add_argument("--threads", type=int, default=1, help="threads per teacher; the shipped weights used 1")
     add_debug_flag(parser)
@@ -118,10 +132,7 @@ def main(argv: list[str]) -> int:
     )
     torch.set_num_threads(options.threads)
     for name in SCHEDULES if options.name == "all" else [options.name]:
-        schedule = SCHEDULES[name]
-        if options.steps is not None:
-            schedule = dataclasses.replace(schedule, steps=options.steps)
-        make_teacher(name, schedule, training, held_out, options.out)
+        make_teacher(name, choose_schedule(name, options), training, held_out, options.out)
     write_readme(options.out)
     return 0
 

@@ -1,5 +1,6 @@
 """The training of the tiny teachers: targets proved on pictures drawn by hand, two real steps, exact resume."""
 
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from imagery.scenes import Scene
+from teachers.errors import UserError
 from teachers.tiny import targets
 from teachers.tiny.cache import SceneCache
 from teachers.tiny.card import load_teacher, save_teacher
@@ -18,7 +20,7 @@ from teachers.tiny.loop import Schedule, draw_crops, train
 from teachers.tiny.model import Architecture, initialise
 from teachers.tiny.objectives import Objective, build_objective
 from teachers.tiny.text import Tokenizer, split_words
-from teachers.tiny.train import COUNTS, class_prompts, draw
+from teachers.tiny.train import COUNTS, SCHEDULES, choose_schedule, class_prompts, draw
 
 SMALL = {
     "clip": Architecture(
@@ -204,3 +206,12 @@ def test_a_filled_cache_is_reused_and_its_pictures_identify_the_world(cache: Sce
     first = fingerprint(fill(partial(draw, 5), 2, 224, other, workers=1))
     second = fingerprint(fill(partial(watched, 6), 2, 224, other, workers=1))
     assert drawn == [0, 0, 0, 1] and first != second  # another world: looked at, found different, drawn anew
+
+
+def test_a_schedule_is_changed_only_where_the_command_line_says() -> None:
+    plain = Namespace(steps=None, zoom=None, seed=0)
+    assert choose_schedule("clip", plain) == SCHEDULES["clip"]
+    changed = choose_schedule("clip", Namespace(steps=5, zoom=[0.9, 1.0], seed=100))
+    assert (changed.steps, changed.zoom, changed.seed, changed.batch) == (5, (0.9, 1.0), 111, SCHEDULES["clip"].batch)
+    with pytest.raises(UserError, match="LOW"):
+        choose_schedule("clip", Namespace(steps=None, zoom=[1.0, 0.5], seed=0))
