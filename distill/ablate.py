@@ -3,7 +3,8 @@
 accelerate launch distill/ablate.py RECIPE.yaml [field=value ...]      finished arms are not trained again
 
 Arms that differ only downstream of the teachers (upsampler, loss, student, optimiser) train side by side on one pass of
-the teachers; each is equal to the bit to the run it would have been alone. `together: N` says how many at a time.
+the teachers; each is equal to the bit to the run it would have been alone. `together: N` says how many at a time. With
+`seeds: [0, 1, 2]` every arm is trained with each student seed, and its row's errors hold the spread of the runs.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 from distill.arm import Arm, run_together
 from distill.groups import group
 from distill.missing import find_missing, make, open_once, refuse
-from distill.recipe import read, read_arms
+from distill.recipe import read, read_arms, runs_of
 from distill.runtime import start
 from distill.verdict import EvalRoom, probe_all, publish
 from eval_suite.recorded import recall_or_run
@@ -36,21 +37,21 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_intermixed_args(argv)
     whole = read(arguments.recipe, arguments.overrides)
     recipes = read_arms(arguments.recipe, arguments.overrides)
+    rows = {arm: [recipes[run] for run in runs] for arm, runs in runs_of(whole).items()}
     if whole.eval is None:
         raise UserError(f"{arguments.recipe} has no eval, so its arms cannot be compared; add `eval: {{suite: FILE}}`")
     missing = find_missing(recipes.values())
     refuse(make(missing) if arguments.prepare else missing)
     accelerators = start(recipes)
     arms = {name: Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()}
-    untrained_arm = whole.baseline if whole.eval.untrained is True else None
+    baseline = str(whole.baseline)
+    plain = arms[rows[baseline][0].name] if whole.eval.untrained is True else None
     for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
-        run_together(members, open_once(members[0].recipe.data.train), untrained=untrained_arm)
+        run_together(members, open_once(members[0].recipe.data.train), untrained=plain.name if plain else None)
     first = next(iter(arms.values())).accelerator
     if first.is_main_process:
-        baseline = str(whole.baseline)
-        untrained = arms[baseline].untrained_folder if whole.eval.untrained is True else None
-        judged = probe_all(ROOM, recipes, whole.folder, untrained)
-        print(publish(ROOM, judged, recipes, baseline, whole.folder))
+        judged = probe_all(ROOM, rows, whole.folder, plain.untrained_folder if plain else None)
+        print(publish(ROOM, judged, rows, baseline, whole.folder))
     first.end_training()
 
 

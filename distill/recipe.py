@@ -189,6 +189,7 @@ class Recipe(Node):
     eval: EvalNode | None = None
     arms: dict[str, list[str]] = Field(default_factory=dict)  #: arm -> overrides of this recipe
     baseline: str | None = None  #: the arm every other is compared with
+    seeds: list[int] = Field(default_factory=list)  #: student seeds; every arm is trained with each, as runs of one row
     together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
 
     @model_validator(mode="before")
@@ -214,6 +215,10 @@ class Recipe(Node):
             raise ValueError(f"baseline must be one of the arms: {', '.join(self.arms)}")
         if not self.arms and self.baseline is not None:
             raise ValueError("baseline names an arm, and there are no arms")
+        if self.seeds and not self.arms:
+            raise ValueError("seeds are of arms, and there are no arms; a single run has student.seed")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ")
         for name in [*self.arms, *self.teachers]:
             if not name or "/" in name or "." in name or name.startswith("_") or name == UNTRAINED:
                 raise ValueError(f'"{name}" cannot name an arm or a teacher')
@@ -231,7 +236,7 @@ class Recipe(Node):
 
     def fingerprint(self) -> dict[str, Any]:
         """Dotted field -> value, for the fields that decide the numbers of the training."""
-        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together"}
+        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together", "seeds"}
         data = self.model_dump(mode="json", exclude=apart)
         data["data"].pop("workers")
         return dict(_leaves(data, ""))
@@ -243,17 +248,31 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_arms(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
-    """The recipe of every arm of an ablation: the arm's overrides laid over the recipe, written below its folder."""
+    """The recipe of every run of an ablation, by name: an arm's overrides over the recipe, below its folder.
+
+    Without `seeds` an arm has one run, of its own name; `runs_of` says which runs are an arm's.
+    """
     whole = read(path, overrides)
     if not whole.arms:
         raise UserError(f"{path} has no arms; add `arms: {{NAME: [field=value, ...]}}` or use distill/run.py")
-    return {arm: _arm(path, overrides, whole, arm) for arm in whole.arms}
+    return {
+        name: _arm(path, [*overrides, *whole.arms[arm], *own], whole, name)
+        for arm, runs in runs_of(whole).items()
+        for name, own in runs.items()
+    }
 
 
-def _arm(path: str | Path, overrides: Sequence[str], whole: Recipe, arm: str) -> Recipe:
-    data = read_recipe(path, [*overrides, *whole.arms[arm]])
-    data |= {"name": arm, "out": str(whole.folder), "arms": {}, "baseline": None, "together": None}
-    return validate(Recipe, data, f"{path}, arm {arm}")
+def runs_of(whole: Recipe) -> dict[str, dict[str, list[str]]]:
+    """Arm -> names of its runs -> what each changes of the arm: the student's seed."""
+    if not whole.seeds:
+        return {arm: {arm: []} for arm in whole.arms}
+    return {arm: {f"{arm}-seed{seed}": [f"student.seed={seed}"] for seed in whole.seeds} for arm in whole.arms}
+
+
+def _arm(path: str | Path, overrides: Sequence[str], whole: Recipe, name: str) -> Recipe:
+    data = read_recipe(path, overrides)
+    data |= {"name": name, "out": str(whole.folder), "arms": {}, "baseline": None, "together": None, "seeds": []}
+    return validate(Recipe, data, f"{path}, arm {name}")
 
 
 def default_of(name: str) -> Any:

@@ -59,7 +59,7 @@ def wants_untrained(recipe: Recipe) -> bool:
 
 def judge(recipe: Recipe, arm: Arm) -> None:
     """Probe, print the table against the untrained student, write the report."""
-    arms = {recipe.name: recipe}
+    arms = {recipe.name: [recipe]}
     untrained = wants_untrained(recipe)
     baseline = UNTRAINED if untrained else recipe.name
     judged = probe_all(ROOM, arms, recipe.folder, arm.untrained_folder if untrained else None)

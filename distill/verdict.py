@@ -48,66 +48,87 @@ class EvalRoom:
 class Judged:
     """The metrics of every row of a comparison, by row name."""
 
-    students: dict[str, Any]  #: arms, and the untrained student
-    teachers: dict[str, Any]  #: reference rows; they may lack what they cannot do
+    students: dict[str, list[Any]]  #: the runs of every arm, and the untrained student
+    teachers: dict[str, list[Any]]  #: reference rows; they may lack what they cannot do
+
+    @property
+    def rows(self) -> dict[str, list[Any]]:
+        """All of them."""
+        return self.students | self.teachers
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row to probe: a backbone node and the folder its metrics go to."""
+    """One backbone to probe, of some row of the table, and the folder its metrics go to."""
 
+    name: str
     row: str
     node: str | Mapping[str, Any]
     folder: Path
 
 
-def probe_all(room: EvalRoom, arms: Mapping[str, Recipe], folder: Path, untrained: Path | None) -> Judged:
-    """Probe the arms' students, the untrained one and the teachers; what is on disk already is not probed again."""
-    first = next(iter(arms.values()))
+def probe_all(room: EvalRoom, arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: Path | None) -> Judged:
+    """Probe the arms' students, the untrained one and the teachers; what is on disk already is not probed again.
+
+    arms: the recipes of the runs of every row.
+    """
+    first = next(iter(arms.values()))[0]
     if first.eval is None:
         raise ValueError("the recipe has no eval")
-    students = [Case(arm, f"run:{recipe.folder}", recipe.folder) for arm, recipe in arms.items()]
+    runs = [(arm, recipe) for arm, recipes in arms.items() for recipe in recipes]
+    students = [Case(recipe.name, arm, f"run:{recipe.folder}", recipe.folder) for arm, recipe in runs]
     if untrained is not None:
-        students.append(Case(UNTRAINED, f"run:{untrained}", untrained.parent))
+        students.append(Case(UNTRAINED, UNTRAINED, f"run:{untrained}", untrained.parent))
     nodes = first.teachers.items() if first.eval.teachers else ()
-    teachers = [Case(f"teacher {name}", node.backbone, folder / "teachers" / name) for name, node in nodes]
+    titles = {name: f"teacher {name}" for name, _ in nodes}
+    teachers = [Case(titles[name], titles[name], node.backbone, folder / "teachers" / name) for name, node in nodes]
     found = judge_cases(room, first.eval.suite, [*students, *teachers])
-    return Judged({case.row: found[case.row] for case in students}, {case.row: found[case.row] for case in teachers})
+    return Judged(_by_row(students, found), _by_row(teachers, found))
+
+
+def _by_row(cases: Sequence[Case], found: Mapping[str, Any]) -> dict[str, list[Any]]:
+    rows: dict[str, list[Any]] = {}
+    for case in cases:
+        rows.setdefault(case.row, []).append(found[case.name])
+    return rows
 
 
 def judge_cases(room: EvalRoom, suite: str, cases: Sequence[Case]) -> dict[str, Any]:
-    """Metrics by row. Rows do not depend on each other, so each core takes its own; a process holds up to 2.5 GiB."""
+    """Metrics by case name. No case needs another, so each core takes its own; a process holds up to 2.5 GiB."""
     room.load_suite(suite)  # a mistake in the suite is told before processes start
     processes = min(len(cases), os.cpu_count() or 1, MOST_PROCESSES)
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = {pool.submit(judge_case, room, suite, case): case.row for case in cases}
+        waiting = {pool.submit(judge_case, room, suite, case): case.name for case in cases}
         paths = {}
         for done in tqdm(as_completed(waiting), total=len(cases), desc="probing"):
             paths[waiting[done]] = done.result()
-    return {row: room.read_metrics(path) for row, path in paths.items()}
+    return {name: room.read_metrics(path) for name, path in paths.items()}
 
 
 def judge_case(room: EvalRoom, suite_path: str, case: Case) -> Path:
-    """Probe one row, or find it done; returns the path of its metrics.json."""
+    """Probe one backbone, or find it done; returns the path of its metrics.json."""
     suite = room.load_suite(suite_path)
     digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
     judge = Judge(lambda backbone: room.run_suite(backbone, suite, progress=False), room.write_metrics, digest)
-    return judge.judge(case.row, load_teacher(case.node), case.folder)
+    return judge.judge(case.name, load_teacher(case.node), case.folder)
 
 
-def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Recipe], baseline: str, folder: Path) -> str:
-    """Write the report below `folder`; returns what to print: the tables with their errors, and where the report is."""
+def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Sequence[Recipe]], baseline: str, folder: Path) -> str:
+    """Write the report below `folder`; returns what to print: the tables with their errors, and where the report is.
+
+    Curves and pictures are of the first run of every arm.
+    """
     tables = compare(room, judged, list(arms), baseline)
-    rows = judged.students | judged.teachers
+    firsts = {arm: recipes[0] for arm, recipes in arms.items()}
     report = room.write_report(
         folder / "report",
         title=folder.name,
         table=tables[ANSWER],
-        metrics_by_row={row: [metrics] for row, metrics in rows.items()},
-        curves=curves(arms),
-        pictures=[(CAPTION.format(sheet.teacher), path) for sheet, path in pictures(arms, folder / "report")],
-        notes=notes(next(iter(arms.values()))),
+        metrics_by_row=judged.rows,
+        curves=curves(firsts),
+        pictures=[(CAPTION.format(sheet.teacher), path) for sheet, path in pictures(firsts, folder / "report")],
+        notes=notes(next(iter(firsts.values()))),
     )
     # The answer comes last: it is what stays on the screen.
     text = [f"{title}\n\n{room.render(tables[title], 'md')}" for title in reversed(tables)]
@@ -116,8 +137,8 @@ def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Recipe], baseline
 
 def compare(room: EvalRoom, judged: Judged, arms: Sequence[str], baseline: str) -> dict[str, Any]:
     """Tables by title: the arms alone; beside the rows that have every metric; beside all rows, on what all can do."""
-    rows = {row: [metrics] for row, metrics in (judged.students | judged.teachers).items()}
-    zero = unusable(judged.students, baseline)
+    rows = judged.rows
+    zero = unusable(rows[baseline])
     whole = {row: runs for row, runs in rows.items() if not missing_anywhere({"": rows[baseline], row: runs})}
     answer = {row: runs for row, runs in whole.items() if row in arms or row == baseline}
     tables = {ANSWER: room.build_table(answer, baseline, zero)}
@@ -129,9 +150,12 @@ def compare(room: EvalRoom, judged: Judged, arms: Sequence[str], baseline: str) 
     return tables
 
 
-def unusable(rows: Mapping[str, Any], baseline: str) -> list[str]:
-    """Metrics whose baseline is not above 0, so that no relative change exists; the table's caption names them."""
-    return sorted({"/".join(result.key) for result in rows[baseline].results if result.value <= 0})
+def unusable(baseline: Sequence[Any]) -> list[str]:
+    """Metrics whose baseline, the mean of its runs, is not above 0: no relative change exists; captions name them."""
+    values: dict[str, list[float]] = {}
+    for result in (result for run in baseline for result in run.results):
+        values.setdefault("/".join(result.key), []).append(result.value)
+    return sorted(key for key, found in values.items() if sum(found) / len(found) <= 0)
 
 
 def missing_anywhere(rows: Mapping[str, Sequence[Any]]) -> set[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Sam3VideoConfig
 
-from distill.recipe import Recipe, read, read_arms
+from distill.recipe import Recipe, read, read_arms, runs_of
 from distill.student import HeadSpec, Student
 from eval_suite.suite import Suite
 from featsharp_adapter.recipe import AdapterRecipe
@@ -48,7 +48,7 @@ def test_all_kinds_are_found() -> None:
 def test_runs_validate(path: Path) -> None:
     recipe = read(path)
     if recipe.arms:
-        assert set(read_arms(path)) == set(recipe.arms)
+        assert set(read_arms(path)) == {run for runs in runs_of(recipe).values() for run in runs}
 
 
 @pytest.mark.parametrize("path", SUITES, ids=name)

@@ -20,19 +20,24 @@ def ablate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_arms_are_trained_probed_compared_and_not_done_twice(write_recipe: Callable[..., Path]) -> None:
     recipe = write_recipe(
-        arms=ARMS, baseline="flat", eval={"suite": "recipes/suites/embedded_debug.yaml", "untrained": True}
+        arms=ARMS,
+        baseline="flat",
+        seeds=[0, 1],
+        eval={"suite": "recipes/suites/embedded_debug.yaml", "untrained": True},
     )
     first = ablate(recipe)
     assert first.returncode == 0, first.stderr[-3000:]
     folder = recipe.parent / "runs" / "small"
-    rows = [folder / "flat", folder / "tile", folder / "flat" / "untrained", *(folder / "teachers").iterdir()]
-    assert len(rows) == 5 and all((row / "metrics.json").is_file() for row in rows)
+    runs = [folder / f"{arm}-seed{seed}" for arm in ARMS for seed in (0, 1)]
+    rows = [*runs, runs[0] / "untrained", *(folder / "teachers").iterdir()]
+    assert len(rows) == 7 and all((row / "metrics.json").is_file() for row in rows)
     answer = json.loads((folder / "report" / "delta_m.json").read_text())
     assert answer["baseline"] == "flat" and list(answer["rows"]) == ["flat", "tile"]
+    assert "2 runs a row" in first.stdout
     assert "| tile |" in first.stdout and f"report: {folder / 'report' / 'report.html'}" in first.stdout
     stamps = {row: (row / "metrics.json").stat().st_mtime_ns for row in rows}
     second = ablate(recipe)
-    assert second.returncode == 0 and second.stdout.count("already trained") == 2
+    assert second.returncode == 0 and second.stdout.count("already trained") == 4
     assert stamps == {row: (row / "metrics.json").stat().st_mtime_ns for row in rows}
     assert second.stdout[second.stdout.index("The answer") :] == first.stdout[first.stdout.index("The answer") :]
 

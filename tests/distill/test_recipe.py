@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_run import small_recipe
 
-from distill.recipe import Recipe, read, read_arms
+from distill.recipe import Recipe, read, read_arms, runs_of
 from imagery.errors import UserError as ImageError
 from teachers.config import validate
 from teachers.errors import UserError
@@ -64,6 +64,26 @@ def test_arms_are_overrides_written_below_the_recipe(write_recipe: Callable[...,
     assert arms["flat"].optim.steps == 9 and not arms["flat"].arms
     with pytest.raises(UserError, match="one of the arms"):
         read(path, ["baseline=flatt"])
+
+
+def test_seeds_are_runs_of_every_arm(write_recipe: Callable[..., Path]) -> None:
+    path = write_recipe(
+        arms={"tile": [], "flat": ["teachers.coarse.upsampler=bilinear"]}, baseline="flat", seeds=[0, 7]
+    )
+    whole, runs = read(path), read_arms(path)
+    assert {arm: list(names) for arm, names in runs_of(whole).items()} == {
+        "tile": ["tile-seed0", "tile-seed7"],
+        "flat": ["flat-seed0", "flat-seed7"],
+    }
+    found = {(run.name, run.student.seed, run.seed, run.teachers["coarse"].upsampler) for run in runs.values()}
+    upsamplers = {"tile": "tile", "flat": "bilinear"}
+    assert found == {(f"{arm}-seed{seed}", seed, 0, upsamplers[arm]) for arm in upsamplers for seed in (0, 7)}
+    assert all(run.folder.parent == whole.folder and not run.seeds for run in runs.values())
+    assert runs["flat-seed7"].fingerprint()["student.seed"] == 7
+    with pytest.raises(UserError, match="seeds must differ"):
+        read(path, ["seeds=[1, 1]"])
+    with pytest.raises(UserError, match="there are no arms"):
+        read(path, ["arms={}", "baseline=null"])
 
 
 def test_an_arms_own_mistake_names_the_arm(write_recipe: Callable[..., Path]) -> None:
