@@ -62,7 +62,7 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
     for name, reason in bad.items():
         print(f"skipped {files[name]}: {reason}")
     if not done:
-        raise UserError("none of the images could be read")
+        raise UserError(f"none of the images could be sharpened; the last: {list(bad.values())[-1]}")
     if not arguments.no_pictures:
         draw_files(done, backbone, arguments.out, device)
     print(f"{len(done)} images: features{'' if arguments.no_pictures else ' and pictures'} in {arguments.out}")
