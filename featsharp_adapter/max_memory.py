@@ -12,7 +12,9 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.func import functional_call
 
+from featsharp_adapter.adaptive_upsample import side_plan
 from featsharp_adapter.jbu import RADIUS
+from featsharp_adapter.local_attention import block_bias, rope_angles
 from featsharp_adapter.peak_memory import PeakMemory
 from featsharp_adapter.upsamplers.base import Upsampler
 from teachers.errors import UserError
@@ -101,6 +103,8 @@ class Budget:
 
 def _peak(upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor, rows: int) -> int:
     """Bytes that upsampling the first `rows` rows of tokens takes, the result included."""
+    for kept in (side_plan, block_bias, rope_angles):  # whichever trial comes first would pay for them alone
+        kept.cache_clear()
     part = guidance[:, :, : max(1, guidance.shape[-2] * rows // low.shape[-2])]
     strip = {n: tile[:, :, : n * rows] for n, tile in tiles.items()}
     with PeakMemory() as memory:

@@ -114,6 +114,7 @@ def sharpen_files(files: dict[str, Path], sharpener: Sharpener, out: Path, devic
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_suffix(".tmp")
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, scratch)
+        scratch.chmod(0o644)  # safetensors keeps what it writes to the owner
         scratch.replace(target)
     return bad
 

@@ -12,7 +12,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe
 
@@ -120,19 +120,12 @@ def test_a_description_that_was_edited_does_not_fit_its_weights(world: Path, tmp
     assert "do not fit the description" in capsys.readouterr().err
 
 
-def test_images_that_hold_no_numbers_are_found_in_training(world: Path, tmp_path: Path, capsys) -> None:
-    """A float TIFF may hold NaN. Whatever it is decoded to, no NaN comes out of training: it ends well or in words."""
+def test_images_that_hold_no_numbers_are_refused_in_training(world: Path, tmp_path: Path, capsys) -> None:
     for index in range(8):
         Image.fromarray(np.full((60, 80), np.nan, dtype=np.float32)).save(tmp_path / f"{index}.tiff")
-    images = [f"data.train=imagefolder:{tmp_path}", f"data.held_out=imagefolder:{world / 'images'}"]
-    code = guard(train.main, [str(world / "recipe.yaml"), *images, "optim.steps=2", f"out={tmp_path / 'out'}"])
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and code in (0, 2)
-    if code == 0:
-        weights = load_file(tmp_path / "out" / "adapter" / "adapter.safetensors")
-        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    else:
-        assert "the same everywhere" in printed.err or "unreadable" in printed.err or "no images" in printed.err
+    given = [f"data.train=imagefolder:{tmp_path}", f"out={tmp_path / 'out'}"]
+    assert guard(train.main, [str(world / "recipe.yaml"), *given]) == 2
+    assert "32-bit float pixels have no fixed range" in told(capsys)
 
 
 @pytest.mark.slow
