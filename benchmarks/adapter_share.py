@@ -1,22 +1,23 @@
 """What an adapter costs beside the teacher passes it needs, in one run.
 
-    python benchmarks/adapter_share.py [--model timm:vit_small_patch16_224] [--factor 2] [--batch 2] [--threads 2]
+    python benchmarks/adapter_share.py [--model timm:vit_small_patch16_224] [--factor 2] [--batch 2] [--device cuda]
 
 A FeatSharp adapter of factor x needs 1 + x^2 passes of the teacher (the whole image, and x^2 tiles). Printed are the
 median times of a complete sharpened forward and, within it, of those passes, of JBU, and of the fusion block; what they
 leave of the total is resizing, tiling, PHI-S and bias. Beside it the bare passes by themselves, taking turns with it.
-Weights are random: they do not change the time.
+Shares are medians of the shares of single turns, so that what else a machine does meets both sides of each; the range
+is that of the middle half of the turns. Weights are random: they do not change the time.
 """
 
 import argparse
 import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import add_device, describe, now_ms, open_device
 
 from featsharp_adapter.adapter import Adapter
 from featsharp_adapter.meta import AdapterMeta
@@ -26,13 +27,7 @@ from teachers.errors import add_debug_flag, guard
 from teachers.registry import load_backbone
 
 TEACHER, JBU, FUSION, TOTAL, BARE = "teacher", "JBU", "fusion block", "sharpened teacher", "bare passes"
-
-
-def now() -> float:
-    """Milliseconds, everything that was started being done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() * 1000
+REST = "everything else"
 
 
 class Stopwatch:
@@ -46,18 +41,20 @@ class Stopwatch:
         original: Callable[..., Any] = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            began = now()
+            began = now_ms()
             try:
                 return original(*args, **kwargs)
             finally:
-                self.spent[title] += now() - began
+                self.spent[title] += now_ms() - began
 
         setattr(owner, method, timed)
 
 
 @torch.inference_mode()
-def measure(model: str, factor: int, batch: int, repeats: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each part, of the whole, and of the bare passes; images of factor x the native size."""
+def measure(model: str, factor: int, batch: int, repeats: int, device: torch.device) -> list[dict[str, float]]:
+    """Milliseconds of each part, of the whole, and of the bare passes, in every turn; images of factor x the native
+    size.
+    """
     teacher = load_backbone({"spec": model, "pretrained": False}).to(device)
     spec = teacher.spec
     meta = AdapterMeta(spec, model, "featsharp", factor)
@@ -72,19 +69,24 @@ def measure(model: str, factor: int, batch: int, repeats: int, device: torch.dev
         (FUSION, level.block, "forward"),
     ):
         watch.watch(title, owner, method)
-    times: defaultdict[str, list[float]] = defaultdict(list)
-    for turn in range(repeats + 1):  # the first turn warms up
+    turns = []
+    for _ in range(repeats + 1):  # the first turn warms up
         watch.spent.clear()
-        began = now()
+        began = now_ms()
         sharp(images)
-        total = now() - began
-        parts = dict(watch.spent)
-        began = now()
+        parts = {**watch.spent, TOTAL: now_ms() - began}
+        parts[REST] = parts[TOTAL] - parts[TEACHER] - parts[JBU] - parts[FUSION]
+        began = now_ms()
         teacher(passes)
-        bare = now() - began
-        for title, value in {**parts, TOTAL: total, BARE: bare}.items() if turn else ():
-            times[title].append(value)
-    return {title: statistics.median(values) for title, values in times.items()}
+        turns.append({**parts, BARE: now_ms() - began})
+    return turns[1:]
+
+
+def shares(parts: list[float], wholes: list[float]) -> str:
+    """Median of part / whole over turns, and the middle half of them."""
+    ratios = sorted(100 * part / whole for part, whole in zip(parts, wholes, strict=True))
+    quarter = len(ratios) // 4
+    return f"{statistics.median(ratios):.1f} % ({ratios[quarter]:.1f} to {ratios[-1 - quarter]:.1f})"
 
 
 def main(argv: list[str]) -> int:
@@ -93,22 +95,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", default="timm:vit_small_patch16_224")
     parser.add_argument("--factor", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    add_device(parser)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    times = measure(arguments.model, arguments.factor, arguments.batch, arguments.repeats, device)
-    total = times[TOTAL]
-    where = f"{device}, {arguments.threads} threads, torch {torch.__version__}"
-    print(f"{arguments.model}, {arguments.factor}x, batch {arguments.batch}, {where}")
-    rest = total - times[TEACHER] - times[JBU] - times[FUSION]
-    for name, value in {**times, "everything else": rest}.items():
-        print(f"  {name:20s} {value:9.1f} ms  {100 * value / total:6.1f} % of the total")
-    share = (times[JBU] + times[FUSION]) / total
-    print(f"JBU and fusion: {100 * share:.1f} % of the total")
-    print(f"everything else: {100 * rest / times[TEACHER]:.1f} % of the {1 + arguments.factor**2} passes within it")
+    device = open_device(arguments)
+    turns = measure(arguments.model, arguments.factor, arguments.batch, arguments.repeats, device)
+    print(f"{arguments.model}, {arguments.factor}x, batch {arguments.batch}, {len(turns)} turns, {describe(device)}")
+    columns = {name: [turn[name] for turn in turns] for name in (TEACHER, JBU, FUSION, REST, TOTAL, BARE)}
+    for name, values in columns.items():
+        print(f"  {name:20s} {statistics.median(values):9.1f} ms  {shares(values, columns[TOTAL]):>24s} of the total")
+    adapter = [jbu + fusion for jbu, fusion in zip(columns[JBU], columns[FUSION], strict=True)]
+    print(f"JBU and fusion: {shares(adapter, columns[TOTAL])} of the total")
+    print(
+        f"everything else: {shares(columns[REST], columns[TEACHER])} of the {1 + arguments.factor**2} passes within it"
+    )
     return 0
 
 

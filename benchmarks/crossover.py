@@ -1,11 +1,11 @@
 """From which factor on a sharpened teacher costs less than the same teacher run at full resolution.
 
-    python benchmarks/crossover.py [--model timm:vit_huge_patch14_clip_378] [--factors 2 3 4 6] [--time]
+    python benchmarks/crossover.py [--model timm:vit_huge_patch14_clip_378] [--factors 2 3 4 6] [--device cuda]
 
 At factor x the sharpened teacher looks x^2 + 1 times at images of its native size and fuses; the plain one looks once
 at an image x times as large, and its attention grows with x^4. Operations are counted by torch.utils.flop_counter on
 the meta device (matrix products, convolutions and attention: what a GPU spends its time on), so that no weights and no
-GPU are needed. --time measures both on a GPU instead, teacher in bfloat16, adapter in float32 as it is used.
+GPU are needed. --device cuda measures the time of both instead, teacher in bfloat16, adapter in float32 as it is used.
 """
 
 import argparse
@@ -83,13 +83,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Sharpening against full resolution.")
     parser.add_argument("--model", default="timm:vit_huge_patch14_clip_378")
     parser.add_argument("--factors", type=int, nargs="+", default=[2, 3, 4, 6])
-    parser.add_argument("--time", action="store_true", help="milliseconds on a GPU instead of operations")
+    parser.add_argument("--device", choices=("meta", "cuda"), default="meta", help="cuda: milliseconds, not operations")
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
-    if arguments.time and not torch.cuda.is_available():
-        raise UserError("--time needs a GPU; without it operations are counted")
-    unit = "ms" if arguments.time else "TFLOPs"
-    rows = measure(arguments.model, sorted(arguments.factors), "cuda" if arguments.time else "meta")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no GPU here; without --device cuda operations are counted")
+    unit = "TFLOPs" if arguments.device == "meta" else "ms"
+    rows = measure(arguments.model, sorted(arguments.factors), arguments.device)
     head = ["factor", f"full size, {unit}", f"1 + x^2 passes, {unit}", f"adapter, {unit}", "full size / sharpened"]
     print(arguments.model)
     print(table(head, rows))

@@ -1,6 +1,6 @@
 """Joint bilateral upsampling: this package's against the straightforward formulation, in one run.
 
-    python benchmarks/jbu_speed.py [--dims 384 1024] [--grids 14 16] [--factors 2 4] [--batch 2] [--threads 2]
+    python benchmarks/jbu_speed.py [--dims 384 1024] [--grids 14 16] [--factors 2 4] [--batch 2] [--device cuda]
 
 Straightforward means: unfold the 7 x 7 neighbourhoods of the keys and of the upsampled map, multiply, sum. Both have
 the same weights, and the difference of their results is printed beside the ratios. Memory is the peak of live tensors.
@@ -11,7 +11,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from timing import alternating_ms, peak_mib, table
+from timing import add_device, alternating_ms, describe, open_device, peak_mib, table
 from torch import Tensor
 
 from featsharp_adapter.jbu import RADIUS, JBULevel, JBUStack
@@ -43,7 +43,9 @@ def unfold_stack(stack: JBUStack, source: Tensor, guidance: Tensor) -> Tensor:
     return source
 
 
-def measure(dim: int, grid: int, factor: int, batch: int, repeats: int, backward: bool, device: str) -> list[object]:
+def measure(
+    dim: int, grid: int, factor: int, batch: int, repeats: int, backward: bool, device: torch.device
+) -> list[object]:
     """One row of the table."""
     stack = JBUStack(factor).to(device)
     source = torch.randn(batch, dim, grid, grid, device=device, requires_grad=backward)
@@ -87,12 +89,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--factors", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--forward-only", action="store_true")
+    add_device(parser)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = open_device(arguments)
     rows = [
         measure(dim, grid, factor, arguments.batch, arguments.repeats, backward, device)
         for dim in arguments.dims
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
         for grid in arguments.grids
         for backward in ((False,) if arguments.forward_only else (False, True))
     ]
-    print(f"batch {arguments.batch}, {device}, {arguments.threads} threads, torch {torch.__version__}")
+    print(f"batch {arguments.batch}, {describe(device)}")
     header = ["C", "grid", "what", "ms", "unfold ms", "faster", "MiB", "unfold MiB", "less memory", "max difference"]
     print(table(header, rows))
     return 0

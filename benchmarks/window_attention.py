@@ -1,6 +1,6 @@
 """Window attention: this package's blocks against attention of everything to everything, in one run.
 
-    python benchmarks/window_attention.py [--dim 768] [--grids 28 56 64] [--batch 2] [--threads 2]
+    python benchmarks/window_attention.py [--dim 768] [--grids 28 56 64] [--batch 2] [--device cuda]
 
 "dense" is one fused attention call with a cached bias [heads, tokens, tokens], the best of the straightforward forms;
 "eager" is the same by explicit softmax, on grids where it is bearable. Input and output projections are in all of them
@@ -12,7 +12,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from timing import alternating_ms, peak_mib, table
+from timing import add_device, alternating_ms, describe, open_device, peak_mib, table
 from torch import Tensor
 
 from featsharp_adapter.local_attention import LocalAttention, block_bias
@@ -34,7 +34,7 @@ def dense(attention: LocalAttention, tokens: Tensor, bias: Tensor, *, eager: boo
     return attention.proj(out.transpose(1, 2).flatten(2)).unflatten(1, (height, width))
 
 
-def measure(dim: int, grid: int, batch: int, window: int, repeats: int, device: str) -> list[object]:
+def measure(dim: int, grid: int, batch: int, window: int, repeats: int, device: torch.device) -> list[object]:
     """One row of the table."""
     attention = LocalAttention(dim, window=window).to(device)
     tokens = torch.randn(batch, grid, grid, dim, device=device)
@@ -79,19 +79,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--window", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    add_device(parser)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = open_device(arguments)
     rows = [
         measure(arguments.dim, grid, arguments.batch, arguments.window, arguments.repeats, device)
         for grid in arguments.grids
     ]
-    print(
-        f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, "
-        f"{device}, {arguments.threads} threads"
-    )
+    print(f"width {arguments.dim}, window {arguments.window}, batch {arguments.batch}, {describe(device)}")
     header = [
         "grid",
         "ms",

@@ -20,6 +20,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     ),
     "window": ("featsharp:window=1", "featsharp:window=3", "featsharp:window=5", "featsharp:window=7"),
     "position": ("featsharp:position=alibi", "featsharp:position=rope", "featsharp:position=none"),
+    # At a factor with several primes, e.g. --set factor=4; at a prime the two are the same.
+    "tiling": ("featsharp", "featsharp:progressive=true"),
     "bias": ("featsharp", "featsharp/bias=false", "featup", "featup/bias=false"),
     # All but layer_norm can be undone, so that fidelity, in the teacher's units, compares them; errors do not.
     "normaliser": (

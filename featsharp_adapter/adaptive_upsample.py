@@ -65,6 +65,7 @@ def _on_tokens(kernel: Tensor, rows: SidePlan, columns: SidePlan) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may be needed for gradients later, whoever asks first
 def side_plan(
     size: int,
     factor: int,

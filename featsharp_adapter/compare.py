@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -83,10 +83,12 @@ def compare(
     upsamplers: Sequence[str],
     seeds: Sequence[int],
     judge: Judge | None = None,
+    keep: Callable[[Sequence[Outcome]], object] = lambda _: None,
 ) -> Comparison:
     """All trainings of one teacher; `upsamplers` as in `arms.py`; `judge` probes the features that each sharpens.
 
-    A seed decides weights, batches and choice of views; the data stay the same.
+    A seed decides weights, batches and choice of views; the data stay the same. `keep` is given what there is so far,
+    after every training.
     """
     teacher = RememberingBackbone(workshop.backbone)
     outcomes: list[Outcome] = []
@@ -115,6 +117,7 @@ def compare(
                 probes={} if judge is None else judge_adapter(judge, teacher, adapter, name),
             )
             outcomes.append(outcome)
+            keep(outcomes)
             adapters.setdefault(name, adapter)
             errors = f"average {outcome.mse_average:.4f}, learned {outcome.mse_learned:.4f}"
             probed = "".join(f", {title} {value:.2f}" for title, value in outcome.probes.items())
@@ -131,7 +134,7 @@ def measure_cost(adapter: Adapter, sample: Sample) -> tuple[float, float]:
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        adapter(sample.views, sample.guidance())
+        adapter(sample.views, sample.guidance()).sum().item()  # a number waits for a GPU to be done
         times.append((time.perf_counter() - began) * 1000)
     with PeakMemory() as memory:
         adapter(sample.views, sample.guidance())

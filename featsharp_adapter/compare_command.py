@@ -7,7 +7,7 @@ from pathlib import Path
 
 from featsharp_adapter.ablations import ABLATIONS
 from featsharp_adapter.arms import FIELDS, parse_arm
-from featsharp_adapter.compare import compare, draw, write_table
+from featsharp_adapter.compare import Outcome, compare, draw, write_table
 from featsharp_adapter.judging import Judge
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.workshop import open_workshop
@@ -48,16 +48,18 @@ def run_compare(arguments: argparse.Namespace, open_judge: OpenJudge) -> int:
         parse_arm(text, recipes[0])
     suite = arguments.suite
     judge = open_judge(Path(suite[0]), suite[1:]) if suite else None
-    outcomes = []
-    table = ""
+    outcomes: list[Outcome] = []
+
+    def keep(found: Sequence[Outcome]) -> str:  # so that an interruption loses one training at most
+        return write_table([*outcomes, *found], arguments.out)
+
     for recipe in recipes:
         workshop = open_workshop(recipe, arms)
-        trained = compare(recipe, workshop, arms, arguments.seeds, judge)
+        trained = compare(recipe, workshop, arms, arguments.seeds, judge, keep)
         outcomes += trained.outcomes
-        table = write_table(outcomes, arguments.out)  # after every teacher, so that an interruption loses one at most
         if arguments.pictures:
             name = workshop.spec.name.replace("/", "-").replace(":", "-")
             target = arguments.out.with_name(f"{arguments.out.name}-{name}.png")
             print(f"pictures: {draw(trained.adapters, workshop, arguments.pictures, target)}")
-    print(table)
+    print(keep(()))
     return 0

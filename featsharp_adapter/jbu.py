@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featsharp_adapter.adaptive_upsample import adaptive_upsample
+from featsharp_adapter.exactness import check_backend
 from teachers.errors import UserError
 
 RADIUS = 3
@@ -57,6 +58,7 @@ class JBULevel(nn.Module):
             raise UserError(
                 f"a filter of {2 * RADIUS + 1} pixels a side needs more than {size}: give it a larger image"
             )
+        check_backend(source)
         return adaptive_upsample(source, self.kernel(pixels), self.factor)
 
     def kernel(self, pixels: Tensor) -> Tensor:

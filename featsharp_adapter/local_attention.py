@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featsharp_adapter.exactness import check_backend
 from teachers.errors import UserError
 
 #: Rows and columns of queries in a block, and the number of tokens up to which the whole map is one block.
@@ -65,6 +66,7 @@ class LocalAttention(nn.Module):
         self.proj = nn.Linear(dim, dim if out is None else out)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        check_backend(tokens)
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 4, 1, 2, 5)
         if self.position == "rope":
             angles = rope_angles(tokens.shape[1], tokens.shape[2], query.shape[-1], query.device)
@@ -127,6 +129,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may be needed for gradients later, whoever asks first
 def block_bias(
     alibi_heads: int,
     rows: tuple[int, int, int],
@@ -150,6 +153,7 @@ def block_bias(
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def rope_angles(height: int, width: int, size: int, device: torch.device) -> Tensor:
     """float64 [h, w, d/2]: the first d/4 angles turn with the row, the others with the column."""
     frequencies = ROPE_BASE ** -(torch.arange(size // 4, dtype=torch.float64) / (size // 4))

@@ -5,12 +5,16 @@ this takes are counted, and the rest follows by proportion.
 """
 
 import ctypes
+import math
 import re
 from collections.abc import Callable
 
 from torch import Tensor
+from torch.func import functional_call
 
+from featsharp_adapter.adaptive_upsample import side_plan
 from featsharp_adapter.jbu import RADIUS
+from featsharp_adapter.local_attention import block_bias, rope_angles
 from featsharp_adapter.peak_memory import PeakMemory
 from featsharp_adapter.upsamplers.base import Upsampler
 from teachers.errors import UserError
@@ -20,6 +24,10 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 #: high maps more, since filters and attention cut those into blocks, whose memory is another.
 TRIAL_ROWS, HIGH, HIGH_TRIAL_ROWS = (2, 4), 24, (6, 12)
 
+
+#: Share of a budget that is planned with. What a trial of a few rows does not see, an allocator's rounding and the
+#: kernels' own buffers come out of the rest, so that the whole process stays within a tenth of the budget.
+PLANNED = 0.9
 
 #: glibc's name of the smallest block that is a mapping of its own, and what it is set to.
 _M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**17
@@ -47,10 +55,10 @@ def parse_memory(text: str) -> int:
 
 
 class Budget:
-    """`limit` bytes for the tensors of one call; `held` says what is taken for good so far."""
+    """`limit` bytes for the tensors of one call, PLANNED of it planned with; `held` says what is taken so far."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit, self.planned = limit, int(PLANNED * limit)
 
     def tiles(self, look: Callable[[Tensor], Tensor], tile: Tensor, held: int) -> int:
         """How many tiles like [1, 3, R, R'] the teacher may see at once beside `held` bytes; at least one."""
@@ -58,13 +66,17 @@ class Budget:
             look(tile)
         one = memory.peak + tile.nbytes
         self._check(held + one, f"the teacher needs it for one view of {tile.shape[-2]}x{tile.shape[-1]} px")
-        return (self.limit - held) // one
+        return (self.planned - held) // one
 
     def strip_rows(
         self, upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor, held: int
     ) -> int | None:
         """How many output rows may be made at once beside `held` bytes (inputs, not the result); None: all."""
         height, factor = low.shape[-2], upsampler.factor
+        if not upsampler.local:
+            whole = held + _whole_peak(upsampler, low, tiles, guidance)
+            self._check(whole, "this upsampler needs it, and cannot work in strips")
+            return None
         out = low.nbytes * factor**2
         fewer, more = (min(rows, height) for rows in (TRIAL_ROWS if height <= HIGH else HIGH_TRIAL_ROWS))
         few, many = (_peak(upsampler, low, tiles, guidance, rows) for rows in (fewer, more))
@@ -72,28 +84,46 @@ class Budget:
         row = max(row, out / (height * factor))
         fixed = max(few - fewer * factor * row, 0.0)
         whole = held + fixed + row * height * factor
-        if whole <= self.limit:
+        if whole <= self.planned:
             return None
-        if not upsampler.local:
-            self._check(whole, "this upsampler needs it, and cannot work in strips")
         # Around a strip: the window of the attention, and what the last level's filter and interpolation reach.
         around = 2 * (upsampler.reach + RADIUS + factor)
-        available = self.limit - held - out - fixed - around * row
-        self._check(self.limit - available + row, f"a row of {low.shape[-1] * factor} sharpened tokens needs it")
+        available = self.planned - held - out - fixed - around * row
+        self._check(self.planned - available + row, f"a row of {low.shape[-1] * factor} sharpened tokens needs it")
         return int(available // row)
 
     def _check(self, needed: float, why: str) -> None:
-        if needed > self.limit:
+        if needed > self.planned:
+            allow = math.ceil(10 * needed / PLANNED / 2**20) / 10
             raise UserError(
-                f"max_memory of {self.limit / 2**20:.0f} MiB is too little: {needed / 2**20:.0f} MiB are needed, "
+                f"max_memory of {self.limit / 2**20:.1f} MiB is too little: {allow:.1f} MiB are needed, "
                 f"{why}; allow more, or use a smaller image"
             )
 
 
 def _peak(upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor, rows: int) -> int:
     """Bytes that upsampling the first `rows` rows of tokens takes, the result included."""
+    for kept in (side_plan, block_bias, rope_angles):  # whichever trial comes first would pay for them alone
+        kept.cache_clear()
     part = guidance[:, :, : max(1, guidance.shape[-2] * rows // low.shape[-2])]
     strip = {n: tile[:, :, : n * rows] for n, tile in tiles.items()}
     with PeakMemory() as memory:
         upsampler(low[:, :, :rows], strip, part)
+    return memory.peak
+
+
+def _whole_peak(upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor) -> float:
+    """Bytes that upsampling the whole map takes, the result included; on the meta device, where nothing is computed.
+
+    Attention to all of a map grows faster than its rows, so that a trial of a few would say too little. It is what is
+    left for code of others and for optimisation inside, which the meta device may not be able to follow.
+    """
+    state = {name: tensor.to("meta") for name, tensor in (*upsampler.named_parameters(), *upsampler.named_buffers())}
+    given = (low.to("meta"), {n: tile.to("meta") for n, tile in tiles.items()}, guidance.to("meta"))
+    try:
+        with PeakMemory(meta=True) as memory:
+            functional_call(upsampler, state, given)
+    except (NotImplementedError, RuntimeError, UserError):
+        rows = min(TRIAL_ROWS[1], low.shape[-2])
+        return _peak(upsampler, low, tiles, guidance, rows) * low.shape[-2] / rows
     return memory.peak

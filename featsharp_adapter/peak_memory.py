@@ -17,10 +17,12 @@ class PeakMemory(TorchDispatchMode):
     """`with PeakMemory() as memory: ...` -> memory.peak, bytes of the tensors made inside that lived at one time.
 
     Tensors from before are not counted, nor views of them. `current` is what of those made inside is still alive.
+    meta: count tensors of the meta device, which take no memory, for what they would take elsewhere; else they are not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, meta: bool = False) -> None:
         super().__init__()
+        self.meta = meta
         self.current = self.peak = 0
         self._alive: set[int] = set()
 
@@ -34,7 +36,7 @@ class PeakMemory(TorchDispatchMode):
 
     def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._alive or key in given:
+        if key in self._alive or key in given or (storage.device.type == "meta") != self.meta:
             return
         self._alive.add(key)
         self.current += size

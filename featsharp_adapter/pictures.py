@@ -61,7 +61,7 @@ def save_panels(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> Path
     """A PNG with a column of N pictures under each title."""
     count = len(next(iter(columns.values())))
     height, width = next(iter(columns.values()))[0].shape[:2]
-    cell = 2.4 * min(1.0, width / height)
+    cell = min(4.0, max(2.4, 12 / len(columns))) * min(1.0, width / height)
     figure = Figure(
         figsize=(cell * len(columns), (cell * height / width + 0.1) * count + 0.35), dpi=120, layout="compressed"
     )

@@ -15,6 +15,7 @@ from featsharp_adapter.sharpener import FITS, Fit, Sharpener, SharpenSettings, c
 from featsharp_adapter.views import teacher_views
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, resize_images, state_digest
 from teachers.errors import UserError
+from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 
 
@@ -89,12 +90,14 @@ def load(
     fit: Fit | None = None,
     overlap: float = 0.0,
     max_memory: str | None = None,
+    dtype: str | None = None,
 ) -> SharpenedBackbone:
     """Load an adapter folder (or `builtin:NAME`, or a Hub repository) and the teacher it names.
 
     teacher: a backbone node that loads the same weights from elsewhere; the digest is checked either way.
     chunk: tiles in the teacher at a time. fit: without one, k times the teacher's size is the only size; auto, squash,
     resize and windows take any (sharpener.py), where overlap (a share of a tile) and max_memory ("2G") are settings.
+    dtype: bfloat16 or float16, of the teacher's matrix products; it is then frozen. The adapter stays in float32.
     """
     settings = None
     if fit is not None:
@@ -104,5 +107,7 @@ def load(
         raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
     adapter = Adapter.from_pretrained(folder)
     backbone = load_backbone(adapter.meta.teacher_node if teacher is None else teacher)
+    if dtype is not None:
+        backbone = FrozenBackbone(backbone, dtype=dtype, chunk=chunk)
     adapter = Adapter.from_pretrained(folder, backbone.spec)
     return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings)

@@ -19,7 +19,7 @@ from featsharp_adapter.sharpener import FITS, Sharpener, SharpenSettings
 from imagery.decode import BadImage, decode_image, is_image_name
 from teachers.contracts import Backbone, resize_images
 from teachers.errors import UserError
-from teachers.frozen import FrozenBackbone
+from teachers.frozen import DTYPES, FrozenBackbone
 from teachers.registry import load_backbone
 
 #: Longest side of an image in a panel.
@@ -37,6 +37,7 @@ def add_sharpen(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--grid", metavar="ROWSxCOLUMNS", help="tokens wanted, at most what the adapter gives")
     command.add_argument("--overlap", type=float, default=0.0, metavar="SHARE", help="of neighbouring tiles, blended")
     command.add_argument("--max-memory", metavar="SIZE", help='for tensors, e.g. "2G"')
+    command.add_argument("--dtype", choices=DTYPES, help="of the teacher's matrix products; float32 without")
     command.add_argument("--no-pictures", action="store_true", help="feature files only")
     command.set_defaults(run=run_sharpen)
 
@@ -55,14 +56,14 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
     adapter = Adapter.from_pretrained(arguments.adapter)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     node = adapter.meta.teacher_node if arguments.teacher is None else arguments.teacher
-    backbone = FrozenBackbone(load_backbone(node)).to(device)
+    backbone = FrozenBackbone(load_backbone(node), dtype=arguments.dtype).to(device)
     adapter.meta.check_teacher(arguments.adapter, backbone.spec)
     bad = sharpen_files(files, Sharpener(backbone, adapter.to(device), settings), arguments.out, device)
     done = {name: path for name, path in files.items() if name not in bad}
     for name, reason in bad.items():
         print(f"skipped {files[name]}: {reason}")
     if not done:
-        raise UserError("none of the images could be read")
+        raise UserError(f"none of the images could be sharpened; the last: {list(bad.values())[-1]}")
     if not arguments.no_pictures:
         draw_files(done, backbone, arguments.out, device)
     print(f"{len(done)} images: features{'' if arguments.no_pictures else ' and pictures'} in {arguments.out}")
@@ -114,6 +115,7 @@ def sharpen_files(files: dict[str, Path], sharpener: Sharpener, out: Path, devic
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_suffix(".tmp")
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, scratch)
+        scratch.chmod(0o644)  # safetensors keeps what it writes to the owner
         scratch.replace(target)
     return bad
 

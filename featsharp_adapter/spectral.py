@@ -30,10 +30,11 @@ class SpectralScale(nn.Module):
         super().__init__()
         self.parts = parts
         # [1, 1] as published, so that rules that spare vectors from weight decay do not spare it.
-        self.scale = nn.ParameterList(nn.Parameter(torch.full((1, 1), START)) for _ in range(parts))
+        self.scale = nn.ParameterList(nn.Parameter(weight.new_full((1, 1), START)) for _ in range(parts))
         pieces = weight.detach().chunk(parts)
-        self.register_buffer("left", torch.stack([F.normalize(torch.ones(len(piece)), dim=0) for piece in pieces]))
-        self.register_buffer("right", torch.zeros(parts, weight.shape[1]))
+        left = [F.normalize(piece.new_ones(len(piece)), dim=0) for piece in pieces]
+        self.register_buffer("left", torch.stack(left))
+        self.register_buffer("right", weight.detach().new_zeros(parts, weight.shape[1]))
         for _ in range(FIRST_ITERATIONS):
             self._iterate(weight)
 

@@ -8,7 +8,11 @@ from featsharp_adapter.upsamplers.checkout import CheckoutUpsampler
 
 
 class AnyUpUpsampler(CheckoutUpsampler):
-    """entry: `anyup_multi_backbone`, or `anyup` for the weights of the paper. Any factor."""
+    """entry: `anyup_multi_backbone`, or `anyup` for the weights of the paper. Any factor.
+
+    Both take (use_natten, pretrained, device), and the model (image, features, output_size), as read in the repository
+    at 6f46da1b and 1551eaa1; without natten, which is what is asked for here, it needs torch alone.
+    """
 
     repository, licence = "wimmerth/anyup", "CC-BY-4.0"
 

@@ -31,12 +31,14 @@ CAP = 4
 class CheckoutUpsampler(Upsampler):
     """An encoder-agnostic upsampler of others. Their model takes (image, features, size); images as ImageNet's.
 
-    It runs on features in PHI-S space. It comes with weights, so they are frozen unless `finetune`; they are saved with
-    the adapter either way, and only the code is needed again.
+    It runs on features as the adapter's normaliser leaves them. Its authors trained it on raw features, so that
+    `normaliser: none` is how they use it. It comes with weights, so they are frozen unless `finetune`; they are saved
+    with the adapter either way, and only the code is needed again.
     """
 
     repository: str  #: OWNER/NAME on GitHub
     licence: str
+    limits: str = ""  #: what its code cannot do, for messages
 
     def __init__(
         self,
@@ -73,7 +75,14 @@ class CheckoutUpsampler(Upsampler):
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
         size = (low.shape[-2] * self.factor, low.shape[-1] * self.factor)
         mean, std = (guidance.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        fine = self.model((pool_guidance(guidance, size, CAP) - mean) / std, low, size)
+        pixels = (pool_guidance(guidance, size, CAP) - mean) / std
+        try:
+            fine = self.model(pixels, low, size)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the code of others may raise anything
+            what = f"{low.shape[-2]}x{low.shape[-1]} tokens {self.factor} times"
+            raise UserError(f"{self.repository} cannot upsample {what}: {_first_line(error)}{self.limits}") from error
         expected = (*low.shape[:2], *size)
         if tuple(fine.shape) != expected:
             raise UserError(f"{self.repository} gave features {tuple(fine.shape)}, expected {expected}")

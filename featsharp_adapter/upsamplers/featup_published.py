@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from featsharp_adapter.adaptive_upsample import adaptive_upsample
+from featsharp_adapter.exactness import check_backend
 from featsharp_adapter.jbu import KEY_DIM, RADIUS, JBULevel
 from featsharp_adapter.upsamplers.base import Upsampler
 from teachers.errors import UserError
@@ -30,6 +31,7 @@ class PublishedLevel(JBULevel):
         self.fixup = nn.Sequential(nn.Conv2d(TAPS + 3, TAPS, 1), nn.GELU(), nn.Dropout2d(0.1), nn.Conv2d(TAPS, TAPS, 1))
 
     def guided(self, source: Tensor, pixels: Tensor) -> Tensor:
+        check_backend(source)
         kernel = self.kernel(pixels)
         taps = kernel.flatten(3).permute(0, 3, 1, 2)
         correction = self.fixup(torch.cat([taps, pixels], dim=1)).permute(0, 2, 3, 1)

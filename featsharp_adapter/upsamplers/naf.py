@@ -8,9 +8,14 @@ from featsharp_adapter.upsamplers.checkout import CheckoutUpsampler
 
 
 class NafUpsampler(CheckoutUpsampler):
-    """Any factor."""
+    """Any factor; grids of 9 tokens a side or more, and feature widths that its 4 heads divide.
+
+    Its entry point is `naf(pretrained, device)` and its model takes (image, features, output_size), as read in its
+    repository at f63aadff. natten from 0.20 on runs it on a GPU only, before that on the CPU too.
+    """
 
     repository, licence = "valeoai/NAF", "Apache-2.0"
+    limits = " (NAF needs 9 tokens a side, a width that 4 divides, and a GPU with natten 0.20 or newer)"
 
     def __init__(
         self,

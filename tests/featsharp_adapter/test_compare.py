@@ -38,8 +38,10 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
         judged.append(maps)
         return {"spread": float(maps.detach().std())}
 
-    trained = compare(recipe, workshop, names, [0, 1], judge)
+    kept: list[int] = []
+    trained = compare(recipe, workshop, names, [0, 1], judge, lambda found: kept.append(len(found)))
     outcomes = trained.outcomes
+    assert kept == [1, 2, 3, 4, 5, 6]
     asked = teacher.seen - looked  # by the judge, of two images and their tiles
     judge(SharpenedBackbone(teacher, trained.adapters["featsharp"], "again"))
     # Nobody asks the teacher again: not the trainings, and the judge once for each set of tile grids.

@@ -34,3 +34,10 @@ def test_backward_is_counted() -> None:
     with PeakMemory() as memory:
         (leaf.exp() * leaf.sin()).sum().backward()
     assert memory.peak >= 4 * 1024 and memory.current == 1024  # the gradient stays
+
+
+def test_what_takes_no_memory_is_counted_when_asked() -> None:
+    with PeakMemory() as real, PeakMemory(meta=True) as hollow:
+        there = torch.zeros(250, device="meta") + 1
+        here = torch.zeros(100)
+    assert (real.peak, hollow.peak) == (here.nbytes, 2 * there.nbytes)

@@ -112,6 +112,16 @@ def test_at_its_own_size_any_size_means_the_same(teacher) -> None:
     assert plain.spec.digest != free.spec.digest  # elsewhere it does not, and a cache must not mix them up
 
 
+@torch.no_grad()
+def test_the_teacher_may_compute_in_bfloat16_the_adapter_does_not(adapter_folder: Path) -> None:
+    images = torch.rand(1, 3, 64, 64)
+    exact, coarse = load(str(adapter_folder))(images), load(str(adapter_folder), dtype="bfloat16")(images)
+    assert coarse.spatial.dtype == torch.float32 and not torch.equal(exact.spatial, coarse.spatial)
+    assert torch.allclose(exact.spatial, coarse.spatial, atol=0.1)
+    with pytest.raises(UserError, match="dtype is one of"):
+        load(str(adapter_folder), dtype="int8")
+
+
 def test_options_of_the_node(adapter_folder: Path) -> None:
     node = {"spec": f"sharp:{adapter_folder}", "fit": "windows", "overlap": 0.25, "max_memory": "1G"}
     assert load_backbone(node).settings == SharpenSettings(fit="windows", overlap=0.25, max_memory=2**30)

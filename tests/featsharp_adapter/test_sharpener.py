@@ -1,10 +1,12 @@
 """Images of any size and shape: what each way of fitting gives, blending, grids between factors, memory, mistakes."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from zoo_cases import CASES
 
 from featsharp_adapter.adapter import Adapter, make_untrained
 from featsharp_adapter.max_memory import parse_memory
@@ -186,7 +189,7 @@ def test_a_memory_budget_is_kept_on_a_photograph_of_three_megapixels(teacher, up
 
 
 def keeps_a_budget(backbone: Backbone, upsampler: str, share: float, size: tuple[int, int]) -> None:
-    """The same map as without a limit, from at most a tenth more than `share` of what that takes."""
+    """The same map as without a limit, from at most `share` of what that takes."""
     adapter = fitted(backbone, upsampler, 4, **({"heads": 2, "hidden": 128} if upsampler == "featsharp" else {}))
     images = torch.rand(1, 3, *size)
     with PeakMemory() as free:
@@ -195,14 +198,31 @@ def keeps_a_budget(backbone: Backbone, upsampler: str, share: float, size: tuple
     with PeakMemory() as bounded:
         found = sharpen(backbone, adapter, images, max_memory=budget).spatial
     assert torch.allclose(found, expected, atol=1e-4)
-    assert bounded.peak <= 1.1 * budget
+    assert bounded.peak <= budget
 
 
-def test_impossible_budgets_are_refused_in_words(teacher) -> None:
+WHOLE = [(name, options) for name, options in CASES if options or name in ("lift", "dysample")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("upsampler", "options"),
+    [("featup", {}), ("featsharp", {"heads": 2}), ("s2", {}), ("featup_published", {}), *WHOLE],
+)
+def test_a_budget_that_is_too_small_says_what_would_do(teacher, upsampler: str, options: dict[str, Any]) -> None:
+    """What the words ask for is enough (teacher and upsampler may each ask), and is kept."""
     backbone = PatchTeacher(teacher.spec, resizable=True)
-    for upsampler in ("featup", "s2"):
-        with pytest.raises(UserError, match=r"max_memory of 0 MiB is too little: \d+ MiB"):
-            sharpen(backbone, fitted(backbone, upsampler, 2), torch.rand(1, 3, 256, 256), max_memory=100_000)
+    adapter, images, budget = fitted(backbone, upsampler, 2, **options), torch.rand(1, 3, 256, 320), 100_000
+    for _ in range(3):
+        try:
+            with PeakMemory() as memory:
+                found = sharpen(backbone, adapter, images, max_memory=budget).spatial
+            break
+        except UserError as error:
+            told = re.fullmatch(r"max_memory of .* MiB is too little: ([\d.]+) MiB are needed, .*", str(error))
+            budget = int(float(told[1]) * 2**20)
+    assert budget > 100_000 and memory.peak <= 1.1 * budget
+    assert torch.allclose(found, sharpen(backbone, adapter, images).spatial, atol=1e-4)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("100", 100), ("2K", 2048), ("1.5 MiB", 1572864), ("4g", 4 * 2**30)])
@@ -242,7 +262,7 @@ def test_bad_input_is_answered_in_words(teacher) -> None:
 
 @pytest.mark.slow
 def test_a_budget_holds_for_the_whole_process() -> None:
-    """1536x2048 px at factor 4: live tensors and resident memory within 10 % of the budget, and the same result."""
+    """1536x2048 px at factor 4: live tensors and resident memory well within 10 % of the budget, and the same map."""
     script = Path(__file__).parents[2] / "benchmarks" / "max_memory.py"
 
     def measured(budget: int) -> list[float]:
@@ -254,5 +274,5 @@ def test_a_budget_holds_for_the_whole_process() -> None:
     for share in (0.7, 0.5):
         budget = share * free[0]
         tensors, resident, _, *sums = measured(int(budget * 2**20))
-        assert tensors < 1.1 * budget and resident < 1.1 * budget + 1
+        assert tensors < budget and resident < 1.05 * budget
         assert sums == pytest.approx(free[3:], rel=1e-4)

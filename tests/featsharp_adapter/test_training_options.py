@@ -131,6 +131,13 @@ def test_spectral_scale_is_the_largest_singular_value_of_each_part() -> None:
     )
 
 
+def test_spectral_scales_are_where_their_weights_are() -> None:
+    layer = nn.Sequential(nn.Linear(4, 3)).double()
+    scales = attach_spectral(layer)
+    assert {tensor.dtype for tensor in (*scales, *layer.buffers())} == {torch.float64}
+    assert layer(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
+
+
 def test_a_reparametrised_block_still_starts_as_its_first_map() -> None:
     block = FusionBlock(8, 4, heads=2, window=3, hidden=8, layer_scale=0.1)
     attach_spectral(block)

@@ -4,6 +4,7 @@ The checkouts here are written by the tests. They are small, but real: a hubconf
 their own, and a joint filter that upsamples any features by the colours of the image.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,33 @@ def test_what_is_missing_is_said(name: str, tmp_path: Path) -> None:
     assert "Cannot find callable naff" in refused(name, checkout=folder, trust_remote_code=True, entry="naff")
     assert "no way to the weights (" in refused(name, checkout=folder, trust_remote_code=True, entry="broken")
     assert "gives a int" in refused(name, checkout=folder, trust_remote_code=True, entry="number")
+
+
+@pytest.mark.parametrize("name", ["anyup", "naf"])
+def test_what_their_code_cannot_do_is_said_by_its_name(name: str, tmp_path: Path, monkeypatch) -> None:
+    """natten, for one, refuses grids smaller than its window when it is called, not when it is built."""
+    folder = write_checkout(tmp_path / "c", name)
+    model = folder / f"{name}_stand_in" / "model.py"
+    for module in ("", ".model"):  # other tests have loaded theirs
+        monkeypatch.delitem(sys.modules, f"{name}_stand_in{module}", raising=False)
+    refusal = "if features.shape[-1] < 4: raise ValueError('window larger than the map\\nand so on')"
+    model.write_text(model.read_text().replace("fine = F", f"{refusal}\n        fine = F"))
+    upsampler = build(name, checkout=str(folder), trust_remote_code=True)
+    with pytest.raises(UserError, match=r"cannot upsample 5x3 tokens 3 times: window larger than the map") as caught:
+        upsampler(torch.randn(1, 8, 5, 3), {}, torch.rand(1, 3, 40, 32))
+    assert "\n" not in str(caught.value) and ("natten" in str(caught.value)) == (name == "naf")
+    assert upsampler(torch.randn(1, 8, 5, 4), {}, torch.rand(1, 3, 40, 32)).shape == (1, 8, 15, 12)
+
+
+def test_the_entry_points_are_called_as_their_repositories_have_them(tmp_path: Path) -> None:
+    """wimmerth/anyup 6f46da1b: anyup(use_natten, pretrained, device); valeoai/NAF f63aadff: naf(pretrained, device)."""
+    for name, signature in (("anyup", "use_natten=False, pretrained=True"), ("naf", "pretrained=True")):
+        folder = write_checkout(tmp_path / name, name)
+        hubconf = folder / "hubconf.py"
+        hubconf.write_text(
+            hubconf.read_text().replace('(pretrained=True, device="cpu")', f'({signature}, device="cpu")')
+        )
+        assert build(name, checkout=str(folder), trust_remote_code=True).model.sharpness == 5
 
 
 def test_the_torch_hub_cache_is_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
