@@ -62,12 +62,14 @@ def check_causal(model: nn.Module, name: str) -> None:
     model.eval()
     table = model.get_input_embeddings().weight
     first = table[:4][None]
-    other = torch.cat([first[:, :3], first[:, 3:] + 1.0], 1)
+    # Another last token, in a direction of its own: a shift of all channels would not get past a layer norm.
+    other = torch.cat([first[:, :3], first[:, 3:].roll(1, -1) * -1.0], 1)
 
     def says(embeds: Tensor) -> Tensor:
         return model(inputs_embeds=embeds, use_cache=False).logits[:, :3].float()
 
-    same = torch.allclose(says(first), says(other), atol=1e-3, rtol=1e-2)
+    before, after = says(first), says(other)
+    same = bool((before - after).abs().max() <= before.std() * (1e-4 if table.dtype == torch.float32 else 1e-2))
     model.train(was)
     if not same:
         raise UserError(f"{name} is not causal: a later token changes an earlier answer; name a decoder, e.g. a LLaMA")

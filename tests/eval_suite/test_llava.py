@@ -309,11 +309,22 @@ def probe_of(node: VlmRecipe) -> LlavaProbe:
 
 
 def test_an_oracle_is_read_and_a_constant_backbone_is_not(language: Path) -> None:
-    data = ToyData(64, 24)
-    node = recipe(language)
+    """Four colours: a constant backbone can only say the most common answer."""
+    data, node = ToyData(48, 24), changed(recipe(language), prompt="tokenizer", steps=100)
     best, worst = (probe_of(node).run(probed(backbone), data, 0)[0] for backbone in (Oracle(), Constant()))
     assert best.metric == "exact_match" and best.protocol is not None and "tune full" in best.protocol
-    assert best.n == 48 and best.value > 85 and worst.value < 50
+    assert best.n == 48 and best.value > 60 and worst.value < 45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_an_oracle_reaches_the_ceiling_with_vicunas_prompt(tmp_path: Path, tune: str) -> None:
+    data = ToyData(96, 24)
+    language = tiny_language(tmp_path, TEXTS, width=64)
+    node = changed(recipe(language), steps=500, tune=tune, lora={"rank": 16, "alpha": 32}, stage1={
+        "data": "toy", "use": "captions", "batch": 16, "steps": 50, "learning_rate": 3e-3})  # fmt: skip
+    best, worst = (probe_of(node).run(probed(backbone), data, 0)[0] for backbone in (Oracle(), Constant()))
+    assert best.value > 90 and worst.value < 45
 
 
 class Pictures(ToyData):
@@ -337,12 +348,11 @@ def test_every_way_to_show_a_picture_trains_and_answers(language: Path, fields: 
     result = probe_of(node).run(probed(Oracle()), Pictures(4, 3), 0)[0]
     assert 0 <= result.value <= 100 and result.n == 6
     model = trained(Oracle(), node, {"toy": Pictures(4, 3)}, 0, CPU)
-    tokens = model.tokens([model.view(torch.zeros(3, 24, 60, dtype=torch.uint8))])[0]
-    expected = {"single": 16, "anyres": 16 + 3 * 4 * 4 + 4 * 3 - 0}[node.views]
-    if node.reduce == "none" and node.views == "single":
-        assert len(tokens) == expected
-    if node.reduce in ("unshuffle", "tome"):
-        assert len(tokens) == node.side**2
+    shape = (3, 24, 60) if node.views == "anyres" else (3, 60, 60)
+    tokens = model.tokens([model.view(torch.zeros(shape, dtype=torch.uint8))])[0]
+    side = node.side or 4
+    tiles = {2: 1 * (3 * 2 + 1), 4: 2 * (3 * 4 + 1)}[side] if node.views == "anyres" else 0  # 24x60 in 3x1 views
+    assert len(tokens) == side**2 + tiles
     assert tokens.shape[1] == 48
 
 
@@ -409,7 +419,7 @@ def test_conversations_of_llavas_files(tmp_path: Path, language: Path) -> None:
     assert [(item.rows, len(item.turns)) for item in told.conversations] == [((0,), 2), ((), 1)]
     assert told.conversations[0].turns[0] == ("<image>\nWhat is it?", "A cat.")
     node = changed(recipe(language), steps=2, batch=2, use="conversations")
-    trained(Oracle(), node, {"toy": data}, 0, CPU)  # a batch with and without a picture
+    trained(Constant(), node, {"toy": data}, 0, CPU)  # a batch with and without a picture
     (tmp_path / "coco" / "train2017" / "1.jpg").unlink()
     with pytest.raises(UserError, match=r"1.jpg is missing"):
         data.conversations("train")
