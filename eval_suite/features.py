@@ -15,7 +15,6 @@ from eval_suite.readers.contracts import ImageSource
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError
 
-
 T = TypeVar("T")
 
 
@@ -71,7 +70,7 @@ class ProbedBackbone:
         return self._layers[images.key]
 
     def remember(self, key: str, make: Callable[[], T]) -> T:
-        """What `make` gave when this key was first asked for: things several probes share, e.g. a model trained once."""
+        """What `make` gave when this key was first asked for: what several probes share, e.g. a model trained once."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

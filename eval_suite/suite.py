@@ -29,6 +29,7 @@ from eval_suite.text import AbsentError
 from eval_suite.vlm.recipe import VlmRecipe
 from teachers.config import Node, load_recipe
 from teachers.contracts import Backbone
+from teachers.errors import unknown
 
 ProbeRecipe = Annotated[
     KnnProbe
@@ -88,6 +89,19 @@ class Suite(Node):
                 if wanted not in self.data:
                     raise ValueError(f'probe {name} wants data "{wanted}"; the suite has: {", ".join(self.data)}')
         return self
+
+    def only(self, groups: Sequence[str]) -> "Suite":
+        """The suite with the probes of these groups and the data they read; all of it for none."""
+        if not groups:
+            return self
+        known = {probe.group for probe in self.probes.values()}
+        for group in groups:
+            if group not in known:
+                raise unknown("group of probes", group, known)
+        probes = {name: probe for name, probe in self.probes.items() if probe.group in groups}
+        read = {name for probe in probes.values() for name in probe.wants()}
+        data = {name: node for name, node in self.data.items() if name in read}
+        return self.model_copy(update={"probes": probes, "data": data})
 
 
 def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:

@@ -54,7 +54,7 @@ class LlavaProbe(ProbeNode):
         return out
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
-        return self.run_on(backbone, {name: data for name in self.wants()}, seed)
+        return self.run_on(backbone, dict.fromkeys(self.wants(), data), seed)
 
     def run_on(self, backbone: ProbedBackbone, data: Mapping[str, LabelledData], seed: int) -> list[Result]:
         asked = data[self.data].questions(TEST)  # first: a benchmark that is not there should not cost a training

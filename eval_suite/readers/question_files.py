@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,10 +108,7 @@ def question_images(
         raise UserError(f'data "{name}" holds no questions')
     rows = {file: row for row, file in enumerate(dict.fromkeys(file for file, _ in asked))}
     images = FileImages(name, [folder / file for file in rows], node.fitting)
-    placed = [
-        AskedQuestion(rows[file], item.kind, item.question, item.answer, item.others, item.options)
-        for file, item in asked
-    ]
+    placed = [replace(item, row=rows[file]) for file, item in asked]
     return QuestionImages(images, placed, rule)
 
 

@@ -1,4 +1,4 @@
-"""How each benchmark is asked and which number of it counts: lmms-eval's default prompts, the paper's eleven metrics."""
+"""How each benchmark is asked and which of its numbers counts: lmms-eval's prompts, the paper's eleven metrics."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Asking:
     after_options: str = LETTER
 
 
-#: lmms_eval/tasks/*: `post_prompt`, `max_new_tokens` (the library's 1024 where a task sets none: TextVQA, SEED)
+#: lmms_eval/tasks/*: `post_prompt` and `max_new_tokens`; TextVQA and SEED set no limit there, short replies need none
 ASKING: dict[str, Asking] = {
     "ai2d": Asking("", 16, "exact_match"),
     "chartqa": Asking("\nAnswer the question with a single word.", 16, "relaxed_accuracy"),

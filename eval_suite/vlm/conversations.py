@@ -1,4 +1,4 @@
-"""What a stage trains on: pictures and turns, out of any labelled data that has conversations, questions or captions."""
+"""What a stage trains on: pictures and turns, out of data that have conversations, questions or captions."""
 
 from collections.abc import Sequence
 

@@ -33,7 +33,8 @@ def load_language(recipe: VlmRecipe, dtype: torch.dtype) -> Language:
     table = model.get_input_embeddings()
     if len(tokenizer) > table.num_embeddings:
         raise UserError(
-            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {table.num_embeddings}; they do not belong together"
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {table.num_embeddings}; "
+            "they do not belong together"
         )
     check_causal(model, name)
     return Language(model, tokenizer, table.embedding_dim)
@@ -57,7 +58,7 @@ def check_tokenizer(tokenizer: Any, recipe: VlmRecipe) -> None:
 
 @torch.no_grad()
 def check_causal(model: nn.Module, name: str) -> None:
-    """UserError if a later token changes what the model says at an earlier one (BERT and its like load without a word)."""
+    """UserError if a later token changes what the model says at an earlier one: BERT loads without a word."""
     was = model.training
     model.eval()
     table = model.get_input_embeddings().weight

@@ -52,7 +52,7 @@ class Llava(nn.Module):
         self.learn("none")
 
     def learn(self, stage: str) -> None:
-        """What gets gradients: `none`; the projector (`stage1`); and what `tune` names of the language model (`stage2`)."""
+        """What gets gradients: `none`, the projector (`stage1`), and what `tune` names too (`stage2`)."""
         tuned = self.recipe.tune if stage == "stage2" else "none"
         self.projector.requires_grad_(stage != "none").train(stage != "none")
         self.language.train(tuned != "none")

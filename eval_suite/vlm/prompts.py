@@ -34,8 +34,8 @@ class Encoded:
 def encode(tokenizer: Any, prompt: Prompt, turns: Turns, images: int) -> Encoded:
     """One conversation. Only what the assistant says, its end mark included, has targets.
 
-    A token belongs to the answer if any character of it does. UserError where `<image>` does not stand as often as there
-    are pictures; where it stands nowhere it is put in front of the first question.
+    A token belongs to the answer if any character of it does. UserError where `<image>` does not stand as often as
+    there are pictures; where it stands nowhere it is put in front of the first question.
     """
     pieces = PIECES[prompt](tokenizer, mark_images(turns, images))
     text = "".join(piece for piece, _ in pieces)
@@ -125,7 +125,7 @@ def _own(tokenizer: Any, turns: Turns) -> list[tuple[str, bool]]:
 def _added(before: str, after: str) -> str:
     if not after.startswith(before):
         raise UserError(
-            "the tokenizer's chat template rewrites earlier turns, so answers cannot be told from prompts; use prompt: v1"
+            "the tokenizer's chat template rewrites earlier turns, so answers cannot be told apart; use prompt: v1"
         )
     return after[len(before) :]
 

@@ -1,4 +1,4 @@
-"""A vision-language model in a folder: what it was made of, and how far it was trained. lmms-eval loads it from there."""
+"""A vision-language model in a folder: what it was made of, how far it was trained. lmms-eval loads it there."""
 
 import hashlib
 import json

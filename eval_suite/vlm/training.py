@@ -1,4 +1,4 @@
-"""LLaVA-1.5's two stages: align the projector, then instruct the language model. A step is a pure function of its number."""
+"""LLaVA-1.5's two stages: align the projector, then instruct the language model. A step hangs on its number alone."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class Where:
 
 
 def trained(backbone: Backbone, recipe: VlmRecipe, data: Mapping[str, LabelledData], seed: int, where: Where) -> Llava:
-    """The recipe's model, trained on the suite's data. With a folder it goes on from what is there, to the same weights."""
+    """The recipe's model, trained on the suite's data. With a folder it goes on from there, to the same weights."""
     told = {name: training_data(data[stage.data], stage) for name, stage in recipe.stages.items()}
     for name, found in told.items():
         if not found.conversations:
@@ -98,7 +98,7 @@ def one_step(
 ) -> float:
     """One optimiser step on these conversations; the mean loss over their answer tokens.
 
-    The batch may be computed in parts: the sum of their losses is over the answer tokens of all, so it is the same step.
+    The batch may be computed in parts: their losses are divided by the answer tokens of all, so it is the same step.
     """
     chosen = [told.conversations[row] for row in rows]
     texts = [encode(model.tokenizer, stage.prompt, item.turns, len(item.rows)) for item in chosen]

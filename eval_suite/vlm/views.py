@@ -47,7 +47,7 @@ def anyres_views(pixels: Tensor, size: int, grids: Sequence[tuple[int, int]]) ->
 
 
 def best_grid(shape: tuple[int, int], size: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The grid (columns, rows) on which most of the picture's pixels survive; among equals the one with least padding."""
+    """The grid (columns, rows) on which most of the picture's pixels survive; of equals the one with least padding."""
 
     def worth(grid: tuple[int, int]) -> tuple[int, int]:
         height, width = grid[1] * size, grid[0] * size
