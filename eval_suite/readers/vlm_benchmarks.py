@@ -123,7 +123,7 @@ def gqa(root: Path) -> Found:
     path = one_of(root, "testdev_balanced_questions.json", "data/testdev_balanced_questions.json",
                   "questions1.2/testdev_balanced_questions.json")  # fmt: skip
     folder = next((n for n in ("images", "data/images") if (root / n).is_dir()), "images")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_object(path)
     return [
         (f"{folder}/{entry['imageId']}.jpg", AskedQuestion(0, "gqa", entry["question"], entry["answer"]))
         for entry in data.values()
@@ -173,7 +173,7 @@ def seed(root: Path) -> Found:
     <question_id>.png) the video questions are asked too, about that frame, and the score is that of all questions.
     """
     path = one_of(root, "SEED-Bench.json", "seed_bench/SEED-Bench.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_object(path)
     kinds = {number: name for name, number in data.get("question_type", {}).items()}
     out = []
     frames = path.parent / "SEED-Bench-video-image"
@@ -193,9 +193,7 @@ def _frame(folder: Path, entry: dict[str, Any]) -> Path:
     """The picture that stands for a video; UserError where there is none."""
     names = [f"{entry.get('question_id')}.png", f"{entry['data_id']}.jpg", f"{entry['data_id']}.png"]
     found = next((folder / name for name in names if (folder / name).is_file()), None)
-    return found or existing_file(
-        folder / names[0], "the frame of a video question; take the folder away to leave them out"
-    )
+    return found or existing_file(folder / names[0], "a video's frame; without that folder videos are left out")
 
 
 def ocrbench(root: Path) -> Found:
@@ -218,14 +216,14 @@ def ai2d(root: Path) -> Found:
     """AI2D: questions/<image>.json (by question: answerTexts, correctAnswer, abcLabel), images/, and ai2d_test_ids.csv.
 
     Field names as lmms-eval's upload_ai2d.py reads them; the list names images. These are the archive's plain images.
-    What the paper scores as "no mask" is the Hub's Efficient-Large-Model/ai2d-no-mask: `reader: vlm_hub` with that path.
+    What the paper scores as "no mask" is on the Hub: `reader: vlm_hub`, path Efficient-Large-Model/ai2d-no-mask.
     """
     base = root / "ai2d" if (root / "ai2d").is_dir() else root
     listed = base / "ai2d_test_ids.csv"
     wanted = {line.strip() for line in listed.read_text(encoding="utf-8").split()} if listed.is_file() else None
     out = []
     for path in sorted((base / "questions").glob("*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path)
         image = data["imageName"]
         if wanted is None or Path(image).stem in wanted:
             place = (base / "images" / image).relative_to(root).as_posix()
@@ -251,6 +249,17 @@ def mmmu(root: Path) -> Found:
         kind = str(entry.get("subject", "mmmu"))
         out.append((image, AskedQuestion(0, kind, entry["question"], str(entry["answer"]), (), options)))
     return out
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no object")
+    return found
 
 
 def one_of(root: Path, *names: str) -> Path:

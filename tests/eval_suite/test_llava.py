@@ -7,12 +7,16 @@ from pathlib import Path
 import layout_fixtures as make
 import pytest
 import torch
+import yaml
 from tiny_language import tiny_language, tiny_tokenizer
 from toy_world import Constant, Oracle, ToyData, probed
 from transformers import get_cosine_schedule_with_warmup
 
+from eval_suite.__main__ import main
 from eval_suite.probes.llava import LlavaProbe
 from eval_suite.readers.contracts import TRAIN, AskedQuestion, LabelledData, QuestionImages
+from eval_suite.results import read_metrics
+from eval_suite.suite import load_suite
 from eval_suite.vlm.benchmarks import prompt_of
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.prompts import IMAGE, NO_TARGET, SYSTEM, encode
@@ -22,7 +26,7 @@ from eval_suite.vlm.tokens import merge_tokens, reduce_grid
 from eval_suite.vlm.training import Where, ramp, rows_of_step, trained
 from eval_suite.vlm.views import Views, anyres_views, best_grid, single_view, unpad
 from teachers.config import validate
-from teachers.errors import UserError
+from teachers.errors import UserError, guard
 
 CPU = Where(torch.device("cpu"))
 TEXTS = ["what colour is square ? 0 5 red green blue white", "a picture of"]
@@ -431,3 +435,78 @@ def test_conversations_of_llavas_files(tmp_path: Path, language: Path) -> None:
     make.text(tmp_path / "mix.json", "[{]")
     with pytest.raises(UserError, match="is not JSON"):
         data.conversations("train")
+
+
+# ---- all eleven benchmarks, from the command line
+
+
+def whole_suite(root: Path) -> Path:
+    """A suite over every benchmark's own files, trained for two steps on LLaVA's."""
+    from test_readers_layouts import EXPECTED
+
+    words = "what when how many is it red read brand cat dog which part who yes no Monet centre"
+    language = tiny_language(root / "language", [words])
+    llava = {"reader": "questions", "root": str(make.llava(root / "llava")), "file": "mix.json", "format": "llava"}
+    data: dict[str, object] = {"mix": llava}
+    for name in EXPECTED:
+        folder = make.vlm_benchmark(root / name, name)
+        data[name] = {"reader": "vlm_benchmark", "benchmark": name, "root": str(folder)}
+    stage = {"data": "mix", "batch": 2, "steps": 2}
+    vlm = {"language_model": str(language), "tune": "full", "stage1": {**stage, "prompt": "plain"}, "stage2": stage,
+           "reduce": "pool", "side": 4}  # fmt: skip
+    probes = {name: {"probe": "llava", "data": name} for name in EXPECTED}
+    suite = {"name": "whole", "data": data, "vlm": vlm, "probes": probes}
+    return make.text(root / "suite.yaml", yaml.safe_dump(suite))
+
+
+def test_every_benchmark_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite, out = whole_suite(tmp_path), tmp_path / "metrics.json"
+    assert guard(main, ["data", "check", str(suite)]) == 0
+    assert "2 conversations of 3 turns, 1 of them without an image" in capsys.readouterr().out
+    arguments = [
+        "run",
+        "--backbone",
+        "tiny:dino",
+        "--suite",
+        str(suite),
+        "--out",
+        str(out),
+        "--cache",
+        str(tmp_path / "c"),
+    ]
+    assert guard(main, [*arguments, "--only", "vlm"]) == 0
+    metrics = read_metrics(out)
+    counted = {
+        "ai2d": "exact_match", "chartqa": "relaxed_accuracy", "docvqa": "anls", "gqa": "exact_match", "infovqa": "anls",
+        "mme": "perception", "mmmu": "accuracy", "ocrbench": "accuracy", "pope": "f1", "seed": "accuracy",
+        "textvqa": "vqa_accuracy",
+    }  # fmt: skip
+    assert {result.task: result.metric for result in metrics.results} == counted
+    assert all(result.group == "vlm" and "single, rule" in str(result.protocol) for result in metrics.results)
+    assert load_vlm(next((tmp_path / "c").glob("vlm-*"))).recipe.side == 4  # ready for lmms-eval
+
+    def refused(message: str, *more: str) -> None:
+        capsys.readouterr()
+        assert guard(main, [*arguments, *more]) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error and len(error.splitlines()) <= 2 and "Traceback" not in error
+
+    refused("there is no folder", f"data.pope.root={tmp_path / 'nowhere'}")
+    refused('unknown group of probes "vlms"', "--only", "vlms")
+    refused('unknown field "vlm.tunes"', "vlm.tunes=full")
+    refused('wants data "nothing"', "vlm.stage2.data=nothing")
+    (tmp_path / "gqa" / "images" / "n1.jpg").unlink()
+    refused("n1.jpg is missing")
+    make.text(tmp_path / "gqa" / "testdev_balanced_questions.json", "{")
+    refused("testdev_balanced_questions.json is not JSON")
+
+
+def test_a_suite_without_its_model_and_a_model_without_a_probe(tmp_path: Path) -> None:
+    text = "name: s\ndata: {a: {reader: scenes, train: 4, test: 2}}\nprobes: {v: {probe: PROBE, data: a}}\n"
+    path = make.text(tmp_path / "s.yaml", text.replace("PROBE", "llava"))
+    with pytest.raises(UserError, match="say which model in the suite's vlm node"):
+        load_suite(path)
+    vlm = "vlm: {language_model: x, tune: none, stage1: {data: a, use: captions}}\n"
+    assert load_suite(make.text(path, text.replace("PROBE", "llava") + vlm)).only(["vlm"]).vlm is not None
+    with pytest.raises(UserError, match="the vlm node is used by no probe"):
+        load_suite(make.text(path, text.replace("PROBE", "knn") + vlm))
