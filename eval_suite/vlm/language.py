@@ -1,5 +1,6 @@
 """A causal language model and its tokenizer, from the Hub or a folder, checked before hours are spent on it."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,9 @@ def load_language(recipe: VlmRecipe, dtype: torch.dtype) -> Language:
             f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {table.num_embeddings}; "
             "they do not belong together"
         )
+    places = getattr(config, "max_position_embeddings", None)
+    if places is not None and recipe.longest > places:
+        raise UserError(f"{name} has {places} positions; set vlm.longest to at most that (it is {recipe.longest})")
     check_causal(model, name)
     return Language(model, tokenizer, table.embedding_dim)
 
@@ -95,8 +99,16 @@ def add_lora(model: Any, recipe: VlmRecipe) -> Any:
 
 
 def _loaded(kind: Any, name: str, what: str, options: dict[str, Any]) -> Any:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
     try:
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         return kind.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # the library raises many kinds: no such name, no network, a file missing, another task
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot load the {what} {name}: {reason}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -313,9 +313,10 @@ def probe_of(node: VlmRecipe) -> LlavaProbe:
 
 
 def test_an_oracle_is_read_and_a_constant_backbone_is_not(language: Path) -> None:
-    """Four colours: a constant backbone can only say the most common answer."""
+    """Four colours: a constant backbone can only say the most common answer, which it learns in a few steps."""
     data, node = ToyData(48, 24), changed(recipe(language), prompt="tokenizer", steps=100)
-    best, worst = (probe_of(node).run(probed(backbone), data, 0)[0] for backbone in (Oracle(), Constant()))
+    best = probe_of(node).run(probed(Oracle()), data, 0)[0]
+    worst = probe_of(changed(node, steps=25)).run(probed(Constant()), data, 0)[0]
     assert best.metric == "exact_match" and best.protocol is not None and "tune full" in best.protocol
     assert best.n == 48 and best.value > 60 and worst.value < 45
 
@@ -355,7 +356,7 @@ def test_every_way_to_show_a_picture_trains_and_answers(language: Path, fields: 
     shape = (3, 24, 60) if node.views == "anyres" else (3, 60, 60)
     tokens = model.tokens([model.view(torch.zeros(shape, dtype=torch.uint8))])[0]
     side = node.side or 4
-    tiles = {2: 1 * (3 * 2 + 1), 4: 2 * (3 * 4 + 1)}[side] if node.views == "anyres" else 0  # 24x60 in 3x1 views
+    tiles = {2: 2 * (4 + 1), 4: 4 * (8 + 1)}[side] if node.views == "anyres" else 0  # 24x60 in 2x1 views
     assert len(tokens) == side**2 + tiles
     assert tokens.shape[1] == 48
 
@@ -427,9 +428,7 @@ def test_conversations_of_llavas_files(tmp_path: Path, language: Path) -> None:
     (tmp_path / "coco" / "train2017" / "1.jpg").unlink()
     with pytest.raises(UserError, match=r"1.jpg is missing"):
         data.conversations("train")
-    make.dump(
-        tmp_path / "mix.json", [{"id": "1", "image": "x.jpg", "conversations": [{"from": "human", "value": "a"}]}]
-    )
+    make.dump(tmp_path / "mix.json", [{"id": "1", "conversations": [{"from": "human", "value": "a"}]}])
     with pytest.raises(UserError, match="is not human and gpt in turn"):
         data.conversations("train")
     make.text(tmp_path / "mix.json", "[{]")
@@ -454,7 +453,8 @@ def whole_suite(root: Path) -> Path:
     stage = {"data": "mix", "batch": 2, "steps": 2}
     vlm = {"language_model": str(language), "tune": "full", "stage1": {**stage, "prompt": "plain"}, "stage2": stage,
            "reduce": "pool", "side": 4}  # fmt: skip
-    probes = {name: {"probe": "llava", "data": name} for name in EXPECTED}
+    order = sorted(EXPECTED, key=lambda name: name != "gqa")  # whose files are damaged below: it should show at once
+    probes = {name: {"probe": "llava", "data": name} for name in order}
     suite = {"name": "whole", "data": data, "vlm": vlm, "probes": probes}
     return make.text(root / "suite.yaml", yaml.safe_dump(suite))
 
@@ -502,7 +502,7 @@ def test_every_benchmark_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_suite_without_its_model_and_a_model_without_a_probe(tmp_path: Path) -> None:
-    text = "name: s\ndata: {a: {reader: scenes, train: 4, test: 2}}\nprobes: {v: {probe: PROBE, data: a}}\n"
+    text = "name: s\ndata: {a: {reader: scenes, seed: 1, train: 4, test: 2}}\nprobes: {v: {probe: PROBE, data: a}}\n"
     path = make.text(tmp_path / "s.yaml", text.replace("PROBE", "llava"))
     with pytest.raises(UserError, match="say which model in the suite's vlm node"):
         load_suite(path)

@@ -41,7 +41,7 @@ def tiny_language(
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         bos_token_id=1,
         eos_token_id=2,
         initializer_range=width**-0.5,  # the library's 0.02 is for widths in the thousands
