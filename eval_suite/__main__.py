@@ -1,4 +1,4 @@
-"""python -m eval_suite run | record | table | data check: probe a backbone, compare probed runs, look at the data."""
+"""python -m eval_suite run | record | vlm | table | data check: probe a backbone, compare runs, look at the data."""
 
 import argparse
 import sys
@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands.add_parser("run", help="probe one backbone and write its metrics.json"))
     _add_record(commands.add_parser("record", help="probe one backbone and keep the answer in the package"))
+    _add_vlm(commands.add_parser("vlm", help="train a suite's vision-language model into a folder, e.g. for lmms-eval"))
     _add_data(commands.add_parser("data", help="what is there of a suite's data, and what is missing"))
     _add_table(commands.add_parser("table", help="the Δm table of several runs against a baseline"))
     return parser
@@ -44,11 +45,27 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, help="folder to keep features in: an interrupted or repeated run goes on from there"
     )
     parser.add_argument("--device", default="cpu", help="where the backbone runs, e.g. cuda")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        help="run this group of probes, e.g. vlm; may be repeated",
+    )
     add_debug_flag(parser)
 
 
 def _add_record(parser: argparse.ArgumentParser) -> None:
     _add_backbone_and_suite(parser)
+    add_debug_flag(parser)
+
+
+def _add_vlm(parser: argparse.ArgumentParser) -> None:
+    _add_backbone_and_suite(parser)
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for checkpoints and the model; goes on from there"
+    )
+    parser.add_argument("--device", default="cpu", help="where it runs, e.g. cuda")
     add_debug_flag(parser)
 
 
@@ -83,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
     from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
     from teachers.registry import load_backbone
 
-    suite = load_suite(options.suite, options.overrides)
+    suite = load_suite(options.suite, options.overrides).only(options.only)
     metrics = run_suite(
         load_backbone(backbone_node(options.backbone)),
         suite,
@@ -94,6 +111,26 @@ def run(options: argparse.Namespace) -> None:
     )
     write_metrics(options.out, metrics)
     print(f"{len(metrics['results'])} results written to {options.out}")
+
+
+def vlm(options: argparse.Namespace) -> None:
+    """Train a suite's vision-language model, or go on with it; it stays in a folder."""
+    import torch
+
+    from eval_suite.readers.remembered import Remembered
+    from eval_suite.suite import load_suite
+    from eval_suite.vlm.training import Where, trained
+    from teachers.registry import load_backbone
+
+    suite = load_suite(options.suite, options.overrides)
+    if suite.vlm is None:
+        raise UserError(f"{options.suite} has no vlm node")
+    wanted = {stage.data for stage in suite.vlm.stages.values()}
+    data = {name: Remembered(suite.data[name].open(name)) for name in wanted}
+    node = backbone_node(options.backbone)
+    where = Where(torch.device(options.device), options.out, node=node, progress=sys.stderr.isatty())
+    trained(load_backbone(node), suite.vlm, data, suite.seed, where)
+    print(f"the model is in {options.out}")
 
 
 def keep(options: argparse.Namespace) -> None:
@@ -149,7 +186,7 @@ def table(options: argparse.Namespace) -> None:
 def main(argv: list[str]) -> None:
     """Run one command."""
     options = build_parser().parse_args(argv)
-    {"run": run, "record": keep, "data": data, "table": table}[options.command](options)
+    {"run": run, "record": keep, "vlm": vlm, "data": data, "table": table}[options.command](options)
 
 
 if __name__ == "__main__":

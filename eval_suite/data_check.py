@@ -29,8 +29,7 @@ def check_suite(suite: Suite, *, thorough: bool) -> list[Finding]:
     """Everything the probes of a suite ask of its data, found or not; `thorough` decodes every file."""
     findings: list[Finding] = []
     for name, node in suite.data.items():
-        probes = [probe for probe in suite.probes.values() if probe.data == name]
-        needs = list(dict.fromkeys(need for probe in probes for need in probe.needs()))
+        needs = list(dict.fromkeys(need for probe in suite.probes.values() for need in probe.wants().get(name, [])))
         if not needs:
             findings.append(Finding(name, "-", "-", "no probe of the suite uses it", False))
         elif isinstance(node, ScenesNode):
@@ -74,6 +73,12 @@ def _describe(data: LabelledData, need: Need, thorough: bool) -> str:
         return (
             f"{_images(asked.images, thorough)}, {len(asked.questions)} questions of {kinds} kinds, rule {asked.rule}"
         )
+    if need.kind == "conversations":
+        told = data.conversations(need.split)
+        shown = "no images" if told.images is None else _images(told.images, thorough)
+        alone = sum(not item.rows for item in told.conversations)
+        turns = sum(len(item.turns) for item in told.conversations)
+        return f"{shown}, {len(told.conversations)} conversations of {turns} turns, {alone} of them without an image"
     if need.kind == "pairs":
         pairs = data.pairs(need.split)
         seen = pairs.valid.sum(1).float()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from eval_suite.feature_cache import FeatureCache
 from eval_suite.readers.contracts import ImageSource
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class ProbedBackbone:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.progress = progress
+        self.cache = cache
         self._cache = None if cache is None else FeatureCache(cache, self.spec)
+        self._made: dict[str, Any] = {}
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
 
@@ -63,6 +68,12 @@ class ProbedBackbone:
         if images.key not in self._layers:
             self._layers[images.key] = self._extract_layers(images)
         return self._layers[images.key]
+
+    def remember(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` gave when this key was first asked for: what several probes share, e.g. a model trained once."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def forget(self, images: ImageSource) -> None:
         """Free the features of a set that no later probe needs."""

@@ -17,6 +17,7 @@ from eval_suite.probes.geometry import DepthProbe, NormalsProbe
 from eval_suite.probes.instance_retrieval import InstanceRetrievalProbe
 from eval_suite.probes.linear_classification import LinearClassificationProbe
 from eval_suite.probes.linear_protocols import LinearSegmentationProbe
+from eval_suite.probes.llava import LlavaProbe
 from eval_suite.probes.multitask import MultitaskProbe
 from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
@@ -25,8 +26,10 @@ from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result, samples_of
 from eval_suite.text import AbsentError
+from eval_suite.vlm.recipe import VlmRecipe
 from teachers.config import Node, load_recipe
 from teachers.contracts import Backbone
+from teachers.errors import unknown
 
 ProbeRecipe = Annotated[
     KnnProbe
@@ -42,7 +45,8 @@ ProbeRecipe = Annotated[
     | RetrievalProbe
     | InstanceRetrievalProbe
     | MultitaskProbe
-    | VlmProbe,
+    | VlmProbe
+    | LlavaProbe,
     Field(discriminator="probe"),
 ]
 
@@ -55,6 +59,7 @@ class Suite(Node):
     batch_size: int = Field(default=50, gt=0)  #: images in a forward pass of the backbone
     data: dict[str, ReaderRecipe] = Field(min_length=1)
     probes: dict[str, ProbeRecipe] = Field(min_length=1)  #: task name -> protocol
+    vlm: VlmRecipe | None = None  #: the vision-language model that the `llava` probes share
 
     @model_validator(mode="before")
     @classmethod
@@ -67,11 +72,36 @@ class Suite(Node):
         return {**data, "probes": named}
 
     @model_validator(mode="after")
+    def _share_vlm(self) -> "Suite":
+        llava = {name: probe for name, probe in self.probes.items() if isinstance(probe, LlavaProbe)}
+        if llava and self.vlm is None:
+            raise ValueError(f"probe {next(iter(llava))} is a llava; say which model in the suite's vlm node")
+        if self.vlm is not None and not llava:
+            raise ValueError("the vlm node is used by no probe; add {probe: llava, data: ...} or take it out")
+        for probe in llava.values():
+            probe.shares(self.vlm)
+        return self
+
+    @model_validator(mode="after")
     def _data_exists(self) -> "Suite":
         for name, probe in self.probes.items():
-            if probe.data not in self.data:
-                raise ValueError(f'probe {name} wants data "{probe.data}"; the suite has: {", ".join(self.data)}')
+            for wanted in probe.wants():
+                if wanted not in self.data:
+                    raise ValueError(f'probe {name} wants data "{wanted}"; the suite has: {", ".join(self.data)}')
         return self
+
+    def only(self, groups: Sequence[str]) -> "Suite":
+        """The suite with the probes of these groups and the data they read; all of it for none."""
+        if not groups:
+            return self
+        known = {probe.group for probe in self.probes.values()}
+        for group in groups:
+            if group not in known:
+                raise unknown("group of probes", group, known)
+        probes = {name: probe for name, probe in self.probes.items() if probe.group in groups}
+        read = {name for probe in probes.values() for name in probe.wants()}
+        data = {name: node for name, node in self.data.items() if name in read}
+        return self.model_copy(update={"probes": probes, "data": data})
 
 
 def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
@@ -103,7 +133,7 @@ def run_probes(
         results: tuple[Result, ...] = ()
         absent = None
         try:
-            found = probe.run(probed, data[probe.data], suite.seed)
+            found = probe.run_on(probed, data, suite.seed)
             test_set = probe.test_set(data[probe.data], suite.seed)
             results = tuple(result.scored_on(test_set) for result in found)
         except AbsentError as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eval_suite.metrics.answer_words import vqa_words
 from eval_suite.metrics.answers import anls, exact, mean_answer, mme_score, relaxed, yes_no_f1
+from eval_suite.metrics.mmmu_replies import choice_of, open_right
 from eval_suite.metrics.score import Score
 from teachers.errors import UserError, unknown
 
@@ -187,8 +188,32 @@ def _letter(replies: Sequence[str], questions: Sequence[Asked]) -> dict[str, Sco
     return {"accuracy": _mean(right, questions)}
 
 
+def _ai2d(replies: Sequence[str], questions: Sequence[Asked]) -> dict[str, Score]:
+    """lmms-eval's AI2D: "B. ..." names B, any other reply has to be the letter itself but for case and punctuation."""
+    right = []
+    for reply, item in zip(replies, questions, strict=True):
+        found = re.match(r"\s*([A-Z])\.", reply)
+        right.append(_plain(found[1] if found else reply) == item.answer.lower())
+    return {"exact_match": _mean(right, questions)}
+
+
+def _seed(replies: Sequence[str], questions: Sequence[Asked]) -> dict[str, Score]:
+    """lmms-eval's SEED-Bench: the first character of the reply is the option, case aside."""
+    right = [reply.strip()[:1].upper() == item.answer for reply, item in zip(replies, questions, strict=True)]
+    return {"accuracy": _mean(right, questions)}
+
+
+def _mmmu(replies: Sequence[str], questions: Sequence[Asked]) -> dict[str, Score]:
+    """MMMU: options as its authors read them out of a reply, open questions by phrase or number."""
+    right = [
+        choice_of(reply, item.options) == item.answer if item.options else open_right(reply, _answers(item))
+        for reply, item in zip(replies, questions, strict=True)
+    ]
+    return {"accuracy": _mean(right, questions)}
+
+
 def _letter_or_exact(replies: Sequence[str], questions: Sequence[Asked]) -> dict[str, Score]:
-    """MMMU: an option's letter, or for open questions the answer in words."""
+    """An option's letter, or for open questions the answer in words."""
     right = [
         letter_of(reply, item.options) == item.answer
         if item.options
@@ -215,5 +240,8 @@ RULES: dict[str, Rule] = {
     "mme": _mme,
     "letter": _letter,
     "letter_or_exact": _letter_or_exact,
+    "ai2d": _ai2d,
+    "seed": _seed,
+    "mmmu": _mmmu,
     "ocrbench": _ocrbench,
 }

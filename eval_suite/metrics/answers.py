@@ -38,17 +38,21 @@ def _soft(said: str, humans: list[str]) -> float:
 
 
 def anls(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Tensor:
-    """Normalised Levenshtein similarity [n]: the best over the answers, 0 when below one half (DocVQA, InfoVQA)."""
+    """Normalised Levenshtein similarity [n]: the best over the answers, 0 when below one half (DocVQA, InfoVQA).
+
+    As lmms-eval computes it: compared in lower case with single spaces, over the length of the longer one as it stands.
+    """
     best = []
     for said, many in _pairs(predictions, answers):
-        similarity = max(_similarity(said.strip().lower(), true.strip().lower()) for true in many)
+        similarity = max(_similarity(said, true) for true in many)
         best.append(similarity if similarity >= 0.5 else 0.0)
     return _scores(best)
 
 
 def _similarity(said: str, true: str) -> float:
     longest = max(len(said), len(true))
-    return 1.0 - edit_distance(said, true) / longest if longest else 1.0
+    left, right = (" ".join(text.lower().split()) for text in (said, true))
+    return 1.0 - edit_distance(left, right) / longest if longest else 1.0
 
 
 def edit_distance(left: str, right: str) -> int:

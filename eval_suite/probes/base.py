@@ -1,6 +1,7 @@
 """What every probe is: a recipe node that knows how to run."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ from teachers.config import Node
 class Need:
     """What a probe asks of its data: a kind of label in a split, and which label maps."""
 
-    kind: Literal["classes", "dense", "captions", "pairs", "keypoints", "questions", "ranked"]
+    kind: Literal["classes", "dense", "captions", "pairs", "keypoints", "questions", "conversations", "ranked"]
     split: str
     labels: tuple[str, ...] = ()
 
@@ -39,6 +40,14 @@ class ProbeNode(Node):
     @abstractmethod
     def needs(self) -> list[Need]:
         """What `run` will ask of the data, so that it can be looked at beforehand."""
+
+    def wants(self) -> dict[str, list[Need]]:
+        """Data set of the suite -> what is asked of it; most probes read one."""
+        return {self.data: self.needs()}
+
+    def run_on(self, backbone: ProbedBackbone, data: Mapping[str, LabelledData], seed: int) -> list[Result]:
+        """`run`, given all the data sets that `wants` names."""
+        return self.run(backbone, data[self.data], seed)
 
     def test_set(self, data: LabelledData, seed: int) -> str:
         """What its units are numbers of: equal keys, equal test images in equal order, whatever the backbone."""

@@ -175,6 +175,7 @@ class AskedQuestion:
     answer: str
     others: tuple[str, ...] = ()  #: further answers that count, e.g. of other annotators
     options: tuple[str, ...] = ()  #: what may be chosen from; `answer` is then the letter A, B, ...
+    more: tuple[int, ...] = ()  #: rows of further pictures that the question is about
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,23 @@ class QuestionImages:
     images: ImageSource
     questions: Sequence[AskedQuestion]
     rule: str = "exact"
+    benchmark: str = ""  #: the published benchmark these are, which fixes the prompt; "" for a user's own
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns (question, answer) about the pictures in these rows; no rows for text alone."""
+
+    rows: tuple[int, ...]
+    turns: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ConversationImages:
+    """Conversations to train on, and the pictures they are about (None where all are text alone)."""
+
+    images: ImageSource | None
+    conversations: Sequence[Conversation]
 
 
 class LabelledData:
@@ -208,6 +226,9 @@ class LabelledData:
 
     def questions(self, split: str) -> QuestionImages:
         self._missing("questions", split)
+
+    def conversations(self, split: str) -> ConversationImages:
+        self._missing("conversations", split)
 
     def ranked(self, split: str) -> RankedImages:
         self._missing("instance retrieval lists", split)

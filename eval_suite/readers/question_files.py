@@ -2,12 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from eval_suite.readers.contracts import TEST, TRAIN, AskedQuestion, LabelledData, QuestionImages
+from eval_suite.readers.contracts import (
+    TEST,
+    TRAIN,
+    AskedQuestion,
+    Conversation,
+    ConversationImages,
+    LabelledData,
+    QuestionImages,
+)
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, existing_file, split_of
 from teachers.errors import UserError
@@ -18,8 +27,9 @@ IMAGE_MARK = "<image>"
 class QuestionsNode(FileReaderNode):
     """A file under `root` with one question an entry: a JSON list, an object with it in the field `under`, or lines.
 
-    `format: llava` reads conversations: each human turn is a question, the next turn its answer; rows without an image
-    are left out.
+    `format: llava` reads conversations (blip_laion_cc_sbu_558k.json, llava_v1_5_mix665k.json: a list of {"id", "image",
+    "conversations": [{"from": "human"|"gpt", "value"}]}). A vision-language model trains on them whole; asked for
+    questions, each human turn is one, the next turn its answer, and rows without an image are left out.
     """
 
     reader: Literal["questions"]
@@ -59,6 +69,26 @@ class QuestionFiles(LabelledData):
         kept = [asked[at] for at in node.kept(len(asked), split)]
         return question_images(self.name, folder / node.images, kept, node, node.rule)
 
+    def conversations(self, split: str) -> ConversationImages:
+        """Whole conversations, those without an image included; UserError for any image that is missing."""
+        node, folder = self.node, self.node.folder(self.name)
+        if node.format != "llava":
+            self._missing("conversations (they come with format: llava)", split)
+        entries = read_entries(folder / node.file.replace("{split}", split_of(split, node.splits)), node.under)
+        kept = [entries[at] for at in node.kept(len(entries), split)]
+        if not kept:
+            raise UserError(f'data "{self.name}" holds no conversations')
+        files = [images_of(entry) for entry in kept]
+        rows = {file: row for row, file in enumerate(dict.fromkeys(file for some in files for file in some))}
+        images = FileImages(self.name, [folder / node.images / file for file in rows], node.fitting) if rows else None
+        return ConversationImages(
+            images,
+            [
+                Conversation(tuple(rows[file] for file in some), tuple(turns_of(entry, self.name)))
+                for entry, some in zip(kept, files, strict=True)
+            ],
+        )
+
     def _item(self, entry: Mapping[str, Any], path: Path) -> tuple[str, AskedQuestion]:
         node = self.node
         for field in filter(None, (node.image, node.question, node.answer, node.kind)):
@@ -78,25 +108,41 @@ def question_images(
         raise UserError(f'data "{name}" holds no questions')
     rows = {file: row for row, file in enumerate(dict.fromkeys(file for file, _ in asked))}
     images = FileImages(name, [folder / file for file in rows], node.fitting)
-    placed = [
-        AskedQuestion(rows[file], item.kind, item.question, item.answer, item.others, item.options)
-        for file, item in asked
-    ]
+    placed = [replace(item, row=rows[file]) for file, item in asked]
     return QuestionImages(images, placed, rule)
+
+
+def images_of(entry: Mapping[str, Any]) -> list[str]:
+    """Image files of a LLaVA conversation: none, one, or the several that later mixes list."""
+    found = entry.get("image") or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def turns_of(entry: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """(question, answer) of each exchange of a LLaVA conversation, `<image>` marks left in."""
+    turns = entry.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise UserError(f'data "{name}": entry {entry.get("id")} has no "conversations"; it has: {", ".join(entry)}')
+    if turns[0].get("from") != "human":  # as LLaVA does: some of its conversations open with an answer
+        turns = turns[1:]
+    if (
+        not turns
+        or len(turns) % 2
+        or any(turn.get("from") != ("human", "gpt")[at % 2] for at, turn in enumerate(turns))
+    ):
+        raise UserError(f'data "{name}": conversation {entry.get("id")} is not human and gpt in turn')
+    values = [str(turn["value"]).strip() for turn in turns]
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def llava_questions(entry: Mapping[str, Any], name: str) -> list[tuple[str, AskedQuestion]]:
     """Turns of a LLaVA conversation as questions; [] for a text-only row."""
-    if "image" not in entry:
-        return []
-    turns = entry["conversations"]
-    if len(turns) % 2 or any(turn["from"] != ("human", "gpt")[at % 2] for at, turn in enumerate(turns)):
-        raise UserError(f'data "{name}": conversation {entry.get("id")} is not human and gpt in turn')
-    out = []
-    for question, answer in zip(turns[::2], turns[1::2], strict=True):
-        text = question["value"].replace(IMAGE_MARK, "").strip()
-        out.append((entry["image"], AskedQuestion(0, name, text, answer["value"].strip())))
-    return out
+    files = images_of(entry)
+    return [
+        (files[0], AskedQuestion(0, name, question.replace(IMAGE_MARK, "").strip(), answer))
+        for question, answer in turns_of(entry, name)
+        if files
+    ]
 
 
 def read_entries(path: Path, field: str | None = None) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import Any
 from eval_suite.readers.contracts import (
     CaptionedImages,
     ClassifiedImages,
+    ConversationImages,
     DenseImages,
     ImagePairs,
     KeypointImages,
@@ -39,6 +40,9 @@ class Remembered(LabelledData):
 
     def questions(self, split: str) -> QuestionImages:
         return self._ask("questions", split)
+
+    def conversations(self, split: str) -> ConversationImages:
+        return self._ask("conversations", split)
 
     def ranked(self, split: str) -> RankedImages:
         return self._ask("ranked", split)

@@ -21,6 +21,7 @@ from eval_suite.readers.rgbd_pairs import RgbdPairsNode, ScanNet1500Node
 from eval_suite.readers.scenes import ScenesNode
 from eval_suite.readers.spair import SpairNode
 from eval_suite.readers.vlm_benchmarks import VlmBenchmarkNode
+from eval_suite.readers.vlm_hub import VlmHubNode
 
 SingleReader = Annotated[
     ScenesNode
@@ -42,7 +43,8 @@ SingleReader = Annotated[
     | SpairNode
     | RevisitedNode
     | QuestionsNode
-    | VlmBenchmarkNode,
+    | VlmBenchmarkNode
+    | VlmHubNode,
     Field(discriminator="reader"),
 ]
 

@@ -1,10 +1,13 @@
-"""`reader: vlm_benchmark`: question benchmarks in the files their authors publish, each with its scoring rule."""
+"""`reader: vlm_benchmark`: question benchmarks in the files their authors publish, each with its scoring rule.
+
+Layouts as the sources named at each function read them. Re-packs with images inside parquet files: `reader: vlm_hub`.
+"""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eval_suite.readers.contracts import TEST, AskedQuestion, LabelledData, QuestionImages
 from eval_suite.readers.nodes import FileReaderNode, existing_file
@@ -47,7 +50,8 @@ class VlmBenchmark(LabelledData):
         root, layout = self.node.folder(self.name), BENCHMARKS[self.node.benchmark]
         found = textvqa(root, self.node.ocr_tokens) if self.node.benchmark == "textvqa" else layout.read(root)
         kept = [found[at] for at in self.node.kept(len(found), split)]
-        return question_images(self.name, root, kept, self.node, layout.rule)
+        images = question_images(self.name, root, kept, self.node, layout.rule)
+        return replace(images, benchmark=self.node.benchmark)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Layout:
 
 
 def textvqa(root: Path, ocr_tokens: bool = False) -> Found:
-    """TextVQA_0.5.1_val.json (ten answers a question) and train_images/<image_id>.jpg."""
+    """TextVQA_0.5.1_val.json (ten answers a question) and train_images/<image_id>.jpg (LLaVA docs/Evaluation.md)."""
     path = one_of(root, "TextVQA_0.5.1_val.json", "textvqa/TextVQA_0.5.1_val.json")
     folder = path.parent.relative_to(root) / "train_images"
     out = []
@@ -75,7 +79,10 @@ def textvqa(root: Path, ocr_tokens: bool = False) -> Found:
 
 
 def document_vqa(root: Path, kind: str, files: tuple[str, ...], image_fields: tuple[str, ...], folder: str) -> Found:
-    """DocVQA and InfoVQA: {"data": [{question, answers, image}]}; the image lies beside the file or in `folder`."""
+    """DocVQA and InfoVQA: {"data": [{question, answers, image}]}; the image lies beside the file or in `folder`.
+
+    The challenge's files; InfoVQA names its image in image_local_name. Older downloads lack `_withQT` in their names.
+    """
     path = one_of(root, *files)
     out = []
     for entry in read_entries(path, "data"):
@@ -91,15 +98,24 @@ def document_vqa(root: Path, kind: str, files: tuple[str, ...], image_fields: tu
 
 
 def chartqa(root: Path) -> Found:
-    """ChartQA: test/{test_human,test_augmented}.json with imgname, query, label, and test/png."""
+    """ChartQA: test/{test_human,test_augmented}.json with imgname, query, label, and test/png.
+
+    vis-nlp/ChartQA README and mmpretrain's ChartQA; the files are lists, in lmms-eval's copy under "data".
+    """
     base = root / "ChartQA Dataset" if (root / "ChartQA Dataset").is_dir() else root
     folder = base / "test"
     out = []
     for kind in ("human", "augmented"):
-        for entry in read_entries(folder / f"test_{kind}.json"):
+        path = folder / f"test_{kind}.json"
+        for entry in _under_data(read_entries(path), path):
             image = (folder / "png" / entry["imgname"]).relative_to(root).as_posix()
             out.append((image, AskedQuestion(0, kind, entry["query"], str(entry["label"]))))
     return out
+
+
+def _under_data(entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The entries themselves where the file holds {"data": entries}."""
+    return read_entries(path, "data") if len(entries) == 1 and "data" in entries[0] else entries
 
 
 def gqa(root: Path) -> Found:
@@ -107,7 +123,7 @@ def gqa(root: Path) -> Found:
     path = one_of(root, "testdev_balanced_questions.json", "data/testdev_balanced_questions.json",
                   "questions1.2/testdev_balanced_questions.json")  # fmt: skip
     folder = next((n for n in ("images", "data/images") if (root / n).is_dir()), "images")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_object(path)
     return [
         (f"{folder}/{entry['imageId']}.jpg", AskedQuestion(0, "gqa", entry["question"], entry["answer"]))
         for entry in data.values()
@@ -126,8 +142,13 @@ def pope(root: Path) -> Found:
 
 
 def mme(root: Path) -> Found:
-    """MME: <category>/*.txt, lines "question<TAB>Yes"; images beside them, or images/ and questions_answers_YN/."""
-    base = next((root / n for n in ("MME_Benchmark_release_version", "MME_Benchmark") if (root / n).is_dir()), root)
+    """MME: <category>/*.txt, lines "question<TAB>Yes"; images beside them, or images/ and questions_answers_YN/.
+
+    Newer archives nest MME_Benchmark in MME_Benchmark_release_version; eval_tool beside the categories is passed over.
+    """
+    base = root
+    for inner in ("MME_Benchmark_release_version", "MME_Benchmark"):
+        base = base / inner if (base / inner).is_dir() else base
     out: Found = []
     for folder in sorted(path for path in base.iterdir() if path.is_dir()):
         texts, pictures = folder / "questions_answers_YN", folder / "images"
@@ -146,22 +167,40 @@ def mme(root: Path) -> Found:
 
 
 def seed(root: Path) -> Found:
-    """SEED-Bench: SEED-Bench.json, its image questions only (data_type "image"), and SEED-Bench-image/."""
+    """SEED-Bench: SEED-Bench.json, and SEED-Bench-image/; of its questions those about images (data_type "image").
+
+    The videos come in archives of their own; with LLaVA's middle frames in SEED-Bench-video-image/ (<data_id>.jpg or
+    <question_id>.png) the video questions are asked too, about that frame, and the score is that of all questions.
+    """
     path = one_of(root, "SEED-Bench.json", "seed_bench/SEED-Bench.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_object(path)
     kinds = {number: name for name, number in data.get("question_type", {}).items()}
     out = []
+    frames = path.parent / "SEED-Bench-video-image"
     for entry in data["questions"]:
-        if entry.get("data_type", "image") == "image":
-            options = tuple(str(entry[f"choice_{letter}"]) for letter in "abcd" if f"choice_{letter}" in entry)
-            kind = str(kinds.get(entry.get("question_type_id"), "seed"))
-            image = (path.parent / "SEED-Bench-image" / entry["data_id"]).relative_to(root).as_posix()
-            out.append((image, AskedQuestion(0, kind, entry["question"], entry["answer"].strip().upper(), (), options)))
+        video = entry.get("data_type", "image") != "image"
+        if video and not frames.is_dir():
+            continue
+        options = tuple(str(entry[f"choice_{letter}"]) for letter in "abcd" if f"choice_{letter}" in entry)
+        kind = str(kinds.get(entry.get("question_type_id"), "seed"))
+        place = _frame(frames, entry) if video else path.parent / "SEED-Bench-image" / entry["data_id"]
+        item = AskedQuestion(0, kind, entry["question"], entry["answer"].strip().upper(), (), options)
+        out.append((place.relative_to(root).as_posix(), item))
     return out
 
 
+def _frame(folder: Path, entry: dict[str, Any]) -> Path:
+    """The picture that stands for a video; UserError where there is none."""
+    names = [f"{entry.get('question_id')}.png", f"{entry['data_id']}.jpg", f"{entry['data_id']}.png"]
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    return found or existing_file(folder / names[0], "a video's frame; without that folder videos are left out")
+
+
 def ocrbench(root: Path) -> Found:
-    """OCRBench: OCRBench.json, entries of type, image_path, question, answers; images in OCRBench_Images/."""
+    """OCRBench: OCRBench.json, a list of {dataset_name, type, image_path, question, answers}; OCRBench_Images/.
+
+    Field names as lmms-eval's upload_ocrbench.py reads them; `answers` is a text or a list.
+    """
     path = one_of(root, "OCRBench.json", "OCRBench/OCRBench.json")
     folder = next((n for n in ("OCRBench_Images", "images") if (path.parent / n).is_dir()), "OCRBench_Images")
     out = []
@@ -174,13 +213,17 @@ def ocrbench(root: Path) -> Found:
 
 
 def ai2d(root: Path) -> Found:
-    """AI2D: questions/<image>.json (by question: answerTexts, correctAnswer), images/, and ai2d_test_ids.csv."""
+    """AI2D: questions/<image>.json (by question: answerTexts, correctAnswer, abcLabel), images/, and ai2d_test_ids.csv.
+
+    Field names as lmms-eval's upload_ai2d.py reads them; the list names images. These are the archive's plain images.
+    What the paper scores as "no mask" is on the Hub: `reader: vlm_hub`, path Efficient-Large-Model/ai2d-no-mask.
+    """
     base = root / "ai2d" if (root / "ai2d").is_dir() else root
     listed = base / "ai2d_test_ids.csv"
     wanted = {line.strip() for line in listed.read_text(encoding="utf-8").split()} if listed.is_file() else None
     out = []
     for path in sorted((base / "questions").glob("*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path)
         image = data["imageName"]
         if wanted is None or Path(image).stem in wanted:
             place = (base / "images" / image).relative_to(root).as_posix()
@@ -194,7 +237,10 @@ def ai2d(root: Path) -> Found:
 
 
 def mmmu(root: Path) -> Found:
-    """MMMU validation exported as mmmu_val.json (LLaVA's converter): question, options, answer, image, and subfield."""
+    """MMMU validation as a JSON list of {question, options, answer, image, subject}: a plain export, one image each.
+
+    MMMU itself comes as parquet files (30 subjects, up to seven images a question): read those with `reader: vlm_hub`.
+    """
     path = one_of(root, "mmmu_val.json", "MMMU/mmmu_val.json")
     out = []
     for entry in read_entries(path):
@@ -203,6 +249,17 @@ def mmmu(root: Path) -> Found:
         kind = str(entry.get("subject", "mmmu"))
         out.append((image, AskedQuestion(0, kind, entry["question"], str(entry["answer"]), (), options)))
     return out
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no object")
+    return found
 
 
 def one_of(root: Path, *names: str) -> Path:
@@ -238,8 +295,8 @@ BENCHMARKS: dict[str, Layout] = {
     "gqa": Layout(gqa, "gqa"),
     "pope": Layout(pope, "pope"),
     "mme": Layout(mme, "mme"),
-    "seed": Layout(seed, "letter"),
+    "seed": Layout(seed, "seed"),
     "ocrbench": Layout(ocrbench, "ocrbench"),
-    "ai2d": Layout(ai2d, "letter"),
-    "mmmu": Layout(mmmu, "letter_or_exact"),
+    "ai2d": Layout(ai2d, "ai2d"),
+    "mmmu": Layout(mmmu, "mmmu"),
 }

@@ -1,5 +1,6 @@
 """Tiny data sets in the formats their authors publish, written file by file; each function gives the root."""
 
+import io
 import json
 import pickle
 from collections.abc import Sequence
@@ -222,7 +223,12 @@ def pascal_multitask(root: Path) -> Path:
         head, arm = np.zeros((HEIGHT, WIDTH), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
         head[:10, :10], arm[5:20, :10] = 1, 1
         parts = [{"part_name": "head", "mask": head}, {"part_name": "luarm", "mask": arm}] if person else []
-        thing = {"class_ind": 15 if person else 3, "parts": parts}
+        thing = {
+            "class": "person" if person else "bird",
+            "class_ind": 15 if person else 3,
+            "mask": head | arm,
+            "parts": parts,
+        }
         savemat(base / "human_parts" / f"{key}.mat", {"anno": {"imname": key, "objects": [thing]}})
     return root
 
@@ -353,6 +359,93 @@ def vlm_benchmark(root: Path, name: str) -> Path:
     return root
 
 
+def jpeg(seed: int) -> dict[str, object]:
+    """A picture as it lies in a parquet cell."""
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(out, format="JPEG")
+    return {"bytes": out.getvalue(), "path": None}
+
+
+def parquet(
+    path: Path, rows: Sequence[dict[str, object]], images: Sequence[str] = ("image",), many: bool = False
+) -> Path:
+    """Rows as the Hub stores them: image columns are typed so in the file's metadata."""
+    from datasets import Dataset, List
+    from datasets import Image as ImageType
+
+    table = Dataset.from_list(list(rows))
+    for column in images:
+        table = table.cast_column(column, List(ImageType()) if many else ImageType())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path)
+    return path
+
+
+def vlm_hub(root: Path, name: str) -> Path:
+    """One benchmark as lmms-eval's re-pack holds it."""
+    shot, test, validation = jpeg(1), "data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"
+    if name == "textvqa":
+        rows = [{"image_id": "abc", "question_id": n, "question": f"brand {n}?", "answers": ["nokia"] * 9 + ["phone"],
+                 "ocr_tokens": ["NOKIA", "3310"], "image": shot} for n in range(2)]  # fmt: skip
+        parquet(root / validation, rows)
+    elif name in ("docvqa", "infovqa"):
+        config = {"docvqa": "DocVQA", "infovqa": "InfographicVQA"}[name]
+        row = {"questionId": "1", "question": "when?", "answers": ["1996", "in 1996"], "docId": 3, "image": shot}
+        parquet(root / config / "validation-00000-of-00001.parquet", [row])
+    elif name == "chartqa":
+        rows = [
+            {"type": f"{kind}_test", "question": kind, "answer": "100", "image": shot}
+            for kind in ("human", "augmented")
+        ]
+        parquet(root / test, rows)
+    elif name == "gqa":
+        parquet(root / "testdev_balanced_instructions" / "testdev-00000-of-00001.parquet",
+                [{"id": "77", "imageId": "n2", "question": "is it red?", "answer": "yes"}], images=())  # fmt: skip
+        parquet(root / "testdev_balanced_images" / "testdev-00000-of-00001.parquet",
+                [{"id": "n1", "image": jpeg(9)}, {"id": "n2", "image": shot}])  # fmt: skip
+    elif name == "pope":
+        asked = [(kind, answer) for kind in ("random", "popular") for answer in ("yes", "no")]
+        shared = {"question": "Is there a dog?", "image": shot, "image_source": "COCO_val2014_1"}
+        rows = [
+            {"question_id": str(n), "answer": answer, "category": kind, **shared}
+            for n, (kind, answer) in enumerate(asked)
+        ]
+        parquet(root / test, rows)
+    elif name == "mme":
+        rows = [{"question_id": "existence/1.jpg", "question": "Is it? Please answer yes or no.", "answer": answer,
+                 "category": "existence", "image": shot} for answer in ("Yes", "No")]  # fmt: skip
+        parquet(root / test, rows)
+    elif name == "seed":
+        choices = {"choice_a": "cat", "choice_b": "dog", "choice_c": "cow", "choice_d": "pig"}
+        shared = {**choices, "question": "what?", "answer": "B", "data_id": "1"}
+        rows = [
+            {"question_type_id": n, "question_id": str(n), "data_type": kind, "image": [shot] * frames, **shared}
+            for n, kind, frames in ((1, "image", 1), (10, "video", 8))
+        ]
+        parquet(root / test, rows, many=True)
+    elif name == "ocrbench":
+        rows = [{"dataset": data, "question": "read", "question_type": kind, "answer": ["CENTRE"], "image": shot}
+                for data, kind in (("IIIT5K", "Regular Text Recognition"), ("HME100k", "Handwritten"))]  # fmt: skip
+        parquet(root / test, rows)
+    elif name == "ai2d":
+        row = {"question": "Which part?", "options": ["leaf", "root", "stem", "seed"], "answer": "2", "image": shot}
+        parquet(root / test, [row])
+    else:
+        shared = {"question_type": "multiple-choice", "explanation": "", "img_type": "['Plots']", "subfield": "x"}
+        others = {f"image_{n}": None for n in range(3, 8)}
+        rows = [
+            {"id": "validation_Math_1", "question": "<image 1> is to <image 2> as?", "options": "['one', 'two']",
+             "answer": "B", **shared, "image_1": shot, "image_2": jpeg(2), **others},
+            {"id": "validation_Art_Theory_7", "question": "How many in <image 1>?", "options": "[]",
+             "answer": "['7', 'seven']", **shared, "question_type": "open", "image_1": shot, "image_2": None, **others},
+        ]  # fmt: skip
+        for row in rows:  # a folder for each subject
+            subject = row["id"].split("_", 1)[1].rsplit("_", 1)[0]
+            parquet(root / subject / "validation-00000-of-00001.parquet", [row], [f"image_{n}" for n in range(1, 8)])
+    return root
+
+
 def _textvqa(root: Path) -> None:
     photo(root / "train_images" / "abc.jpg", 1)
     answers = ["nokia"] * 7 + ["Nokia"] * 2 + ["phone"]
@@ -380,10 +473,9 @@ def _infovqa(root: Path) -> None:
 def _chartqa(root: Path) -> None:
     photo(root / "ChartQA Dataset" / "test" / "png" / "1.png", 1)
     for kind in ("human", "augmented"):
-        dump(
-            root / "ChartQA Dataset" / "test" / f"test_{kind}.json",
-            [{"imgname": "1.png", "query": kind, "label": "100"}],
-        )
+        entries = [{"imgname": "1.png", "query": kind, "label": "100"}]
+        path = root / "ChartQA Dataset" / "test" / f"test_{kind}.json"
+        dump(path, entries if kind == "human" else {"data": entries})  # both are about
 
 
 def _gqa(root: Path) -> None:
@@ -402,7 +494,8 @@ def _pope(root: Path) -> None:
 
 
 def _mme(root: Path) -> None:
-    base = root / "MME_Benchmark_release_version"
+    base = root / "MME_Benchmark_release_version" / "MME_Benchmark"
+    (base / "eval_tool").mkdir(parents=True)
     both = "Is it a cat? Please answer yes or no.\tYes\nIs it a dog? Please answer yes or no.\tNo\n"
     photo(base / "existence" / "1.jpg", 1)
     text(base / "existence" / "1.txt", both)
@@ -415,7 +508,7 @@ def _seed(root: Path) -> None:
     choices = {"choice_a": "cat", "choice_b": "dog", "choice_c": "cow", "choice_d": "pig"}
     entry = {"question": "what?", **choices, "answer": "B", "question_type_id": 1, "data_id": "x1.jpg"}
     entry["data_type"] = "image"
-    video = {**entry, "data_type": "video", "data_id": "v.mp4"}
+    video = {**entry, "data_type": "video", "data_id": "v.mp4", "question_id": "v9", "answer": "C"}
     dump(root / "SEED-Bench.json", {"questions": [entry, video], "question_type": {"Scene Understanding": 1}})
 
 
@@ -433,7 +526,8 @@ def _ai2d(root: Path) -> None:
     base = root / "ai2d"
     for stem in ("1", "2"):
         photo(base / "images" / f"{stem}.png", 1)
-        question = {"answerTexts": ["leaf", "root", "stem", "seed"], "correctAnswer": 2}
+        question = {"abcLabel": False, "answerTexts": ["leaf", "root", "stem", "seed"], "correctAnswer": 2,
+                    "questionId": f"{stem}.png-0"}  # fmt: skip
         dump(
             base / "questions" / f"{stem}.png.json",
             {"imageName": f"{stem}.png", "questions": {"Which part?": question}},

@@ -6,6 +6,7 @@ from test_readers_layouts import EXPECTED
 
 from eval_suite.metrics.answer_rules import RULES, letter_of, llava_yes_no, mme_reply, score_replies, vqa_accuracy
 from eval_suite.metrics.answer_words import vqa_words
+from eval_suite.metrics.mmmu_replies import choice_of, open_right
 from eval_suite.readers.contracts import AskedQuestion
 from teachers.errors import UserError
 
@@ -118,3 +119,38 @@ def test_questions_about_one_image_are_one_draw() -> None:
     questions = [asked("yes", row=row) for row in (0, 0, 1, 1, 2, 2)]
     score = score_replies("gqa", ["yes", "yes", "no", "no", "yes", "yes"], questions)["exact_match"]
     assert score.n == 6 and score.samples is not None and score.samples.units.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [("B", "B"), ("(A)", "A"), ("(A) or rather (C).", "C"), ("I say B", "B"), ("Answer: C.", "C"), ("B. the root", "B"),
+     ("it grows out of the root of the plant", "B"), ("the root", ""), ("", ""),
+     ("a plant with a leaf and a root", "B")],
+)  # fmt: skip
+def test_mmmus_letters(reply: str, letter: str) -> None:
+    assert choice_of(reply, ("leaf", "root", "stem")) == letter
+
+
+@pytest.mark.parametrize(
+    ("reply", "answers", "right"),
+    [("7", ["7"], True), ("The answer is 7.", ["7"], True), ("x = 3\nso it is 1,250", ["1250"], True),
+     ("17", ["7"], False), ("0.333", ["0.33"], True), ("It is Claude Monet.", ["monet"], True),
+     ("Manet", ["monet"], False), ("5 m", ["7", "5"], True), ("x", ["x"], True), ("extra", ["x"], False),
+     ("is x y", ["x"], True), ("1e3", ["1000"], True)],
+)  # fmt: skip
+def test_mmmus_open_questions(reply: str, answers: list[str], right: bool) -> None:
+    assert open_right(reply, answers) is right
+
+
+def test_ai2d_and_seed_read_letters_as_lmms_eval_does() -> None:
+    options = ("leaf", "root")
+    questions = [asked("B", options=options)] * 6
+    replies = ["B", "b)", "B. root", "root", "The answer is B.", " B.leaf"]
+    assert value("ai2d", replies, questions, "exact_match") == pytest.approx(100 * 4 / 6)
+    assert value("seed", replies, questions, "accuracy") == pytest.approx(100 * 4 / 6)
+    assert value("seed", ["Because"], questions[:1]) == 100.0  # the quirk: its first character is taken
+
+
+def test_anls_compares_single_spaces_over_the_texts_as_they_stand() -> None:
+    assert value("anls", ["a  b"], [asked("a b")]) == 100.0
+    assert value("anls", ["a  c"], [asked("a b")]) == pytest.approx(75.0)  # one edit over four characters, not three

@@ -1,9 +1,11 @@
 """Every published layout: a tiny copy in its real format is read, odd cases included."""
 
+import io
 from pathlib import Path
 
 import layout_fixtures as make
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -240,10 +242,10 @@ EXPECTED = {
     "gqa": ("gqa", [("gqa", "yes")]),
     "pope": ("pope", [(k, a) for k in ("random", "popular", "adversarial") for a in ("yes", "no")]),
     "mme": ("mme", [("artwork", "Yes"), ("artwork", "No"), ("existence", "Yes"), ("existence", "No")]),
-    "seed": ("letter", [("Scene Understanding", "B")]),
+    "seed": ("seed", [("Scene Understanding", "B")]),
     "ocrbench": ("ocrbench", [("Regular Text Recognition", "CENTRE"), ("HME100k", "a + b")]),
-    "ai2d": ("letter", [("ai2d", "C")]),
-    "mmmu": ("letter_or_exact", [("Math", "B"), ("Art", "Monet")]),
+    "ai2d": ("ai2d", [("ai2d", "C")]),
+    "mmmu": ("mmmu", [("Math", "B"), ("Art", "Monet")]),
 }
 
 
@@ -256,6 +258,60 @@ def test_vlm_benchmarks(tmp_path: Path, name: str) -> None:
     assert asked.images.read(ROWS).shape == (1, 3, make.HEIGHT, make.WIDTH)
     with pytest.raises(UserError, match="test questions only"):
         opened("vlm_benchmark", tmp_path, benchmark=name).questions("train")
+
+
+HUB = {
+    "textvqa": [("", "nokia")] * 2,
+    "docvqa": [("", "1996")],
+    "infovqa": [("", "1996")],
+    "chartqa": [("human", "100"), ("augmented", "100")],
+    "gqa": [("", "yes")],
+    "pope": [("random", "yes"), ("random", "no"), ("popular", "yes"), ("popular", "no")],
+    "mme": [("existence", "Yes"), ("existence", "No")],
+    "seed": [("1", "B"), ("10", "B")],
+    "ocrbench": [("Regular Text Recognition", "CENTRE"), ("HME100k", "CENTRE")],
+    "ai2d": [("ai2d", "C")],
+    "mmmu": [("Art_Theory", "7"), ("Math", "B")],  # in the order of the subjects' folders
+}
+
+
+@pytest.mark.parametrize("name", list(HUB))
+def test_vlm_benchmarks_as_the_hub_holds_them(tmp_path: Path, name: str) -> None:
+    node = {"reader": "vlm_hub", "benchmark": name, "path": str(make.vlm_hub(tmp_path / name, name)), "size": 40}
+    node["cache_dir"] = str(tmp_path / "cache")
+    data = validate(One, {"data": node}, "suite").data.open("toy")
+    asked = data.questions("test")
+    assert (asked.rule, asked.benchmark) == (EXPECTED[name][0], name)
+    assert [(item.kind, item.answer) for item in asked.questions] == HUB[name]
+    shown = [(item.row, *item.more) for item in asked.questions]
+    expected = {"textvqa": [(0,), (0,)], "pope": [(0,)] * 4, "mme": [(0,)] * 2, "seed": [(0,), tuple(range(1, 9))],
+                "mmmu": [(0,), (1, 2)], "chartqa": [(0,), (1,)], "ocrbench": [(0,), (1,)]}  # fmt: skip
+    assert shown == expected.get(name, [(0,)])
+    assert asked.images.original(0).shape == (3, make.HEIGHT, make.WIDTH)
+    assert asked.images.read(ROWS).shape == (1, 3, 40, 40)
+    if name == "gqa":  # the picture that the question names, not the first
+        first = asked.images.original(0).numpy()
+        assert np.array_equal(first, np.moveaxis(np.asarray(PIL.Image.open(io.BytesIO(make.jpeg(1)["bytes"]))), -1, 0))
+    if name == "mmmu":
+        assert asked.questions[0].others == ("seven",) and asked.questions[1].options == ("one", "two")
+    if name == "ai2d":
+        with pytest.raises(UserError, match=r"has no validation-\*.parquet"):
+            validate(One, {"data": {**node, "split": "validation"}}, "suite").data.open("toy").questions("test")
+        make.parquet(
+            tmp_path / name / "data" / "test-00000-of-00001.parquet", [{"question": "?", "image": make.jpeg(1)}]
+        )
+        with pytest.raises(UserError, match='no column "answer" for ai2d; there are: question, image'):
+            data.questions("test")
+
+
+def test_seeds_video_questions_are_asked_about_llavas_frames(tmp_path: Path) -> None:
+    root = make.vlm_benchmark(tmp_path, "seed")
+    make.photo(root / "SEED-Bench-video-image" / "v9.png", 3)
+    asked = opened("vlm_benchmark", root, benchmark="seed").questions("test")
+    assert [item.answer for item in asked.questions] == ["B", "C"]
+    (root / "SEED-Bench-video-image" / "v9.png").unlink()
+    with pytest.raises(UserError, match=r"v9.png is missing"):
+        opened("vlm_benchmark", root, benchmark="seed").questions("test")
 
 
 def test_textvqa_answers_of_all_annotators_and_ocr_words_on_request(tmp_path: Path) -> None:

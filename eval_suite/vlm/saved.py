@@ -1,0 +1,98 @@
+"""A vision-language model in a folder: what it was made of, how far it was trained. lmms-eval loads it there."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval_suite.readers.contracts import ConversationImages
+from eval_suite.vlm.checkpoints import WEIGHTS, Checkpoints, Progress, load_learned
+from eval_suite.vlm.model import Llava
+from eval_suite.vlm.recipe import VlmRecipe
+from teachers.config import validate
+from teachers.contracts import Backbone, BackboneSpec
+from teachers.errors import UserError
+from teachers.registry import load_backbone
+
+CARD = "vlm.json"
+SCHEMA = 1
+
+
+def training_digest(spec: BackboneSpec, recipe: VlmRecipe, told: Mapping[str, ConversationImages], seed: int) -> str:
+    """16 hex digits over all that decides the weights: backbone, recipe, seed, pictures and texts."""
+    digest = hashlib.sha256(f"{spec.digest}|{spec.name}|{recipe.model_dump_json()}|{seed}".encode())
+    for name, data in told.items():
+        digest.update(f"|{name}|{None if data.images is None else data.images.key}".encode())
+        for item in data.conversations:
+            digest.update(repr(item).encode())
+    return digest.hexdigest()[:16]
+
+
+def describe(
+    folder: Path,
+    backbone: Backbone,
+    node: str | dict[str, Any] | None,
+    recipe: VlmRecipe,
+    seed: int,
+    digest: str,
+    last: Progress,
+) -> None:
+    """Write the card; UserError where the folder holds the training of something else."""
+    path = folder / CARD
+    if path.is_file():
+        if _read(path).get("digest") != digest:
+            raise UserError(
+                f"{folder} holds the training of another recipe, backbone or data; name another folder or delete it"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {
+        "schema": SCHEMA,
+        "backbone": node or backbone.spec.name,
+        "backbone_digest": backbone.spec.digest,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "digest": digest,
+        "last": [last.stage, last.step],
+    }
+    partial = folder / f".{CARD}"
+    partial.write_text(json.dumps(card, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def load_vlm(folder: str | Path, device: str = "cpu", backbone: str | dict[str, Any] | None = None) -> Llava:
+    """The model that a training left in a folder; UserError where it is not there, not finished, or other weights.
+
+    `backbone` is needed where the short form it was trained with does not load any more, e.g. after a move.
+    """
+    folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise UserError(f"{folder} holds no {CARD}; train one with: python -m eval_suite vlm --out {folder}")
+    card = _read(folder / CARD)
+    kept = Checkpoints(folder)
+    reached = kept.reached()
+    if [reached.stage, reached.step] != card["last"]:
+        raise UserError(
+            f"{folder} was trained up to {reached.stage or 'nothing'} step {reached.step} of {card['last']}; "
+            "run its training again, it goes on from there"
+        )
+    loaded = load_backbone(backbone or card["backbone"])
+    if loaded.spec.digest != card["backbone_digest"]:
+        raise UserError(f"{folder} was trained on other weights of {card['backbone']}; name them with backbone=")
+    model = Llava(loaded, validate(VlmRecipe, card["recipe"], str(folder / CARD)), torch.device(device), card["seed"])
+    load_learned(model, kept.latest / WEIGHTS)
+    model.learn("none")
+    return model
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise UserError(f"{path} is no card of a vision-language model of this version")
+    return found
