@@ -1,32 +1,60 @@
-"""How long odsF takes for one 512 x 512 image: all 101 thresholds, as a multiple of thinning the image once.
+"""How long odsF takes for one 512 x 512 image and all 101 thresholds, on maps from easy to nasty.
 
-python benchmarks/boundaries.py
+python benchmarks/boundaries.py [MAP ...]
 """
 
+import sys
 import time
 
 import numpy as np
 import torch
+from timing import table
+from torch import Tensor
 
 from eval_suite.metrics.boundaries import Boundaries
-from eval_suite.metrics.thinning import thin
+
+SIDE = 512
 
 
-def main() -> None:
-    """Print processor seconds of one image and of one thinning."""
-    soft = torch.from_numpy(np.random.default_rng(0).random((8, 8)))[None, None]
-    soft = torch.nn.functional.interpolate(soft, size=(512, 512), mode="bicubic")[0, 0]
-    edges = (soft * 9 % 1).sub(0.5).abs().mul(2).clamp(0, 1)[None]
-    started = time.process_time()
-    thin((edges[0] > 0.5).numpy())
-    once = time.process_time() - started
-    metric = Boundaries()
-    started = time.process_time()
-    metric.update(edges, (edges > 0.97).long())
-    whole = time.process_time() - started
-    labelled = int(metric.rows[0, -1])
-    print(f"512 x 512, {labelled} label pixels, 101 thresholds: {whole:.2f} s, {whole / once:.0f} x one thinning")
+def contours(seed: int, cells: int, lines: int) -> Tensor:
+    """Contour lines of a smooth random surface as a soft map [1, H, W]."""
+    surface = torch.from_numpy(np.random.default_rng(seed).random((cells, cells)))[None, None]
+    surface = torch.nn.functional.interpolate(surface, size=(SIDE, SIDE), mode="bicubic")[0, 0]
+    return (surface * lines % 1).sub(0.5).abs().mul(2).clamp(0, 1)[None]
+
+
+def maps() -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> prediction and label [1, H, W]."""
+    sparse, dense, tangled = contours(1, 4, 3), contours(0, 8, 9), contours(5, 40, 9)
+    noise = torch.from_numpy(np.random.default_rng(0).random((1, SIDE, SIDE)))
+    coarse = torch.from_numpy(np.random.default_rng(2).random((1, 1, 32, 32)))
+    blurred = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")[0]
+    lines = {"sparse": (sparse > 0.97).long(), "dense": (dense > 0.97).long(), "tangled": (tangled > 0.9).long()}
+    return {
+        "few broad contours": (sparse, lines["sparse"]),
+        "many contours": (dense, lines["dense"]),
+        "tangled contours": (tangled, lines["tangled"]),
+        "32 x 32 cells, blurred": (blurred, lines["dense"]),
+        "one value everywhere": (torch.full_like(noise, 0.5), lines["dense"]),
+        "noise": (noise, lines["sparse"]),
+        "noise, noise labelled": (noise, (noise > 0.5).long()),
+    }
+
+
+def main(wanted: list[str]) -> None:
+    """Print processor and wall seconds of each map."""
+    torch.set_num_threads(1)
+    rows = []
+    for name, (drawn, labelled) in maps().items():
+        if wanted and name not in wanted:
+            continue
+        metric = Boundaries()
+        wall, processor = time.perf_counter(), time.process_time()
+        metric.update(drawn, labelled)
+        processor, wall = time.process_time() - processor, time.perf_counter() - wall
+        rows.append([name, int(metric.rows[0, -1]), processor, wall])
+    print(table(["map", "label pixels", "processor s", "wall s"], rows))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

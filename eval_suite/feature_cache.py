@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -24,28 +25,35 @@ class FeatureCache:
         self._folder = folder
         self._spec = json.dumps(spec.to_dict(), sort_keys=True, default=str)
 
-    def part(
-        self, images: str, what: str, batch: int, number: int, make: Callable[[], dict[str, Tensor]]
-    ) -> Mapping[str, Tensor]:
-        """Batch `number` of a set of images, from disk, else from `make` and then written."""
-        path = self._path(images, what, batch, number)
-        if path.is_file():
+    def part(self, images: str, what: str, batch: int, number: int) -> "CachePart":
+        """Where batch `number` of a set of images is or will be. `images` is a source's key: content, size and fit."""
+        digest = hashlib.sha256("|".join((self._spec, images, what, str(batch))).encode()).hexdigest()[:32]
+        return CachePart(self._folder / digest / f"{number:06d}.safetensors")
+
+
+@dataclass(frozen=True)
+class CachePart:
+    """One batch on disk, complete or not there."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        return self.path.is_file()
+
+    def get(self, make: Callable[[], dict[str, Tensor]]) -> Mapping[str, Tensor]:
+        """The batch from disk, else from `make` and then written."""
+        if self.exists():
             try:
-                return load_file(path)
+                return load_file(self.path)
             except (SafetensorError, OSError):
-                path.unlink(missing_ok=True)  # damaged: computed again
+                self.path.unlink(missing_ok=True)  # damaged: computed again
         found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part.")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".part.")
         os.close(handle)
         try:
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, temporary)
-            os.replace(temporary, path)
+            os.replace(temporary, self.path)
         finally:
             Path(temporary).unlink(missing_ok=True)
         return found
-
-    def _path(self, images: str, what: str, batch: int, number: int) -> Path:
-        """`images` is a source's key: content, size and fit; the batch size decides what a number means."""
-        digest = hashlib.sha256("|".join((self._spec, images, what, str(batch))).encode()).hexdigest()[:32]
-        return self._folder / digest / f"{number:06d}.safetensors"

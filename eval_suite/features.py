@@ -1,6 +1,6 @@
 """One pass of a backbone over a set of images, shared by every probe that asks for it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval_suite.feature_cache import FeatureCache
+from eval_suite.feature_cache import CachePart, FeatureCache
+from eval_suite.read_ahead import ReadAhead
 from eval_suite.readers.contracts import ImageSource
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError
 
 T = TypeVar("T")
+#: images [b, 3, H, W] as the backbone takes them and their row numbers -> [b, ...] by name
+Forward = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,14 @@ class ProbedBackbone:
         if not len(images):
             raise UserError(f"{images.key} holds no images")
 
-        def forward(rows: Tensor) -> dict[str, Tensor]:
-            features = self.backbone(self._read(images, rows))
+        def forward(batch: Tensor, rows: Tensor) -> dict[str, Tensor]:
+            features = self.backbone(batch)
             self._check(images, rows, features)
             found = {"spatial": features.spatial.float().cpu()}
             return found if features.summary is None else found | {"summary": features.summary.float().cpu()}
 
-        parts = list(self._passes(images, "features", forward))
-        summary = torch.cat([part["summary"] for part in parts]) if "summary" in parts[0] else None
-        return FeatureTable(summary, torch.cat([part["spatial"] for part in parts]))
+        found = self._passes(images, "features", forward)
+        return FeatureTable(found.get("summary"), found["spatial"])
 
     @torch.no_grad()
     def _extract_layers(self, images: ImageSource) -> list[Tensor]:
@@ -103,39 +105,46 @@ class ProbedBackbone:
         total = int(self.backbone.num_blocks)
         blocks = [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]
 
-        def forward(rows: Tensor) -> dict[str, Tensor]:
-            layers = intermediate(self._read(images, rows), blocks)
+        def forward(batch: Tensor, rows: Tensor) -> dict[str, Tensor]:
+            layers = intermediate(batch, blocks)
             for layer in layers:
                 self._check(images, rows, Features(None, layer))
             return {f"layer{number}": layer.float().cpu() for number, layer in enumerate(layers)}
 
-        parts = list(self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward))
-        return [torch.cat([part[f"layer{number}"] for part in parts]) for number in range(len(blocks))]
+        found = self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward)
+        return [found[f"layer{number}"] for number in range(len(blocks))]
 
-    def _passes(
-        self, images: ImageSource, what: str, forward: Callable[[Tensor], dict[str, Tensor]]
-    ) -> Iterator[Mapping[str, Tensor]]:
-        """What `forward` gives for every batch, out of the cache where it is there."""
-        for number, rows in enumerate(self._batches(images)):
-            if self._cache is None:
-                yield forward(rows)
-            else:
-                yield self._cache.part(images.key, what, self.batch_size, number, partial(forward, rows))
-
-    def _batches(self, images: ImageSource) -> Iterable[Tensor]:
+    def _passes(self, images: ImageSource, what: str, forward: Forward) -> dict[str, Tensor]:
+        """What `forward` gives of every image, [N, ...] by name; out of the cache where it is there."""
+        parts: list[CachePart | None] = [None] * -(-len(images) // self.batch_size)
+        if self._cache is not None:
+            parts = [self._cache.part(images.key, what, self.batch_size, number) for number in range(len(parts))]
         rows = torch.arange(len(images)).split(self.batch_size)
+        missing = [some for some, part in zip(rows, parts, strict=True) if part is None or not part.exists()]
+        found: dict[str, Tensor] = {}
+        with ReadAhead(images, missing) as ahead:
+            for some, part in zip(self._progress(images, rows), parts, strict=True):
+                make = partial(self._forward, forward, ahead, some)
+                for name, values in (make() if part is None else part.get(make)).items():
+                    if name not in found:
+                        found[name] = values.new_empty(len(images), *values.shape[1:])
+                    found[name][some[0] : some[-1] + 1] = values
+        return found
+
+    def _progress(self, images: ImageSource, rows: Sequence[Tensor]) -> Iterable[Tensor]:
         return tqdm(rows, desc=f"features {images.key}", disable=not self.progress, leave=False)
 
-    def _read(self, images: ImageSource, rows: Tensor) -> Tensor:
-        return fit_images(images.read(rows).to(self.device).float() / 255, self.spec)
+    def _forward(self, forward: Forward, ahead: ReadAhead, rows: Tensor) -> dict[str, Tensor]:
+        batch = ahead.read(rows).to(self.device).float().div_(255)
+        return forward(fit_images(batch, self.spec), rows)
 
     def _check(self, images: ImageSource, rows: Tensor, features: Features) -> None:
         """NaN in a feature would make every probe quietly meaningless."""
         for part in features:
-            if part is None:
+            if part is None or part.float().sum().isfinite():  # a sum is finite only if all of it is
                 continue
             finite = part.flatten(1).isfinite().all(1)
-            if not finite.all():
+            if not finite.all():  # else the sum alone went beyond what floats hold
                 row = int(rows[int((~finite).nonzero()[0])])
                 raise UserError(
                     f"{self.spec.name} gives NaN or infinite features for {images.name_of(row)}; "

@@ -10,13 +10,11 @@ is therefore called odsf_py.
 import numpy as np
 import torch
 from scipy.ndimage import convolve1d, map_coordinates
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_bipartite_matching
-from scipy.spatial import cKDTree
 from torch import Tensor
 
+from eval_suite.metrics.pairing import Pairing
 from eval_suite.metrics.score import Tally, same_shape
-from eval_suite.metrics.thinning import thin
+from eval_suite.metrics.thinning import thin, thin_levels
 from teachers.errors import UserError
 
 PASCAL, NYUD = 0.0075, 0.011  #: the farthest match, as a share of the diagonal
@@ -35,6 +33,8 @@ class Boundaries(Tally):
         ignore: int = 255,
     ) -> None:
         super().__init__({"odsf_py": lambda sums: 100.0 * f_scores(sums).amax(-1)})
+        if list(thresholds) != sorted(thresholds):
+            raise ValueError("thresholds ascend")
         self.farthest = farthest
         self.thresholds = thresholds
         self.suppress = suppress
@@ -58,37 +58,16 @@ class Boundaries(Tally):
         strength = suppressed(probability.astype(np.float64)) if self.suppress else probability
         lines = thin((target == 1) & valid)
         reach = self.farthest * float(np.hypot(*probability.shape))
+        above = np.where(valid, np.searchsorted(self.thresholds, strength), 0)  # how many thresholds it is above
+        pairing = Pairing(lines, above > 0, reach)
         hits, found = [], []
-        near = Neighbours(lines, (strength > self.thresholds[0]) & valid, reach)
-        for threshold in self.thresholds:
-            drawn = thin((strength > threshold) & valid)
-            found.append(int(drawn.sum()))
-            hits.append(near.matched(drawn))
+        before = np.zeros((0, 0))
+        for drawn in thin_levels(above, len(self.thresholds)):
+            same = np.array_equal(drawn, before)
+            found.append(found[-1] if same else int(drawn.sum()))
+            hits.append(hits[-1] if same else pairing.matched(drawn))
+            before = drawn
         return np.array([*hits, *found, *[int(lines.sum())] * len(self.thresholds)], dtype=np.float64)
-
-
-class Neighbours:
-    """Which label pixels lie within reach of every pixel that could be drawn; worked out once for all thresholds."""
-
-    def __init__(self, lines: np.ndarray, possible: np.ndarray, reach: float) -> None:
-        self._lines = np.argwhere(lines)
-        self._number = np.full(possible.shape, -1, dtype=np.int64)
-        places = np.argwhere(possible)
-        self._number[possible] = np.arange(len(places))
-        if len(places) and len(self._lines):
-            close = cKDTree(places).sparse_distance_matrix(cKDTree(self._lines), reach + 1e-9, output_type="coo_matrix")
-            ones = np.ones(close.nnz, dtype=np.int8)
-            self._close = csr_matrix((ones, (close.row, close.col)), shape=(len(places), len(self._lines)))
-        else:
-            self._close = csr_matrix((len(places), len(self._lines)), dtype=np.int8)
-
-    def matched(self, drawn: np.ndarray) -> int:
-        """How many drawn pixels can be paired one to one with label pixels within reach."""
-        rows = self._number[drawn]
-        if not len(rows) or not len(self._lines):
-            return 0
-        pairs = maximum_bipartite_matching(self._close[rows], perm_type="column")
-        return int((pairs >= 0).sum())
 
 
 def f_scores(sums: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Photographs on disk, brought to one size when they are read."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from imagery.decode import FORMATS, BadImage, decode_image
 from teachers.errors import UserError
 
 QUARTER_TURNS = (5, 6, 7, 8)  #: EXIF orientations that swap width and height
+READERS = min(8, os.cpu_count() or 1)  #: photographs decoded at a time
 Crop = tuple[float, float, float, float]  #: x0, y0, x1, y1 in pixels
 
 
@@ -33,7 +36,9 @@ class FileImages(ImageSource):
         return len(self.files)
 
     def read(self, rows: Tensor) -> Tensor:
-        return torch.stack([self.fit.image(self._pixels(row)) for row in rows.tolist()])
+        """Several at a time: Pillow decodes and resizes without holding the interpreter."""
+        with ThreadPoolExecutor(min(READERS, max(1, len(rows)))) as pool:
+            return torch.stack(list(pool.map(lambda row: self.fit.image(self._pixels(row)), rows.tolist())))
 
     def original(self, row: int) -> Tensor:
         """The photograph at its own size, uint8 [3, H, W]."""

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.spatial.distance import cdist
 
-from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries, Neighbours, f_scores, suppressed
-from eval_suite.metrics.thinning import thin
+from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries, f_scores, suppressed
+from eval_suite.metrics.pairing import Pairing
+from eval_suite.metrics.thinning import thin, thin_levels
 from teachers.errors import UserError
 
 
@@ -56,10 +60,38 @@ def random_maps(seed: int, side: int = 14) -> tuple[np.ndarray, np.ndarray]:
 def test_matching_agrees_with_brute_force(seed: int) -> None:
     strength, lines = random_maps(seed)
     reach = (0.5, 1.0, 1.5, 2.3)[seed % 4]
-    near = Neighbours(lines == 1, strength > 0, reach)
-    for threshold in (0.0, 0.3, 0.6, 0.95):
+    pairing = Pairing(lines == 1, strength > 0, reach)
+    for threshold in (0.0, 0.3, 0.6, 0.95, 0.4):
         drawn = strength > threshold
-        assert near.matched(drawn) == brute_matches(drawn, lines == 1, reach)
+        assert pairing.matched(drawn) == brute_matches(drawn, lines == 1, reach)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pairing_drawing_after_drawing_agrees_with_scipy(seed: int) -> None:
+    """Crowded maps, and long lines along which a pair too few has to be looked for far away."""
+    rng = np.random.default_rng(seed)
+    if seed % 2:
+        possible, lines = rng.random((2, 50, 50)) < 0.3
+    else:
+        possible, lines = np.zeros((2, 9, 160), dtype=bool)
+        lines[4], possible[4], possible[6] = True, rng.random(160) < 0.8, rng.random(160) < 0.2
+    reach = (2.3, 1.0, 2.3, 3.1)[seed // 2]
+    places, labels = np.argwhere(possible), np.argwhere(lines)
+    near = csr_matrix(cdist(places, labels) <= reach + 1e-9)
+    pairing = Pairing(lines, possible, reach)
+    for share in (0.9, 0.8, 0.95, 0.5, 1.0, 0.1):
+        drawn = rng.random(len(places)) < share
+        wanted = int((maximum_bipartite_matching(near[drawn], perm_type="column") >= 0).sum())
+        picture = np.zeros_like(possible)
+        picture[tuple(places[drawn].T)] = True
+        assert pairing.matched(picture) == wanted
+
+
+def test_nothing_to_pair_is_no_pair() -> None:
+    empty, full = np.zeros((5, 6), dtype=bool), np.ones((5, 6), dtype=bool)
+    assert Pairing(empty, full, 2.0).matched(full) == 0
+    assert Pairing(full, empty, 2.0).matched(empty) == 0
+    assert Pairing(full, full, 2.0).matched(full) == 30
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,6 +117,15 @@ def test_thinning_agrees_with_pixel_by_pixel(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((18, 15)) < (0.3, 0.5, 0.8)[seed % 3]
     assert np.array_equal(thin(mask), thin_by_hand(mask))
+
+
+@pytest.mark.parametrize("count", [1, 40, 64, 101])
+def test_thinning_all_levels_at_once_agrees_with_one_by_one(count: int) -> None:
+    levels = np.random.default_rng(count).integers(0, count + 1, (21, 17))
+    at_once = thin_levels(levels, count)
+    assert at_once.shape == (count, 21, 17)
+    for level in range(0, count, max(1, count // 6)):
+        assert np.array_equal(at_once[level], thin_by_hand(levels > level))
 
 
 def test_thinning_leaves_lines_and_keeps_the_pieces() -> None:
