@@ -506,7 +506,7 @@ def test_every_benchmark_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_suite_without_its_model_and_a_model_without_a_probe(tmp_path: Path) -> None:
-    text = "name: s\ndata: {a: {reader: scenes, seed: 1, train: 4, test: 2}}\nprobes: {v: {probe: PROBE, data: a}}\n"
+    text = "name: s\ndata: {a: {reader: class_folders, root: x}}\nprobes: {v: {probe: PROBE, data: a}}\n"
     path = make.text(tmp_path / "s.yaml", text.replace("PROBE", "llava"))
     with pytest.raises(UserError, match="say which model in the suite's vlm node"):
         load_suite(path)
