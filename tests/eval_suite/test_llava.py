@@ -413,6 +413,7 @@ def test_language_models_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [({"stage2": None}, "wants stage1, stage2 or both"), ({"reduce": "pool"}, "reduce and side go together"),
+     ({"stage2": None, "stage1": {"data": "a"}}, "prompt: plain shows none"),
      ({"reduce": "tome", "side": 2, "views": "anyres"}, "no grid to stitch"), ({"tunes": "full"}, "did you mean")],
 )  # fmt: skip
 def test_recipes_that_make_no_sense(fields: dict[str, object], message: str) -> None:
@@ -510,7 +511,7 @@ def test_a_suite_without_its_model_and_a_model_without_a_probe(tmp_path: Path) -
     path = make.text(tmp_path / "s.yaml", text.replace("PROBE", "llava"))
     with pytest.raises(UserError, match="say which model in the suite's vlm node"):
         load_suite(path)
-    vlm = "vlm: {language_model: x, tune: none, stage1: {data: a, use: captions}}\n"
+    vlm = "vlm: {language_model: x, tune: none, stage1: {data: a, use: captions, prompt: v1}}\n"
     assert load_suite(make.text(path, text.replace("PROBE", "llava") + vlm)).only(["vlm"]).vlm is not None
     with pytest.raises(UserError, match="the vlm node is used by no probe"):
         load_suite(make.text(path, text.replace("PROBE", "knn") + vlm))
