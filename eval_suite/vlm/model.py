@@ -55,7 +55,8 @@ class Llava(nn.Module):
         """What gets gradients: `none`, the projector (`stage1`), and what `tune` names too (`stage2`)."""
         tuned = self.recipe.tune if stage == "stage2" else "none"
         self.projector.requires_grad_(stage != "none").train(stage != "none")
-        self.language.train(tuned != "none")
+        # Recomputing activations happens in training mode only; LLaVA trains stage 1 in it, too.
+        self.language.train(tuned != "none" or (stage != "none" and self.recipe.gradient_checkpointing))
         for name, weight in self.language.named_parameters():
             weight.requires_grad_(tuned == "full" or (tuned == "lora" and "lora_" in name))
 

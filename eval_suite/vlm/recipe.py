@@ -83,6 +83,8 @@ class VlmRecipe(Node):
     def _fits(self) -> "VlmRecipe":
         if self.stage1 is None and self.stage2 is None:
             raise ValueError("a vlm wants stage1, stage2 or both: an untrained projector says nothing")
+        if list(self.stages.values())[-1].prompt == "plain":
+            raise ValueError("the last stage says how questions are asked, and prompt: plain shows none; use v1")
         if (self.reduce == "none") != (self.side is None):
             raise ValueError("reduce and side go together: side says how many tokens reduce leaves")
         if self.reduce == "tome" and self.views == "anyres":
@@ -93,5 +95,5 @@ class VlmRecipe(Node):
 
     @property
     def stages(self) -> dict[str, Stage]:
-        """The stages by name, in order."""
+        """The stages by name, in order; questions are asked with the last one's prompt."""
         return {name: stage for name, stage in (("stage1", self.stage1), ("stage2", self.stage2)) if stage is not None}

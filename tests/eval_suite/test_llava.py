@@ -27,6 +27,7 @@ from eval_suite.vlm.training import Where, ramp, rows_of_step, trained
 from eval_suite.vlm.views import Views, anyres_views, best_grid, single_view, unpad
 from teachers.config import validate
 from teachers.errors import UserError, guard
+from teachers.registry import load_backbone
 
 CPU = Where(torch.device("cpu"))
 TEXTS = ["what colour is square ? 0 5 red green blue white", "a picture of"]
@@ -322,14 +323,17 @@ def test_an_oracle_is_read_and_a_constant_backbone_is_not(language: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tune", ["full", "lora"])
-def test_an_oracle_reaches_the_ceiling_with_vicunas_prompt(tmp_path: Path, tune: str) -> None:
-    data = ToyData(96, 24)
-    language = tiny_language(tmp_path, TEXTS, width=64)
-    node = changed(recipe(language), steps=500, tune=tune, lora={"rank": 16, "alpha": 32}, stage1={
-        "data": "toy", "use": "captions", "batch": 16, "steps": 50, "learning_rate": 3e-3})  # fmt: skip
-    best, worst = (probe_of(node).run(probed(backbone), data, 0)[0] for backbone in (Oracle(), Constant()))
-    assert best.value > 90 and worst.value < 45
+@pytest.mark.parametrize(("tune", "least"), [("full", 90), ("lora", 60)])
+def test_an_oracle_is_read_with_vicunas_prompt_and_both_stages(language: Path, tune: str, least: float) -> None:
+    """LoRA leaves a random language model's own weights as they are, so it learns less here."""
+    data = {"data": "toy", "use": "captions", "batch": 16, "steps": 30, "learning_rate": 3e-3}
+    node = changed(
+        recipe(language), steps=300, tune=tune, lora={"rank": 16, "alpha": 32, "dropout": 0.0}, stage1=data,
+        learning_rate=3e-3 if tune == "full" else 1e-2,
+    )  # fmt: skip
+    best = probe_of(node).run(probed(Oracle()), ToyData(64, 24), 0)[0]
+    worst = probe_of(changed(node, steps=60)).run(probed(Constant()), ToyData(64, 24), 0)[0]
+    assert best.value > least and worst.value < 45
 
 
 class Pictures(ToyData):
@@ -409,6 +413,7 @@ def test_language_models_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [({"stage2": None}, "wants stage1, stage2 or both"), ({"reduce": "pool"}, "reduce and side go together"),
+     ({"stage2": None, "stage1": {"data": "a"}}, "prompt: plain shows none"),
      ({"reduce": "tome", "side": 2, "views": "anyres"}, "no grid to stitch"), ({"tunes": "full"}, "did you mean")],
 )  # fmt: skip
 def test_recipes_that_make_no_sense(fields: dict[str, object], message: str) -> None:
@@ -502,11 +507,23 @@ def test_every_benchmark_from_the_command_line(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_suite_without_its_model_and_a_model_without_a_probe(tmp_path: Path) -> None:
-    text = "name: s\ndata: {a: {reader: scenes, seed: 1, train: 4, test: 2}}\nprobes: {v: {probe: PROBE, data: a}}\n"
+    text = "name: s\ndata: {a: {reader: class_folders, root: x}}\nprobes: {v: {probe: PROBE, data: a}}\n"
     path = make.text(tmp_path / "s.yaml", text.replace("PROBE", "llava"))
     with pytest.raises(UserError, match="say which model in the suite's vlm node"):
         load_suite(path)
-    vlm = "vlm: {language_model: x, tune: none, stage1: {data: a, use: captions}}\n"
+    vlm = "vlm: {language_model: x, tune: none, stage1: {data: a, use: captions, prompt: v1}}\n"
     assert load_suite(make.text(path, text.replace("PROBE", "llava") + vlm)).only(["vlm"]).vlm is not None
     with pytest.raises(UserError, match="the vlm node is used by no probe"):
         load_suite(make.text(path, text.replace("PROBE", "knn") + vlm))
+
+
+def test_a_sharpened_teacher_shows_more_tokens_or_as_many(language: Path) -> None:
+    """`sharp:` does the fusing; pooled to the teacher's grid it costs the language model no more than the teacher."""
+    adapter = Path(__file__).parents[2] / "featsharp_adapter" / "shipped" / "tiny-clip-featup-2x"
+    counts = {}
+    for spec in ("tiny:clip", f"sharp:{adapter}"):
+        for fields in ({}, {"reduce": "pool", "side": 7}):
+            model = Llava(load_backbone(spec), changed(recipe(language), **fields), torch.device("cpu"), 0)
+            views = model.view(torch.zeros(3, 50, 60, dtype=torch.uint8))
+            counts[spec.split(":")[0], bool(fields)] = len(model.tokens([views])[0])
+    assert counts == {("tiny", False): 49, ("tiny", True): 49, ("sharp", False): 196, ("sharp", True): 49}
