@@ -11,11 +11,15 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
+from distill.capture import Suspect, write_capture
 from distill.checkpoint import Checkpoints, refuse_difference
+from distill.clock import Clock
 from distill.dice import Dice
 from distill.export import export_student, exported_identity
+from distill.flops import Effort, StudentFlops, peak_of
+from distill.learner import Learner
 from distill.log import Log
-from distill.loop import Learner, train
+from distill.loop import train
 from distill.recipe import UNTRAINED, Recipe
 from distill.runtime import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.schedule import schedule, student_patch
@@ -88,7 +92,11 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untr
     beginning = stream.state_dict()
     fit_targets(standing, stream)
     board = Board() if len(standing) > 1 else None
-    learners = [make_learner(found, stream, board, export_untrained=found.arm.name == untrained) for found in standing]
+    bf16 = wants_bf16(standing[0].arm.recipe.engine, accelerator.device)
+    effort = Effort(peak_of(accelerator.device, bf16=bf16))
+    learners = [
+        make_learner(found, stream, board, effort, export_untrained=found.arm.name == untrained) for found in standing
+    ]
     stream.load_state_dict(beginning)
     last = min(standing, key=lambda found: found.start)  # the others wait until it has caught up
     if last.latest:
@@ -130,7 +138,9 @@ def stand(arm: Arm, targets: Targets) -> Standing | None:
     return Standing(arm, targets, identity, checkpoints, latest, start)
 
 
-def make_learner(found: Standing, stream: Streams, board: Board | None, *, export_untrained: bool) -> Learner:
+def make_learner(
+    found: Standing, stream: Streams, board: Board | None, effort: Effort, *, export_untrained: bool
+) -> Learner:
     """Build an arm's student on its engine, and bring it to where it stood."""
     arm, recipe, targets, accelerator = found.arm, found.arm.recipe, found.targets, found.arm.accelerator
     dice = Dice(accelerator.device)
@@ -153,7 +163,22 @@ def make_learner(found: Standing, stream: Streams, board: Board | None, *, expor
     def save(step: int) -> None:
         found.checkpoints.save(step, stream, targets.normaliser_state())
 
-    return Learner(make_steps(found, engine.model, board), engine, recipe, log, found.start, save, dice)
+    def capture(suspect: Suspect) -> str:
+        return write_capture(suspect, recipe, engine, targets.normaliser_state(), stream.keys)
+
+    return Learner(
+        steps=make_steps(found, engine.model, board),
+        engine=engine,
+        recipe=recipe,
+        log=log,
+        start=found.start,
+        save=save,
+        capture=capture,
+        dice=dice,
+        clock=Clock(accelerator.device),
+        effort=effort,
+        flops=StudentFlops(recipe.student, recipe.data.size, targets.heads()),
+    )
 
 
 def make_steps(found: Standing, model: Predict, board: Board | None) -> dict[tuple[str, str], DistillStep]:
