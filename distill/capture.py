@@ -1,10 +1,10 @@
 """What is kept of an update that came out NaN or infinite, so that it can be looked at again (`distill.replay`).
 
-    runs/<name>/nan/step-00000012/
-      suspect.json            step, what was not finite, the terms, the names of the images by rank and partition
-      recipe.yaml  student.safetensors  targets.safetensors     the student before the update, the normalisers
-      rank-0.safetensors ...  the images of each process, uint8 by partition, and its random state
-      engine/                 moments and all else a checkpoint has (files of Accelerate or DeepSpeed)
+runs/<name>/nan/step-00000012/
+  suspect.json            step, what was not finite, the terms, the names of the images by rank and partition
+  recipe.yaml  student.safetensors  targets.safetensors     the student before the update, the normalisers
+  rank-0.safetensors ...  the images of each process, uint8 by partition, and its random state
+  engine/                 moments and all else a checkpoint has (files of Accelerate or DeepSpeed)
 """
 
 import json
@@ -86,8 +86,8 @@ def advice(suspect: Suspect, folder: Path) -> str:
     """What happened and what to do."""
     line = suspect.line
     return (
-        f"step {suspect.step}: loss {line['loss']}, gradient norm {line['grad_norm']}; not finite: "
-        f"{', '.join(suspect.culprits())}. Stopped before this is saved. See where it begins with\n"
-        f"  python distill/run.py --replay {folder}\n"
-        "Lower optim.lr or optim.clip and start again from the last checkpoint under a new name"
+        f"step {suspect.step}: loss {line['loss']}, gradient norm {line['grad_norm']} (not finite: "
+        f"{', '.join(suspect.culprits())}); stopped before this is saved. Lower optim.lr or optim.clip and start again "
+        "from the last checkpoint under a new name\n"
+        f"where it began: python distill/run.py --replay {folder}"
     )

@@ -64,4 +64,5 @@ class Crew:
 
     def _begin(self, ready: Barrier) -> None:
         torch.set_num_threads(self.each)
+        torch.get_num_threads()  # a thread takes the process's number when it first asks: now, while it is this one
         ready.wait()

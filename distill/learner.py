@@ -163,7 +163,7 @@ def mean_result(results: Sequence[StepResult]) -> StepResult:
 
 def not_finite(*values: Tensor | float) -> bool:
     """Whether any of these numbers is NaN or infinite. Waits for the device."""
-    return not math.isfinite(sum(float(value) for value in values))
+    return not math.isfinite(sum(float(torch.as_tensor(value).detach()) for value in values))
 
 
 def measure(result: StepResult, norm: float | Tensor, accelerator: Accelerator, by_ranks: bool) -> dict[str, Any]:

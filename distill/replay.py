@@ -25,7 +25,7 @@ from distill.targets import Targets
 from teachers.errors import UserError
 
 #: A replay is one process that computes as the run did, but needs neither its engine nor its speed.
-PLAIN = ["engine.teachers=replicated", "engine.compile=false", "engine.deepspeed=off"]
+PLAIN = ["engine.teachers=replicated", "engine.compile=false", 'engine.deepspeed="off"']
 MOST = 5  #: parameters and images named
 
 

@@ -3,7 +3,7 @@
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
 accelerate launch distill/run.py RECIPE.yaml --plan                 what it asks for, without training
 accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
-python distill/run.py --replay RUN/nan/step-...                     compute an update again that came out NaN or infinite
+python distill/run.py --replay RUN/nan/step-...                     say where an update became NaN or infinite
 """
 
 import argparse
