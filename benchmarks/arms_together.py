@@ -4,7 +4,7 @@
 
 Without a recipe: the quickstart with one arm for each of five upsamplers. Steps one arm alone and all arms of the
 ablation side by side, by turns and on the same images, and prints a step's time of each and their ratio: without
-drawing the images, with drawing them (both pay it once), and over the recipe's whole training, in which a scene is drawn once
+drawing the images, with drawing them (both pay it once), and over the whole training, in which a scene is drawn once
 and then comes from the cache. With `--threads 2 engine.student_threads=1` the arms take their steps at the same time;
 the one arm alone always uses all threads for its step. Processor times, which other programs on the machine disturb
 less, are printed beside the wall times.
