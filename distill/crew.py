@@ -48,9 +48,9 @@ class Crew:
 
     def alone(self, job: Callable[[], None]) -> None:
         """One of them, with as many threads as beside others, so that its sums have the same bits."""
-        if self.device.type != "cpu":
-            return job()
         whole = torch.get_num_threads()
+        if self.device.type != "cpu" or self.each == whole:
+            return job()
         torch.set_num_threads(self.each)
         try:
             job()

@@ -50,6 +50,7 @@ class Learner:
     _results: list[StepResult] = field(default_factory=list)
     _before: list[Tensor] = field(default_factory=list)  #: its random numbers before this update
     _suspect: bool = False
+    _several: bool = False
     _norm: float | Tensor = math.nan
     _rate: float = 0.0
     _effort_before: float = 0.0
@@ -72,6 +73,7 @@ class Learner:
         stage = stage_at(self.engine.stages, done - 1)
         self.draws = self.draws or done - 1 == stage.first
         self.images += stage.images
+        self._several = len(stage.passes) > 1  # though this process may do one of them alone
         self._results, self._suspect, self._norm = [], False, math.nan
         self._before = self.dice.state
 
@@ -82,6 +84,7 @@ class Learner:
             step, size = self.steps[each.role.part.stage, each.role.part.partition], tuple(each.images.shape)
             key = (self.recipe.name, first, each.role.part.stage, each.role.part.partition, size)
             targets.append(self.effort.look(key, lambda step=step, each=each: step.look(each.images)))
+            self.effort.done += self.flops.of(each.images)  # of the student, here because `learn` runs beside others
         self.clock.lap("teachers")
         return targets
 
@@ -130,8 +133,7 @@ class Learner:
         for each, seen in zip(shown, targets, strict=True):
             part = each.role.part
             results[part.partition] = self.steps[part.stage, part.partition].learn(each.images, seen)
-            self.effort.done += self.flops.of(each.images)
-        return joined(results)
+        return joined(results) if self._several else next(iter(results.values()))
 
     def _read_time(self) -> dict[str, Any]:
         times: dict[str, Any] = self.clock.read(self.images)
@@ -143,8 +145,6 @@ class Learner:
 
 def joined(results: Mapping[str, StepResult]) -> StepResult:
     """The step's result from those of its passes here; the names of the terms begin with the partition's."""
-    if len(results) == 1:
-        return next(iter(results.values()))
     loss = torch.stack([result.loss for result in results.values()]).sum()
     return StepResult(
         loss, {f"{name}/{term}": value for name, result in results.items() for term, value in result.report.items()}
