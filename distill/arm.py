@@ -11,14 +11,19 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
+from distill.capture import Suspect, write_capture
 from distill.checkpoint import Checkpoints, refuse_difference
+from distill.clock import Clock
 from distill.dice import Dice
 from distill.export import export_student, exported_identity
+from distill.flops import Effort, StudentFlops, peak_in_words, peak_of
+from distill.learner import Learner
 from distill.log import Log
-from distill.loop import Learner, train
+from distill.loop import train
 from distill.recipe import UNTRAINED, Recipe
 from distill.runtime import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.schedule import schedule, student_patch
+from distill.sharded import shard
 from distill.step import DistillStep, Predict
 from distill.streams import Streams, roles, show
 from distill.student import Student
@@ -78,21 +83,10 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untr
     exported before its first step too.
     """
     accelerator = arms[0].accelerator
-    set_threads(arms[0].recipe.engine, accelerator.device)
-    standing = [found for found in look_up(arms) if found is not None]
-    if not standing:
+    ready = assemble(arms, source, untrained=untrained)
+    if ready is None:
         return
-    for found in standing:
-        begin(found.arm)
-    stream = Streams(standing[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
-    beginning = stream.state_dict()
-    fit_targets(standing, stream)
-    board = Board() if len(standing) > 1 else None
-    learners = [make_learner(found, stream, board, export_untrained=found.arm.name == untrained) for found in standing]
-    stream.load_state_dict(beginning)
-    last = min(standing, key=lambda found: found.start)  # the others wait until it has caught up
-    if last.latest:
-        last.checkpoints.restore_position(last.latest, stream)
+    standing, learners, stream = ready
     train(learners, stream, accelerator.device)
     report_data(accelerator, stream)
     stream.close()
@@ -100,6 +94,33 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untr
         with learner.turn():
             state = learner.engine.student_state()
         finish(found, state)
+
+
+def assemble(
+    arms: Sequence[Arm], source: Source | SequentialSource, *, untrained: str | None
+) -> tuple[list[Standing], list[Learner], Streams] | None:
+    """Those arms that are not finished, each ready for its next update, and the images; None if all are finished."""
+    accelerator = arms[0].accelerator
+    set_threads(arms[0].recipe.engine, accelerator.device)
+    standing = [found for found in look_up(arms) if found is not None]
+    if not standing:
+        return None
+    for found in standing:
+        begin(found.arm)
+    stream = Streams(standing[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
+    beginning = stream.state_dict()
+    fit_targets(standing, stream)
+    board = Board() if len(standing) > 1 else None
+    bf16 = wants_bf16(standing[0].arm.recipe.engine, accelerator.device)
+    effort = Effort(peak_of(accelerator.device, bf16=bf16))
+    learners = [
+        make_learner(found, stream, board, effort, export_untrained=found.arm.name == untrained) for found in standing
+    ]
+    stream.load_state_dict(beginning)
+    last = min(standing, key=lambda found: found.start)  # the others wait until it has caught up
+    if last.latest:
+        last.checkpoints.restore_position(last.latest, stream)
+    return standing, learners, stream
 
 
 def look_up(arms: Sequence[Arm]) -> list[Standing | None]:
@@ -113,6 +134,8 @@ def look_up(arms: Sequence[Arm]) -> list[Standing | None]:
         targets = made.get(key) or Targets(arm.recipe, arm.accelerator.device, pool)
         made[key] = targets
         standing.append(stand(arm, targets))
+    if arms[0].recipe.engine.teachers == "zero3":
+        shard(pool.teachers, schedule(arms[0].recipe))
     return standing
 
 
@@ -130,7 +153,9 @@ def stand(arm: Arm, targets: Targets) -> Standing | None:
     return Standing(arm, targets, identity, checkpoints, latest, start)
 
 
-def make_learner(found: Standing, stream: Streams, board: Board | None, *, export_untrained: bool) -> Learner:
+def make_learner(
+    found: Standing, stream: Streams, board: Board | None, effort: Effort, *, export_untrained: bool
+) -> Learner:
     """Build an arm's student on its engine, and bring it to where it stood."""
     arm, recipe, targets, accelerator = found.arm, found.arm.recipe, found.targets, found.arm.accelerator
     dice = Dice(accelerator.device)
@@ -153,7 +178,25 @@ def make_learner(found: Standing, stream: Streams, board: Board | None, *, expor
     def save(step: int) -> None:
         found.checkpoints.save(step, stream, targets.normaliser_state())
 
-    return Learner(make_steps(found, engine.model, board), engine, recipe, log, found.start, save, dice)
+    def capture(suspect: Suspect) -> str:
+        return write_capture(suspect, recipe, engine, targets.normaliser_state(), stream.keys)
+
+    flops = StudentFlops(recipe.student, recipe.data.size, targets.heads())
+    for size in {size for stage in schedule(recipe) for part in stage.passes for size in part.sizes}:
+        flops.per_image(size)  # now, so that no step's time has it
+    return Learner(
+        steps=make_steps(found, engine.model, board),
+        engine=engine,
+        recipe=recipe,
+        log=log,
+        start=found.start,
+        save=save,
+        capture=capture,
+        dice=dice,
+        clock=Clock(accelerator.device),
+        effort=effort,
+        flops=flops,
+    )
 
 
 def make_steps(found: Standing, model: Predict, board: Board | None) -> dict[tuple[str, str], DistillStep]:
@@ -198,8 +241,9 @@ def begin(arm: Arm) -> None:
     only_existing(arm.folder)
     if arm.accelerator.is_main_process:
         (arm.folder / "recipe.yaml").write_text(dump(arm.recipe), encoding="utf-8")
-        environment = json.dumps(describe(arm.accelerator), indent=1)
-        (arm.folder / "environment.json").write_text(environment, encoding="utf-8")
+        device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
+        environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
+        (arm.folder / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
     for tracker in arm.recipe.log.trackers:
         if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
             raise UserError(f'log.trackers: {tracker} is not installed; pip install "agglomerate[{tracker}]"')

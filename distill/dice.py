@@ -17,22 +17,36 @@ class Dice:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Go on where this arm's random numbers stopped, and put the others' back at the end."""
-        others = self._read()
+        others = read_dice(self.device)
         if self._mine is not None:
-            self._write(self._mine)
+            write_dice(self._mine, self.device)
         try:
             yield
         finally:
-            self._mine = self._read()
-            self._write(others)
+            self._mine = read_dice(self.device)
+            write_dice(others, self.device)
 
-    def _read(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return states
+    @property
+    def state(self) -> list[Tensor]:
+        """Where this arm's random numbers stand, outside of `hold`."""
+        return read_dice(self.device) if self._mine is None else self._mine
 
-    def _write(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], self.device)
+
+def read_dice(device: torch.device) -> list[Tensor]:
+    """The random state of the process: the CPU's, and the GPU's where `device` is one."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def write_dice(states: list[Tensor], device: torch.device) -> None:
+    """Put back what `read_dice` gave."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def same_dice(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether nothing was drawn between two readings."""
+    return all(torch.equal(ours, theirs) for ours, theirs in zip(one, other, strict=True))

@@ -134,6 +134,7 @@ class OptimNode(Node):
     layer_decay: float = Field(1.0, gt=0, le=1)  #: a block's rate, over that of the block above it
     freeze_body_steps: int = Field(0, ge=0)  #: first updates, which move the heads and leave the ViT as it is
     clip: float = Field(1.0, gt=0)  #: largest norm of the whole gradient
+    accumulate: int = Field(1, ge=1)  #: micro-batches that a process's share of the batch is cut into, to save memory
 
 
 class EngineNode(Node):
@@ -144,6 +145,11 @@ class EngineNode(Node):
     zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
     checkpointing: bool = False  #: compute the student's activations again on the way back: less memory, more time
     threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
+    #: of those, what one student's step uses on the CPU: with fewer than `threads`, arms of one process take their
+    #: steps at the same time; None: all
+    student_threads: int | None = Field(None, ge=1)
+    compile: bool = False  #: torch.compile of the student: minutes at the start, less time a step
+    teachers: Literal["replicated", "zero3"] = "replicated"  #: zero3: every process holds a share of their weights
 
 
 class CheckpointNode(Node):

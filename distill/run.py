@@ -3,10 +3,12 @@
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
 accelerate launch distill/run.py RECIPE.yaml --plan                 what it asks for, without training
 accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
+python distill/run.py --replay RUN/nan/step-...                     say where an update became NaN or infinite
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
@@ -14,6 +16,7 @@ from distill.arm import Arm, run_arm
 from distill.missing import find_missing, make, open_once, refuse
 from distill.plan import plan
 from distill.recipe import UNTRAINED, Recipe, read
+from distill.replay import replay
 from distill.runtime import start
 from distill.student import Student
 from distill.targets import Targets
@@ -24,7 +27,7 @@ from eval_suite.results import read_metrics, write_metrics
 from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
-from teachers.errors import add_debug_flag, guard
+from teachers.errors import UserError, add_debug_flag, guard
 
 ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
 
@@ -32,12 +35,18 @@ ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_ta
 def main(argv: list[str]) -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="YAML file")
+    parser.add_argument("recipe", nargs="?", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. teachers.*.upsampler=tile")
     parser.add_argument("--plan", action="store_true", help="print what the recipe asks for and stop")
     parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
+    parser.add_argument("--replay", type=Path, metavar="FOLDER", help="say where a NaN began, from what the run kept")
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.replay is not None:
+        print(replay(arguments.replay, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        return
+    if arguments.recipe is None:
+        raise UserError("no recipe; give a YAML file, e.g. distill/run.py recipes/quickstart.yaml")
     recipe = read(arguments.recipe, arguments.overrides)
     if arguments.plan:
         targets = Targets(recipe, torch.device("cpu"))

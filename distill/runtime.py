@@ -2,7 +2,8 @@
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,41 @@ class Engine:
         """Make this arm's DeepSpeed settings the ones Accelerate reads; they are the process's, not the arm's."""
         select_arm(self.accelerator, self.arm)
 
+    @property
+    def updates_in_backward(self) -> bool:
+        """A DeepSpeed engine clips and updates as the last part of `backward`."""
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
+        """Forward and backward of one micro-batch of an update; only with the last do processes exchange gradients."""
+        self.accelerator.sync_gradients = last
+        alone = last or self.updates_in_backward  # DeepSpeed looks at sync_gradients itself
+        with nullcontext() if alone else self.accelerator.no_sync(self.model):
+            yield
+
     def backward(self, loss: Tensor) -> None:
-        """Gradients, averaged over the processes. (A DeepSpeed engine clips and updates here, at once.)"""
+        """Add a micro-batch's share to the gradients, which are averaged over the processes with the last one."""
         self.accelerator.backward(loss)
 
-    def update(self) -> float | Tensor:
-        """Clip, update, forget the gradients; returns the norm of the whole gradient before clipping."""
+    def clip(self) -> float | Tensor:
+        """Clip the whole gradient; returns its norm before that."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.node.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
         if norm is None:
             raise RuntimeError("DeepSpeed did not report a gradient norm")
         return norm
+
+    def update(self) -> None:
+        """Update the weights and forget the gradients."""
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def anywhere(self, found: bool) -> bool:
+        """Whether any process found something; with several, all must call it."""
+        if self.accelerator.num_processes == 1:
+            return found
+        flag = torch.tensor(float(found), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def set_learning_rate(self, step: int) -> float:
         """Prepare update number `step` (0, 1, ...); returns its rate, of which a group may get a share only."""
@@ -129,6 +153,9 @@ def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Reci
     # Taken out again: a checkpoint holds plain numbers only.
     places = [group.pop("place", None) for group in made.param_groups]
     student.vit.set_grad_checkpointing(recipe.engine.checkpointing)
+    if recipe.engine.compile:
+        student.compile()  # in place: names of weights, and what is saved and exported, stay as they are
+    accelerator.gradient_accumulation_steps = recipe.optim.accumulate
     model, optimiser = accelerator.prepare(student, made)
     return Engine(arm, accelerator, model, optimiser, recipe.optim, places, stages)
 
@@ -153,8 +180,8 @@ def deepspeed_config(recipe: Recipe, world: int) -> dict[str, Any]:
     """DeepSpeed's own config for an arm. fp32 weights and moments: bf16, where used, is the student's autocast."""
     launcher = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))
     return {
-        "train_micro_batch_size_per_gpu": local_batch(recipe.optim, world),
-        "gradient_accumulation_steps": 1,
+        "train_micro_batch_size_per_gpu": max(1, local_batch(recipe.optim, world) // recipe.optim.accumulate),
+        "gradient_accumulation_steps": recipe.optim.accumulate,
         "gradient_clipping": recipe.optim.clip,
         "zero_optimization": {
             "stage": recipe.engine.zero_stage or launcher,

@@ -4,7 +4,7 @@ A partition keeps its place in the data when the stage, and with it its batch or
 partitions walk through the same images in orders of their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,10 @@ class Role:
     world: int
     batch_size: int
     scale: float
+
+
+#: The uint8 images [b, 3, H, W] of a pass of a step, as they come from the stream.
+Taken = tuple[Role, Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ def roles(stage: Stage, rank: int, world: int) -> list[Role]:
     raise ValueError(f"rank {rank} is not in 0..{world - 1}")
 
 
+def refuse_uneven(role: Role, accumulate: int) -> None:
+    """UserError when a process's images of a pass do not divide into micro-batches of equal size."""
+    if role.batch_size % accumulate:
+        raise UserError(
+            f"partition {role.part.partition} of stage {role.part.stage}: the {role.batch_size} images of a process do "
+            f"not divide into optim.accumulate: {accumulate} micro-batches"
+        )
+
+
 def _local(part: Pass, world: int) -> int:
     if part.batch_size % world:
         where = f"partition {part.partition} of stage {part.stage}"
@@ -82,23 +95,27 @@ class Streams:
         self.recipe, self.source, self.rank, self.world = recipe, source, rank, world
         self.stages = schedule(recipe)
         for stage in self.stages:  # what does not divide is said now, not in the middle of the night
-            roles(stage, rank, world)
+            for role in roles(stage, rank, world):
+                refuse_uneven(role, recipe.optim.accumulate)
         self._names = list(dict.fromkeys(part.partition for stage in self.stages for part in stage.passes))
         self._states: dict[str, Any] = {}  # where partitions stood that no stream of ours is at now
         self._open: dict[str, tuple[Role, ImageStream]] = {}
+        self.keys: dict[str, list[str]] = {}  #: by partition, the names of the images last given out
         self.stage = self.stages[0]
         self._start(self.stage)
 
-    def take(self, step: int) -> list[tuple[Role, Tensor]]:
+    def take(self, step: int) -> list[Taken]:
         """The uint8 images [b, 3, H, W] of every pass of update `step` (0, 1, ...) that this process does."""
         stage = stage_at(self.stages, step)
         if stage is not self.stage:
             self._move(stage)
         return self.next()
 
-    def next(self) -> list[tuple[Role, Tensor]]:
+    def next(self) -> list[Taken]:
         """The next batch of every stream of the current stage, whatever the step."""
-        return [(role, next(stream).images) for role, stream in self._open.values()]
+        given = [(role, next(stream)) for role, stream in self._open.values()]
+        self.keys = {role.part.partition: batch.keys for role, batch in given}
+        return [(role, batch.images) for role, batch in given]
 
     def state_dict(self) -> dict[str, Any]:
         """Where every partition stands; plain JSON types."""
@@ -179,9 +196,15 @@ class Streams:
         return stage.first + (start - before) // part.batch_size
 
 
-def show(taken: list[tuple[Role, Tensor]], device: torch.device) -> list[Shown]:
+def show(taken: Sequence[Taken], device: torch.device) -> list[Shown]:
     """The images on the device, as backbones take them."""
     return [Shown(role, to_float(images.to(device, non_blocking=True))) for role, images in taken]
+
+
+def micro_batches(taken: Sequence[Taken], count: int) -> list[list[Taken]]:
+    """The images of a step in `count` equal pieces, in order, each with a piece of every pass."""
+    pieces = [[(role, piece) for piece in images.split(len(images) // count)] for role, images in taken]
+    return [list(micro) for micro in zip(*pieces, strict=True)]
 
 
 def newest(states: list[dict[str, Any]]) -> dict[str, Any]:

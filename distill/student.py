@@ -78,7 +78,8 @@ class Student(nn.Module):
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
         grid = self.grid(images)
-        out = self.vit.forward_features((images - self.mean) / self.std)
+        # Called as a module, not its forward_features, so that ZeRO-3 sees when tokens and positions are needed.
+        out = self.vit((images - self.mean) / self.std)
         return out[:, : len(self.teachers)], to_map(out[:, self.vit.num_prefix_tokens :], grid)
 
     def grid(self, images: Tensor) -> tuple[int, int]:

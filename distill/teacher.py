@@ -35,6 +35,11 @@ class TeacherPool:
     def __init__(self) -> None:
         self._loaded: dict[str, FrozenBackbone] = {}
 
+    @property
+    def teachers(self) -> list[FrozenBackbone]:
+        """All that have been asked for."""
+        return list(self._loaded.values())
+
     def get(self, node: str | Mapping[str, Any], dtype: torch.dtype | None, chunk: int) -> FrozenBackbone:
         """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
         key = json.dumps([node, str(dtype), chunk], sort_keys=True)

@@ -62,6 +62,19 @@ def test_everything_comes_back(checkpoints: Checkpoints, model: torch.nn.Linear)
     assert torch.equal(checkpoints.read_targets(path)["a.mean"], TARGETS["a.mean"])
 
 
+def test_what_is_registered_comes_back(checkpoints: Checkpoints) -> None:
+    """An average of the weights, say: saved beside the rest, put back by `restore`."""
+    average = torch.nn.Linear(3, 2)
+    checkpoints.register("average", average)
+    path = checkpoints.save(1, Place(1), TARGETS)
+    before = average.weight.detach().clone()
+    average.weight.data.zero_()
+    checkpoints.restore(path)
+    assert torch.equal(average.weight, before) and (path / "average.safetensors").is_file()
+    with pytest.raises(ValueError, match="there is a targets already"):
+        checkpoints.register("targets", average)
+
+
 def test_only_the_last_are_kept(checkpoints: Checkpoints) -> None:
     for step in (1, 2, 10):
         checkpoints.save(step, Place(step), TARGETS)

@@ -2,15 +2,21 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+from same_state import assert_same_checkpoints
+from small_run import small_recipe
+from test_resolution import STAGES, staged
 
 from distill.log import read_log, without_time
 
@@ -19,15 +25,22 @@ ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 
 
-def launch(recipe: Path, *overrides: str, processes: int = 2, stage: int | None = 2) -> Path:
-    """`accelerate launch` in its own interpreter; returns the run's folder, named after the layout."""
-    name = f"world{processes}-zero{stage}"
+def launch(recipe: Path, *overrides: str, processes: int = 2, stage: int | None = 2, name: str | None = None) -> Path:
+    """`accelerate launch` in its own interpreter; returns the run's folder, named after the layout unless given."""
+    name = name or f"world{processes}-zero{stage}"
     start("distill/run.py", str(recipe), f"name={name}", *overrides, processes=processes, stage=stage)
     return recipe.parent / "runs" / name
 
 
 def start(*arguments: str, processes: int, stage: int | None) -> None:
     """`accelerate launch` of a script with its arguments; without DeepSpeed it starts one process on the CPU alone."""
+    command, environment = command_line(*arguments, processes=processes, stage=stage)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def command_line(*arguments: str, processes: int, stage: int | None) -> tuple[list[str], dict[str, str]]:
+    """The command that launches a script, and its environment."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", str(processes)]
     if stage is None and processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -36,9 +49,7 @@ def start(*arguments: str, processes: int, stage: int | None) -> None:
         # torchrun picks a free port, so that runs of other people on this machine do not meet ours.
         command += ["--main_process_port", "0"] if processes > 1 else []
     command += arguments
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    return command, os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -120,3 +131,64 @@ def test_arms_side_by_side_on_deepspeed_equal_their_solo_runs(write_recipe: Call
         found = load_file(ours / "student" / "model.safetensors")
         assert all(torch.equal(found[name], theirs[name]) for name in theirs)
         shutil.rmtree(solo)
+
+
+def wide_teachers(**changes: Any) -> dict[str, Any]:
+    """Teachers with matrices that DeepSpeed does shard: what is below 100 000 numbers it keeps on every process."""
+    teachers = small_recipe(Path("unused"))["teachers"]
+    for teacher in teachers.values():
+        teacher["backbone"]["model_args"] |= {"embed_dim": 192, "depth": 2}
+    return {"teachers": teachers} | changes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 2, 3])
+def test_teachers_in_shares_say_the_same(write_recipe: Callable[..., Path], stage: int | None) -> None:
+    """ZeRO-3 teachers beside a student on DDP, ZeRO-2 and ZeRO-3: every logged number as with whole teachers."""
+    recipe = write_recipe(**wide_teachers())
+    whole, shared = (launch(recipe, f"engine.teachers={how}", stage=stage, name=how) for how in ("replicated", "zero3"))
+    assert without_time(read_log(shared / "log.jsonl")) == without_time(read_log(whole / "log.jsonl"))
+
+
+@pytest.mark.slow
+def test_the_targets_of_shared_teachers_are_those_of_whole_ones() -> None:
+    """By torch.equal on each of two processes, which hold about half of the weights each."""
+    start("tests/distill/shared_teachers.py", processes=2, stage=None)
+
+
+@pytest.mark.slow
+def test_zero_3_gathers_large_tokens_and_positions(write_recipe: Callable[..., Path]) -> None:
+    """A student whose positions are large enough to be sharded: 729 tokens of width 144."""
+    student = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 144, "depth": 1, "num_heads": 2}
+    data = {"train": "scenes:seed=3,count=4,size=216,cache=true", "size": [216, 216]}
+    recipe = write_recipe(student=student, data=data)
+    short = ["optim.steps=2", "optim.batch_size=2", "normaliser.batches=1"]
+    two, three = (numbers(launch(recipe, *short, stage=stage)) for stage in (2, 3))
+    for ours, theirs in zip(two, three, strict=True):
+        assert ours == pytest.approx(theirs, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [None, 2, 3])
+@pytest.mark.parametrize("lines", [2, 9])
+def test_two_processes_killed_go_on_as_if_nothing_had_been(tmp_path: Path, stage: int | None, lines: int) -> None:
+    """kill -9 of the launcher and both processes before and after a stage boundary: every state of the last checkpoint
+    (weights, moments, statistics, places in the data, random numbers) is that of a run that was left alone."""
+    stages = STAGES | {"one": STAGES["one"] | {"steps": 6}, "two": STAGES["two"] | {"steps": 14}}
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(yaml.safe_dump(staged(tmp_path / "runs", stages=stages)), encoding="utf-8")
+    settings = ["checkpoint.every=2", "checkpoint.keep=1"]
+    log = tmp_path / "runs" / "killed" / "log.jsonl"
+    command, environment = command_line(
+        "distill/run.py", str(recipe), "name=killed", *settings, processes=2, stage=stage
+    )
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    while not (log.exists() and log.read_text().count("\n") >= lines):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (log.parent / "student").exists()
+    killed, whole = (launch(recipe, *settings, stage=stage, name=name) for name in ("killed", "whole"))
+    assert without_time(read_log(log)) == without_time(read_log(whole / "log.jsonl"))
+    assert_same_checkpoints(killed, whole)

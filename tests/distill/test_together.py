@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
-from distill import loop
+from distill import learner
 from distill.arm import Arm, run_together
 from distill.groups import group, split, upstream
 from distill.log import read_log, without_time
@@ -125,15 +125,15 @@ def test_interrupted_twice_all_arms_end_equal(
 ) -> None:
     """Stopped while one arm makes an update: by then some arms have a later checkpoint than others, or are done."""
     recipes = arms_in(tmp_path, adapter)
-    whole = loop.Learner.update
+    whole = learner.Learner.finish
     interruptions = [("sharp", 5), ("seed", 7)]
 
-    def interrupted(self: loop.Learner, done: int, images: Tensor) -> float | None:
+    def interrupted(self: learner.Learner, done: int, images: Any) -> float | None:
         if interruptions and (self.recipe.name, done) == interruptions[0]:
             raise KeyboardInterrupt
         return whole(self, done, images)
 
-    monkeypatch.setattr(loop.Learner, "update", interrupted)
+    monkeypatch.setattr(learner.Learner, "finish", interrupted)
     while interruptions:
         with pytest.raises(KeyboardInterrupt):
             run(recipes)

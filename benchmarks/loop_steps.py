@@ -1,0 +1,91 @@
+"""What the benchmarks of the distillation loop share: its updates, made one at a time on images that lie in memory."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill.arm import Arm, assemble
+from distill.crew import Crew
+from distill.learner import Learner
+from distill.loop import update
+from distill.recipe import Recipe
+from distill.runtime import start
+from distill.streams import Streams, Taken
+from imagery.sources import open_source
+
+#: Nothing is saved, and statistics come from one batch: what is timed is a step.
+SHORT = ["normaliser.batches=1", "checkpoint.every=1000000", "log.every=1", "optim.warmup_steps=1"]
+
+
+@dataclass
+class Party:
+    """Arms that train on one pass of their teachers, as `distill.loop.train` steps them."""
+
+    learners: list[Learner]
+    stream: Streams
+    crew: Crew
+    done: int = 0
+
+    @classmethod
+    def of(cls, recipes: Mapping[str, Recipe]) -> "Party":
+        """The arms of these recipes, ready for their first update."""
+        accelerators = start(recipes)
+        arms = [Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
+        ready = assemble(arms, open_source(arms[0].recipe.data.train), untrained=None)
+        if ready is None:
+            raise RuntimeError("these arms are finished")
+        _, learners, stream = ready
+        for learner in learners:
+            learner.engine.model.train()
+        return cls(learners, stream, Crew(arms[0].recipe.engine, accelerators[arms[0].name], len(learners)))
+
+    def step(self, taken: Sequence[Taken]) -> None:
+        """One update of every arm, its line in the log included."""
+        self.done += 1
+        device = self.learners[0].engine.accelerator.device
+        update(self.learners, self.done, taken, self.crew, device)
+        for learner in self.learners:
+            with learner.turn():
+                learner.finish(self.done, taken)
+
+
+@dataclass
+class Times:
+    """Seconds of something done several times: of the wall clock, and of all the process's cores."""
+
+    wall: list[float] = field(default_factory=list)
+    cores: list[float] = field(default_factory=list)
+
+    def add(self, function: Callable[[], object]) -> None:
+        """Do it once more."""
+        wall, cores = time.perf_counter(), processor_seconds()
+        function()
+        self.wall.append(time.perf_counter() - wall)
+        self.cores.append(processor_seconds() - cores)
+
+    def medians(self) -> tuple[float, float]:
+        """Of the wall clock and of the cores."""
+        return statistics.median(self.wall), statistics.median(self.cores)
+
+
+def processor_seconds() -> float:
+    """Of this process so far, on all cores; other programs on the machine do not count in it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def alternating(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
+    """Every variant once a round, so that what else the machine does meets all alike; the first round warms up."""
+    times = {name: Times() for name in variants}
+    for number in range(rounds + 1):
+        for name, function in variants.items():
+            (times[name] if number else Times()).add(function)
+    return times
+
+
+def below(folder: Path, name: str) -> list[str]:
+    """Overrides that let a recipe write below `folder`."""
+    return [*SHORT, f"out={folder / name}"]

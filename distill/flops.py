@@ -1,0 +1,118 @@
+"""How much of a GPU's peak a run uses: FLOPs of its forward and backward passes, counted once for each size of images.
+
+Model FLOPs, as PaLM's MFU has them (arXiv 2204.02311): what activation checkpointing computes again does not count, but
+for us the teachers' forward passes do. Peaks are the data sheets' dense figures; for other devices there is no MFU.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from distill.recipe import StudentNode
+from distill.schedule import Grid
+from distill.student import HeadSpec, Student
+
+Made = TypeVar("Made")
+TERA = 1e12
+#: torch.cuda.get_device_name -> dense peak in FLOP/s, (bf16, fp32 without TF32).
+PEAKS: dict[str, tuple[float, float]] = {
+    "NVIDIA A100-SXM4-40GB": (312 * TERA, 19.5 * TERA),
+    "NVIDIA A100-SXM4-80GB": (312 * TERA, 19.5 * TERA),
+    "NVIDIA A100-PCIE-40GB": (312 * TERA, 19.5 * TERA),
+    "NVIDIA A100 80GB PCIe": (312 * TERA, 19.5 * TERA),
+    "NVIDIA H100 80GB HBM3": (989 * TERA, 67 * TERA),
+    "NVIDIA H100 PCIe": (756 * TERA, 51 * TERA),
+    "NVIDIA H200": (989 * TERA, 67 * TERA),
+}
+
+
+def count_flops() -> FlopCounterMode:
+    """torch's counter, which does not know the CPU's attention by itself."""
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        },
+    )
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+def peak_of(device: torch.device, *, bf16: bool) -> float | None:
+    """FLOP/s of one device at its best, None where no data sheet's figure is known."""
+    if device.type != "cuda":
+        return None
+    known = PEAKS.get(torch.cuda.get_device_name(device))
+    return known and known[0 if bf16 else 1]
+
+
+def peak_in_words(device: torch.device, *, bf16: bool) -> str:
+    """What a run's MFU is measured against, for environment.json."""
+    peak = peak_of(device, bf16=bf16)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"no peak is known for {name}: mfu is null" if peak is None else f"{name}, {peak / TERA:g} TFLOP/s"
+
+
+class StudentFlops:
+    """FLOPs of a student's forward and backward pass, counted on the meta device, once for each size of images."""
+
+    def __init__(self, node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec]) -> None:
+        self._node, self._size, self._heads = node.model_copy(update={"weights": None}), size, heads
+        self._known: dict[Grid, float] = {}
+
+    def of(self, images: Tensor) -> float:
+        """For images [B, 3, H, W]."""
+        return len(images) * self.per_image((int(images.shape[-2]), int(images.shape[-1])))
+
+    def per_image(self, size: Grid) -> float:
+        """For one image of (height, width) pixels."""
+        if size not in self._known:
+            self._known[size] = self._count(size)
+        return self._known[size]
+
+    def _count(self, size: Grid) -> float:
+        with torch.random.fork_rng(devices=()), torch.device("meta"):
+            student = Student(self._node, self._size, self._heads)
+            images = torch.empty(1, 3, *size)
+            with count_flops() as counter:
+                answers = student(images)
+                parts = [part for features in answers.values() for part in features if part is not None]
+                torch.stack([part.sum() for part in parts]).sum().backward()
+        return float(counter.get_total_flops())
+
+
+class Effort:
+    """FLOPs that a process has done so far, for all its arms together, and the peak they are held against."""
+
+    def __init__(self, peak: float | None) -> None:
+        self.peak = peak
+        self.done = 0.0
+        self._looks: dict[Any, float] = {}
+
+    def look(self, key: Hashable, look: Callable[[], Made]) -> Made:
+        """What `look` gives, its FLOPs added; they are counted at the first look of this `key`."""
+        if key not in self._looks:
+            with count_flops() as counter:
+                made = look()
+            self._looks[key] = float(counter.get_total_flops())
+        else:
+            made = look()
+        self.done += self._looks[key]
+        return made
+
+    def rate(self, before: float, seconds: float) -> dict[str, float | None]:
+        """TFLOP/s of this process since `done` was `before`, and their share of the peak: null where none is known."""
+        speed = (self.done - before) / max(seconds, 1e-9)
+        mfu = None if self.peak is None else round(speed / self.peak, 4)
+        return {"tflops_per_second": float(f"{speed / TERA:.4g}"), "mfu": mfu}
