@@ -79,12 +79,8 @@ class ExportedStudent(Backbone):
     def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
         """Patch maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
         check_size(self.spec, images)
-        normalised = (images - self.net.mean) / self.net.std
-        wanted = sorted(set(blocks))  # timm gives them in this order, whatever was asked
-        maps = self.net.vit.forward_intermediates(
-            normalised, indices=wanted, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return [maps[wanted.index(block)] for block in blocks]
+        maps = self.net.intermediate(images, set(blocks))
+        return [maps[block] for block in blocks]
 
     def adaptor(self, name: str) -> StudentAdaptor:
         """The heads into teacher `name`; UserError for a teacher it did not learn from."""

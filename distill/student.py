@@ -4,8 +4,8 @@ Shape letters: B batch, T teachers, N tokens, D student width, C a teacher's spa
 """
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,18 @@ from safetensors.torch import load_file
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
+from distill.body import Body
+from distill.draws import Draws
 from distill.heads import spatial_head, summary_head, unfold
+from distill.linear import attach
+from distill.positions import resize_stored
 from distill.recipe import StudentNode
 from teachers.contracts import Features
 from teachers.errors import UserError
+
+
+#: The student's own map among its answers; no teacher can have this name.
+BODY = "_body"
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,9 @@ class Student(nn.Module):
 
     The summary tokens are as many as the teachers, as in RADIO (one CLS per teacher); a teacher without a summary
     target still has its token, which then serves as a register and is left out of the exported summary.
+
+    What its training draws (crops of its positions, window sizes, shaken weights) comes from `draws`; stochastic depth
+    is timm's and comes from torch's random numbers.
     """
 
     mean: Tensor
@@ -50,6 +61,9 @@ class Student(nn.Module):
         self.teachers = tuple(heads)
         self.bf16 = bf16
         self.vit = build_vit(node, size, len(heads))
+        self.body = Body(self.vit, node)
+        self.draws = Draws()
+        self.shows_body = False  #: whether answers hold `BODY`, the map before the heads, too
         self.upsample = node.head_upsample
         width = self.vit.embed_dim
         self.summary_heads = nn.ModuleDict(
@@ -70,16 +84,33 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Features]:
         """[B, 3, H, W] -> teacher name -> Features; a target that is not distilled is None."""
         # Autocast stands inside the module: a DeepSpeed engine switches off one that stands around it.
-        autocast = torch.autocast(images.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
-        with autocast:
+        with self.autocast(images):
             tokens, spatial = self.tokens(images)
-            return {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
+            answers = {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
+            return answers | {BODY: Features(None, spatial)} if self.shows_body else answers
+
+    def autocast(self, images: Tensor) -> AbstractContextManager[Any]:
+        """bf16 where the student computes in it."""
+        return torch.autocast(images.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def begin(self, update: int) -> None:
+        """Tell the student that what comes now belongs to update number `update` (1, 2, ...)."""
+        self.draws.begin(update)
+        self.body.begin(update)
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
         grid = self.grid(images)
-        out = self.vit.forward_features((images - self.mean) / self.std)
+        key = self.draws.next() if self.training else None
+        out, _ = self.body.run((images - self.mean) / self.std, grid, key)
         return out[:, : len(self.teachers)], to_map(out[:, self.vit.num_prefix_tokens :], grid)
+
+    def intermediate(self, images: Tensor, blocks: Collection[int]) -> dict[int, Tensor]:
+        """Maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
+        grid = self.grid(images)
+        _, kept = self.body.run((images - self.mean) / self.std, grid, None, blocks)
+        prefix = self.vit.num_prefix_tokens
+        return {block: to_map(self.vit.norm(tokens)[:, prefix:], grid) for block, tokens in kept.items()}
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Token rows and columns for images [B, 3, H, W]; UserError when a side is no multiple of the patch."""
@@ -112,7 +143,7 @@ def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
     """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
     options: dict[str, Any] = {
-        "img_size": size,
+        "img_size": size if node.cpe is None else (node.cpe, node.cpe),
         "dynamic_img_size": True,
         "class_token": False,
         "reg_tokens": summary_tokens + node.registers,
@@ -129,14 +160,28 @@ def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> 
         raise UserError(f'student.model "{node.model}" is a {type(vit).__name__}; a student is a VisionTransformer')
     # timm starts register tokens at almost zero, all alike; summary tokens must differ to be told apart.
     nn.init.trunc_normal_(vit.reg_token, std=0.02)
+    if node.cpe is not None:
+        begin_positions(vit, node)
     if node.weights is not None:
         load_body(vit, node, summary_tokens)
+    if node.spectral or node.damp:
+        attach(vit, spectral=node.spectral, damp=node.damp)
     return vit
+
+
+def begin_positions(vit: nn.Module, node: StudentNode) -> None:
+    """First values of cropped positions, as RADIO's: N(0, 1) / sqrt(D)."""
+    patch = vit.patch_embed.patch_size[0]
+    if vit.pos_embed is None or node.cpe is None or node.cpe % patch:
+        raise UserError(f"student.cpe: {node.cpe} px needs a model with learned positions and patches that divide it")
+    nn.init.normal_(vit.pos_embed, std=vit.embed_dim**-0.5)
 
 
 def load_body(vit: nn.Module, node: StudentNode, summary_tokens: int) -> None:
     """Start from timm weights made with a class token: its token starts every summary token, patches are resampled."""
     state = _without_prefix(_body_state(node), vit, summary_tokens)
+    if node.cpe is not None:
+        state["pos_embed"] = resize_stored(state["pos_embed"], vit.patch_embed.grid_size[0])
     state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
     for name in [name for name in state if name.split(".", 1)[0] in ("head", "fc_norm", "attn_pool")]:
         del state[name]
