@@ -4,6 +4,7 @@
                               targets.safetensors the normalisers
                               rank-0.json         where this rank is in the data
                               engine/             weights, moments, random states (files of Accelerate or DeepSpeed)
+                              NAME.safetensors    whatever else was registered under a name
 
 All is written under another name, flushed to the disk, and only then renamed: a kill or a full disk in the middle
 leaves the previous checkpoint as it was.
@@ -37,6 +38,14 @@ class DataPosition(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Holder(Protocol):
+    """State that is alike on all processes: tensors by name."""
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Any: ...
+
+
 class Checkpoints:
     """The checkpoints of one run, in a folder all processes can see."""
 
@@ -45,6 +54,13 @@ class Checkpoints:
         self.accelerator = accelerator
         self.identity = dict(identity)
         self.keep = keep
+        self._holders: dict[str, Holder] = {}
+
+    def register(self, name: str, holder: Holder) -> None:
+        """Save and restore `holder` too, as NAME.safetensors. All processes ask it for its state; the first writes."""
+        if name in self._holders or name == "targets":
+            raise ValueError(f"there is a {name} already")
+        self._holders[name] = holder
 
     def save(self, step: int, stream: DataPosition, targets: Mapping[str, Tensor]) -> Path:
         """Write the state after `step` updates. UserError if it cannot be written; the previous one stays valid."""
@@ -83,6 +99,8 @@ class Checkpoints:
     def restore(self, path: Path) -> None:
         """Put weights, moments and random states back as they were."""
         self.accelerator.load_state(str(path / "engine"))
+        for name, holder in self._holders.items():
+            holder.load_state_dict(load_file(path / f"{name}.safetensors"))
 
     def restore_position(self, path: Path, stream: DataPosition) -> None:
         """Put this process's place in the data back as it was."""
@@ -98,8 +116,10 @@ class Checkpoints:
         self.accelerator.save_state(str(temporary / "engine"))
         rank = temporary / f"rank-{self.accelerator.process_index}.json"
         rank.write_text(json.dumps(stream.state_dict()), encoding="utf-8")
+        named = {"targets": targets} | {name: holder.state_dict() for name, holder in self._holders.items()}
         if main:
-            save_file({name: t.contiguous() for name, t in targets.items()}, temporary / "targets.safetensors")
+            for name, tensors in named.items():
+                save_file({key: t.contiguous() for key, t in tensors.items()}, temporary / f"{name}.safetensors")
             state = {"step": step, "identity": self.identity}
             (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 

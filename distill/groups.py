@@ -23,7 +23,8 @@ def upstream(recipe: Recipe) -> str:
     stages = [[stage.name, *(passed(part) for part in stage.passes), stage.by_ranks] for stage in schedule(recipe)]
     steps = [node.steps for node in recipe.stages.values()]  # without stages, an arm may train longer than another
     resolution = {"stages": stages, "steps": steps, "shown": shown, "patch": student_patch(recipe.student)}
-    return json.dumps(plain | {"teachers": teachers} | resolution, sort_keys=True)
+    shift = {"shift": recipe.loss.shift}  # everyone's crop of a canvas
+    return json.dumps(plain | {"teachers": teachers} | resolution | shift, sort_keys=True)
 
 
 def passed(part: Pass) -> list[Any]:

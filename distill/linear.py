@@ -10,6 +10,7 @@ every forward and process.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,13 @@ class StudentLinear(nn.Linear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        return F.linear(tokens, self._weight(), self.bias)
+
+    @torch.compiler.disable  # keys and updates change all the time
+    def _weight(self) -> Tensor:
         weight = self.weight
-        # Autocast would round sigma, a sum over the whole weight, to bf16.
-        with torch.autocast(weight.device.type, enabled=False):
+        # Autocast would round sigma, a sum over the whole weight, to bf16. (There is none on the meta device.)
+        with nullcontext() if weight.is_meta else torch.autocast(weight.device.type, enabled=False):
             if self.spectral_scale is not None:
                 if self.training and self._iterated != self.update:
                     self._iterate(1)
@@ -53,7 +58,7 @@ class StudentLinear(nn.Linear):
             if self.training and self.damp and self.key is not None:
                 noise = normal(tuple(weight.shape), weight.device, self.key, self.index)
                 weight = weight * (1 + self.damp * noise)
-        return F.linear(tokens, weight, self.bias)
+        return weight
 
     @torch.no_grad()
     def _begin_spectral(self) -> None:
@@ -61,7 +66,7 @@ class StudentLinear(nn.Linear):
         pieces = (self.parts, self.out_features // self.parts)
         self.register_buffer(LEFT, F.normalize(torch.ones(pieces, device=device), dim=1))
         self.register_buffer(RIGHT, torch.zeros(self.parts, self.in_features, device=device))
-        self._iterate(FIRST_ITERATIONS)
+        self._iterate(0 if self.weight.is_meta else FIRST_ITERATIONS)
         sigma = singular(self.weight, self.spectral_left, self.spectral_right)
         start = torch.log(torch.expm1((sigma - FLOOR).clamp_min(EPSILON)))  # softplus of this plus FLOOR is sigma
         # [parts, 1], so that rules that spare vectors from weight decay do not spare it.
@@ -77,7 +82,7 @@ class StudentLinear(nn.Linear):
 
 
 def singular(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Largest singular value of each part of [out, in] -> [parts], from its vectors [parts, out / parts], [parts, in]."""
+    """Largest singular value of each part of [out, in] -> [parts]; vectors [parts, out / parts], [parts, in]."""
     pieces = weight.unflatten(0, (len(left), -1))
     return (left[:, None] @ pieces @ right[..., None])[:, 0, 0]
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from distill.company import Company
 from distill.dice import Dice
 from distill.log import Log
 from distill.recipe import Recipe
@@ -58,6 +59,7 @@ class Learner:
     start: int
     save: Callable[[int], None]  #: save(n) is called when n updates are done and a checkpoint is due
     dice: Dice
+    company: Company  #: what goes along with the student: told of every update
     clock: Clock = field(default_factory=Clock)
     images: int = 0  #: shown since the last line of the log, by all processes
 
@@ -76,6 +78,7 @@ class Learner:
     def update(self, done: int, shown: Sequence[Shown]) -> float | None:
         """Make update number `done` from the images of its passes; returns the loss where it was logged."""
         recipe, engine = self.recipe, self.engine
+        self.company.begin(done)
         rate = engine.set_learning_rate(done - 1)
         stage = stage_at(engine.stages, done - 1)
         self.images += stage.images
@@ -83,6 +86,7 @@ class Learner:
         result = joined(results) if len(stage.passes) > 1 else next(iter(results.values()))
         engine.backward(result.loss)
         norm = engine.update()
+        self.company.follow()
         self.clock.lap("student")
         save_now = done % recipe.checkpoint.every == 0 or done == recipe.optim.steps
         if not save_now and done % recipe.log.every:

@@ -34,15 +34,13 @@ def crop(square: Tensor, boxes: Tensor, grid: Grid) -> Tensor:
     top, left, height, width = boxes.to(square.device)[:, :, None].unbind(1)
     rows, columns = (torch.linspace(0, 1, count, device=square.device) for count in grid)
     down, across = top + height * rows, left + width * columns
-    points = torch.stack(
-        [across[:, None, :].expand(-1, grid[0], -1), down[:, :, None].expand(-1, -1, grid[1])], dim=-1
-    )
+    points = torch.stack([across[:, None, :].expand(-1, grid[0], -1), down[:, :, None].expand(-1, -1, grid[1])], dim=-1)
     whole = square.float().expand(len(boxes), -1, -1, -1)
     return F.grid_sample(whole, 2 * points - 1, mode="bilinear", align_corners=True)
 
 
 def window(square: Tensor, grid: Grid) -> Tensor:
-    """Positions [1, D, G, G] -> [1, D, *grid] float32: resized to a square as long as the grid is, its top left part."""
+    """Positions [1, D, G, G] -> [1, D, *grid] float32: resized to a square as long as the grid, its top left part."""
     side = max(grid)
     whole = F.interpolate(square.float(), size=(side, side), mode="bilinear", align_corners=False)
     return whole[:, :, : grid[0], : grid[1]]

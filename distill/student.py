@@ -4,7 +4,7 @@ Shape letters: B batch, T teachers, N tokens, D student width, C a teacher's spa
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
-from distill.body import Body
+from distill.body import StudentTransformer
 from distill.draws import Draws
 from distill.heads import spatial_head, summary_head, unfold
 from distill.linear import attach
@@ -24,7 +24,6 @@ from distill.positions import resize_stored
 from distill.recipe import StudentNode
 from teachers.contracts import Features
 from teachers.errors import UserError
-
 
 #: The student's own map among its answers; no teacher can have this name.
 BODY = "_body"
@@ -58,10 +57,10 @@ class Student(nn.Module):
         self, node: StudentNode, size: tuple[int, int], heads: Mapping[str, HeadSpec], *, bf16: bool = False
     ) -> None:
         super().__init__()
+        self.node = node
         self.teachers = tuple(heads)
         self.bf16 = bf16
-        self.vit = build_vit(node, size, len(heads))
-        self.body = Body(self.vit, node)
+        self.vit = StudentTransformer.of(build_vit(node, size, len(heads)), node)
         self.draws = Draws()
         self.shows_body = False  #: whether answers hold `BODY`, the map before the heads, too
         self.upsample = node.head_upsample
@@ -96,19 +95,19 @@ class Student(nn.Module):
     def begin(self, update: int) -> None:
         """Tell the student that what comes now belongs to update number `update` (1, 2, ...)."""
         self.draws.begin(update)
-        self.body.begin(update)
+        self.vit.begin(update)
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
         grid = self.grid(images)
         key = self.draws.next() if self.training else None
-        out, _ = self.body.run((images - self.mean) / self.std, grid, key)
+        out = self.vit((images - self.mean) / self.std, key)
         return out[:, : len(self.teachers)], to_map(out[:, self.vit.num_prefix_tokens :], grid)
 
     def intermediate(self, images: Tensor, blocks: Collection[int]) -> dict[int, Tensor]:
         """Maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
         grid = self.grid(images)
-        _, kept = self.body.run((images - self.mean) / self.std, grid, None, blocks)
+        _, kept = self.vit((images - self.mean) / self.std, None, blocks)
         prefix = self.vit.num_prefix_tokens
         return {block: to_map(self.vit.norm(tokens)[:, prefix:], grid) for block, tokens in kept.items()}
 
@@ -140,20 +139,28 @@ def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
-    """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
-    options: dict[str, Any] = {
-        "img_size": size if node.cpe is None else (node.cpe, node.cpe),
+def timm_options(node: StudentNode, teachers: int, size: Sequence[int]) -> dict[str, Any]:
+    """Keywords of `timm.create_model(node.model, ...)` for the ViT of a student with so many teachers.
+
+    size: (height, width) in pixels at which it has a position for every patch.
+    """
+    return {
+        "img_size": tuple(size),
         "dynamic_img_size": True,
         "class_token": False,
-        "reg_tokens": summary_tokens + node.registers,
+        "reg_tokens": teachers + node.registers,
         "no_embed_class": True,
         "global_pool": "",
         "num_classes": 0,
-        "drop_path_rate": node.drop_path,
+        **node.overrides(),
     }
+
+
+def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
+    """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
+    options = timm_options(node, summary_tokens, size if node.cpe is None else (node.cpe, node.cpe))
     try:
-        vit = timm.create_model(node.model, **options, **node.overrides())
+        vit = timm.create_model(node.model, **options, drop_path_rate=node.drop_path)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f'student.model "{node.model}": timm cannot build it ({error})') from error
     if not isinstance(vit, vision_transformer.VisionTransformer):
