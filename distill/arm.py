@@ -11,9 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
+from distill import known_statistics
 from distill.capture import Suspect, write_capture
 from distill.checkpoint import Checkpoints, refuse_difference
 from distill.clock import Clock
+from distill.company import Company, accompany
 from distill.dice import Dice
 from distill.export import export_student, exported_identity
 from distill.flops import Effort, StudentFlops, peak_in_words, peak_of
@@ -24,6 +26,7 @@ from distill.recipe import UNTRAINED, Recipe
 from distill.runtime import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.schedule import schedule, student_patch
 from distill.sharded import shard
+from distill.shift import margin, middle
 from distill.step import DistillStep, Predict
 from distill.streams import Streams, roles, show
 from distill.student import Student
@@ -93,6 +96,8 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untr
     for found, learner in zip(standing, learners, strict=True):
         with learner.turn():
             state = learner.engine.student_state()
+        if learner.company.average is not None and found.arm.recipe.ema.export:
+            state = learner.company.average.state_dict()
         finish(found, state)
 
 
@@ -165,6 +170,9 @@ def make_learner(
         student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
         if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
             export_student(arm.untrained_folder, student.state_dict(), recipe, targets, found.identity, step=0)
+        company = accompany(student, recipe, accelerator.process_index, accelerator.device)
+        if company.average is not None:
+            found.checkpoints.register("average", company.average)
         engine = prepare(accelerator, arm.name, student, recipe)
         # From here on every process draws its own random numbers (stochastic depth).
         torch.manual_seed(recipe.student_seed + 1 + accelerator.process_index)
@@ -179,13 +187,14 @@ def make_learner(
         found.checkpoints.save(step, stream, targets.normaliser_state())
 
     def capture(suspect: Suspect) -> str:
-        return write_capture(suspect, recipe, engine, targets.normaliser_state(), stream.keys)
+        average = None if company.average is None else company.average.state_dict()
+        return write_capture(suspect, recipe, engine, targets.normaliser_state(), average, stream.keys)
 
     flops = StudentFlops(recipe.student, recipe.data.size, targets.heads())
     for size in {size for stage in schedule(recipe) for part in stage.passes for size in part.sizes}:
         flops.per_image(size)  # now, so that no step's time has it
     return Learner(
-        steps=make_steps(found, engine.model, board),
+        steps=make_steps(found, engine.model, board, company),
         engine=engine,
         recipe=recipe,
         log=log,
@@ -193,20 +202,25 @@ def make_learner(
         save=save,
         capture=capture,
         dice=dice,
+        company=company,
         clock=Clock(accelerator.device),
         effort=effort,
         flops=flops,
     )
 
 
-def make_steps(found: Standing, model: Predict, board: Board | None) -> dict[tuple[str, str], DistillStep]:
+def make_steps(
+    found: Standing, model: Predict, board: Board | None, company: Company
+) -> dict[tuple[str, str], DistillStep]:
     """A step for every pass that this process does in any stage, by stage and partition."""
-    targets, accelerator = found.targets, found.arm.accelerator
+    targets, accelerator, shifts = found.targets, found.arm.accelerator, company.shifts
     steps = {}
     for stage in schedule(found.arm.recipe):
         for role in roles(stage, accelerator.process_index, accelerator.num_processes):
-            look = board.share(targets, role.part) if board else targets.for_pass(role.part)
-            made = DistillStep(model, look, found.arm.recipe, targets.dispersions(), role.part, role.scale)
+            look = board.share(targets, role.part, shifts) if board else targets.for_pass(role.part, shifts)
+            made = DistillStep(
+                model, look, found.arm.recipe, targets.dispersions(), role.part, role.scale, shifts, company.average
+            )
             steps[stage.name, role.part.partition] = made
     return steps
 
@@ -227,6 +241,8 @@ def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
     for field in [name for name in identity if name.startswith("engine.")]:
         del identity[field]
     accelerator = arm.accelerator
+    if arm.recipe.normaliser.load is not None:
+        identity["digest of statistics"] = known_statistics.digest(Path(arm.recipe.normaliser.load))
     identity["processes"] = accelerator.num_processes
     identity["precision"] = "bf16" if wants_bf16(arm.recipe.engine, accelerator.device) else "fp32"
     identity["engine"] = "torch"
@@ -251,17 +267,21 @@ def begin(arm: Arm) -> None:
 
 
 def fit_targets(standing: Sequence[Standing], stream: Streams) -> None:
-    """Every teacher's PHI-S: from a checkpoint where there is one, else estimated on the run's first batches.
+    """Every teacher's PHI-S: from a checkpoint or another run's file, else estimated on the run's first batches.
 
     Arms on one teacher pass have one and the same PHI-S (`distill.groups`), so it is found once for all of them.
     """
     begun = next((found for found in standing if found.latest), None)
+    first, recipe = standing[0].targets, standing[0].arm.recipe
     if begun and begun.latest:
         state = begun.checkpoints.read_targets(begun.latest)
+    elif recipe.normaliser.load is not None:
+        state = known_statistics.load(Path(recipe.normaliser.load), first)
     else:
-        first, device = standing[0].targets, standing[0].arm.accelerator.device
-        batches = range(standing[0].arm.recipe.normaliser.batches)
-        first.fit_shown((each.role.part, each.images) for _ in batches for each in show(stream.next(), device))
+        device, room = standing[0].arm.accelerator.device, margin(recipe, first.patch)
+        batches = range(recipe.normaliser.batches)
+        shown = (each for _ in batches for each in show(stream.next(), device))
+        first.fit_shown((each.role.part, middle(each.images, room)) for each in shown)
         state = first.normaliser_state()
     for found in standing:
         found.targets.load_normalisers(state)

@@ -3,6 +3,7 @@
 runs/<name>/nan/step-00000012/
   suspect.json            step, what was not finite, the terms, the names of the images by rank and partition
   recipe.yaml  student.safetensors  targets.safetensors     the student before the update, the normalisers
+  average.safetensors     its moving average, where there is one
   rank-0.safetensors ...  the images of each process, uint8 by partition, and its random state
   engine/                 moments and all else a checkpoint has (files of Accelerate or DeepSpeed)
 """
@@ -42,11 +43,16 @@ class Suspect:
 
 
 def write_capture(
-    suspect: Suspect, recipe: Recipe, engine: Engine, targets: Mapping[str, Tensor], keys: Mapping[str, list[str]]
+    suspect: Suspect,
+    recipe: Recipe,
+    engine: Engine,
+    targets: Mapping[str, Tensor],
+    average: Mapping[str, Tensor] | None,
+    keys: Mapping[str, list[str]],
 ) -> str:
     """Write the folder; returns what to tell the user. All processes must call it.
 
-    keys: of this process's images, by partition.
+    average: state of the student's moving average. keys: of this process's images, by partition.
     """
     accelerator = engine.accelerator
     folder = recipe.folder / "nan" / f"step-{suspect.step:08d}"
@@ -58,6 +64,8 @@ def write_capture(
         (folder / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
         save_file(student, folder / "student.safetensors")
         save_file({name: tensor.contiguous() for name, tensor in targets.items()}, folder / "targets.safetensors")
+        if average is not None:
+            save_file(dict(average), folder / "average.safetensors")
         facts = {
             "step": suspect.step,
             "not_finite": suspect.culprits(),

@@ -1,18 +1,27 @@
-"""Entry point `run:`: an exported student as a Backbone, from runs/NAME or from the student folder itself."""
+"""Entry point `run:`: an exported student as a Backbone, from runs/NAME or from the student folder itself.
+
+`from_pretrained` takes a Hub repository too; `run:hub:ORGANISATION/NAME` says the same where backbones go by name.
+"""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.export import CONFIG, SCHEMA, WEIGHTS
+from distill.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
 from distill.recipe import StudentNode
 from distill.student import HeadSpec, Student
 from distill.teacher import load_teacher
+from featsharp_adapter.adapter_folder import upload_folder
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
 from teachers.errors import UserError, unknown
+
+HUB = "hub:"
 
 
 class StudentAdaptor:
@@ -61,13 +70,14 @@ class TextAdaptor(StudentAdaptor):
 class ExportedStudent(Backbone):
     """A distilled student. Its summary is the concatenation of the summary tokens, in the teachers' order."""
 
-    def __init__(self, net: Student, spec: BackboneSpec, teachers: dict[str, Any]) -> None:
+    def __init__(self, net: Student, spec: BackboneSpec, config: dict[str, Any]) -> None:
         super().__init__()
         self.net = net
         self.spec = spec
-        self.teachers = teachers
+        self.teachers: dict[str, Any] = config["teachers"]
         self.summary_names = [name for name in net.teachers if name in net.summary_heads]
         self.num_blocks = len(net.vit.blocks)
+        self.config = config
 
     def forward(self, images: Tensor) -> Features:
         """[B, 3, H, W] in [0, 1], sides multiples of the patch -> summary [B, T*D], spatial [B, D, h, w]."""
@@ -79,12 +89,10 @@ class ExportedStudent(Backbone):
     def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
         """Patch maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
         check_size(self.spec, images)
-        normalised = (images - self.net.mean) / self.net.std
-        wanted = sorted(set(blocks))  # timm gives them in this order, whatever was asked
-        maps = self.net.vit.forward_intermediates(
-            normalised, indices=wanted, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return [maps[wanted.index(block)] for block in blocks]
+        if beyond := [block for block in blocks if not 0 <= block < self.num_blocks]:
+            raise UserError(f"{self.spec.name} has blocks 0 to {self.num_blocks - 1}, no block {beyond[0]}")
+        maps = self.net.intermediate(images, set(blocks))
+        return [maps[block] for block in blocks]
 
     def adaptor(self, name: str) -> StudentAdaptor:
         """The heads into teacher `name`; UserError for a teacher it did not learn from."""
@@ -94,10 +102,26 @@ class ExportedStudent(Backbone):
             return TextAdaptor(self, name, self.teachers[name])
         return StudentAdaptor(self, name)
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights, config.json and README.md; the folder appears complete or not at all."""
+        write_student(Path(folder), self.net.state_dict(), self.config)
+        return Path(folder)
 
-def load(name: str) -> Backbone:
-    """Load runs/NAME, or the student folder in it. UserError when there is no exported student."""
-    folder = find_student(Path(name))
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload the folder to ORGANISATION/NAME on the Hugging Face Hub (log in first); returns the address."""
+        with tempfile.TemporaryDirectory() as scratch:
+            return upload_folder(self.save_pretrained(Path(scratch) / "student"), repository, private=private)
+
+
+def from_pretrained(name: str | Path) -> ExportedStudent:
+    """An exported student from a run's folder, a student folder, or a Hub repository ORGANISATION/NAME."""
+    here = Path(name).exists()
+    return load(str(name) if here else f"{HUB}{str(name).removeprefix(HUB)}")
+
+
+def load(name: str) -> ExportedStudent:
+    """Load runs/NAME, the student folder in it, or hub:ORGANISATION/NAME. UserError where there is no student."""
+    folder = download(name.removeprefix(HUB)) if name.startswith(HUB) else find_student(Path(name))
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if config["schema"] != SCHEMA:
         raise UserError(f"{folder / CONFIG} has schema {config['schema']}, this program reads {SCHEMA}")
@@ -109,7 +133,8 @@ def load(name: str) -> Backbone:
         net.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from error
-    return ExportedStudent(net, describe(folder, config, net), config["teachers"]).eval().requires_grad_(False)
+    where = name if name.startswith(HUB) else str(folder)
+    return ExportedStudent(net, describe(where, config, net), config).eval().requires_grad_(False)
 
 
 def find_student(folder: Path) -> Path:
@@ -120,12 +145,21 @@ def find_student(folder: Path) -> Path:
     raise UserError(f"{folder} holds no exported student; train one with: accelerate launch distill/run.py RECIPE.yaml")
 
 
-def describe(folder: Path, config: dict[str, Any], net: Student) -> BackboneSpec:
+def download(repository: str) -> Path:
+    """The student folder of a Hub repository, downloaded once and cached; UserError when it cannot be had."""
+    try:
+        return find_student(Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD])))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"no student at {repository}: no such folder, and not on the Hub ({reason})") from error
+
+
+def describe(where: str, config: dict[str, Any], net: Student) -> BackboneSpec:
     """The student's spec; its licence is the list of its teachers'."""
     licences = sorted({entry["spec"]["licence"] for entry in config["teachers"].values()})
     width = net.vit.embed_dim
     return BackboneSpec(
-        name=f"run:{folder}",
+        name=f"run:{where}",
         library="run",
         patch_size=net.vit.patch_embed.patch_size[0],
         spatial_dim=width,

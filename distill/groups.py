@@ -24,7 +24,8 @@ def upstream(recipe: Recipe) -> str:
     steps = [node.steps for node in recipe.stages.values()]  # without stages, an arm may train longer than another
     resolution = {"stages": stages, "steps": steps, "shown": shown, "patch": student_patch(recipe.student)}
     pieces = {"accumulate": recipe.optim.accumulate}  # teachers look at a micro-batch at a time
-    return json.dumps(plain | {"teachers": teachers} | resolution | pieces, sort_keys=True)
+    shift = {"shift": recipe.loss.shift}  # everyone's crop of a canvas
+    return json.dumps(plain | {"teachers": teachers} | resolution | pieces | shift, sort_keys=True)
 
 
 def passed(part: Pass) -> list[Any]:

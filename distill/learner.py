@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distill.capture import Suspect
 from distill.clock import Clock, peak_memory_mib
+from distill.company import Company
 from distill.dice import Dice, read_dice, same_dice
 from distill.flops import Effort, StudentFlops
 from distill.log import Log
@@ -42,6 +43,7 @@ class Learner:
     save: Callable[[int], None]  #: save(n) is called when n updates are done and a checkpoint is due
     capture: Callable[[Suspect], str]  #: writes what made an update impossible; returns what to tell the user
     dice: Dice
+    company: Company  #: what goes along with the student: told of every update
     clock: Clock
     effort: Effort
     flops: StudentFlops
@@ -69,6 +71,7 @@ class Learner:
 
     def begin(self, done: int) -> None:
         """Prepare update number `done` (1, 2, ...). Whether it draws is seen anew in each stage."""
+        self.company.begin(done)
         self._rate = self.engine.set_learning_rate(done - 1)
         stage = stage_at(self.engine.stages, done - 1)
         self.draws = self.draws or done - 1 == stage.first
@@ -104,6 +107,7 @@ class Learner:
             self._suspect = self.engine.anywhere(not_finite(result.loss, self._norm))
             if not self._suspect:
                 self.engine.update()
+                self.company.follow()
         self.clock.lap("student")
 
     def finish(self, done: int, taken: Sequence[Taken]) -> float | None:

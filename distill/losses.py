@@ -43,6 +43,18 @@ def hybrid_map(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SH
     return hybrid(student.flatten(1), teacher.flatten(1), cosine_share, beta)
 
 
+def mse_positions(student: Tensor, teacher: Tensor) -> Tensor:
+    """`mse` at every position: [B, C, h, w] -> [B, h, w]."""
+    return (student.float() - teacher.float()).square().mean(1)
+
+
+def hybrid_positions(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SHARE, beta: float = 1.0) -> Tensor:
+    """`hybrid` at every position: [B, C, h, w] -> [B, h, w]."""
+    angle = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)
+    smooth = F.smooth_l1_loss(student.float(), teacher.float(), beta=beta, reduction="none").mean(1)
+    return cosine_share * angle + (1 - cosine_share) * smooth
+
+
 def summary_loss(node: LossNode, dispersion: float | None) -> Callable[[Tensor, Tensor], Tensor]:
     """The recipe's summary loss for a teacher whose summaries have this dispersion."""
     if node.summary == "cosine":
@@ -61,3 +73,10 @@ def spatial_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
         return mse
     chosen = hybrid if node.spatial == "hybrid" else hybrid_map
     return lambda student, teacher: chosen(student, teacher, node.cosine_share, node.beta)
+
+
+def position_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's spatial loss at every position, [B, C, h, w] -> [B, h, w]; not every loss has one."""
+    if node.spatial == "mse":
+        return mse_positions
+    return lambda student, teacher: hybrid_positions(student, teacher, node.cosine_share, node.beta)

@@ -44,11 +44,22 @@ class StudentNode(Node):
     head_hidden: int | None = None  #: hidden width of the heads; None takes the student's width
     head_inner: int = Field(0, ge=0)  #: further hidden layers (v1) or residual blocks (v2, attention)
     head_upsample: int = Field(1, ge=1)  #: how much finer than the student's grid its spatial answers are
+    cpe: int | None = Field(None, ge=1)  #: side in px of a square of positions to train on crops of (`positions`)
+    position_dropout: float = Field(0.0, ge=0, lt=1)  #: chance that an image is shown without its cropped positions
+    window: int | None = Field(None, ge=1)  #: side in tokens of the windows most blocks attend in; None: globally
+    window_train: tuple[int, int] | None = None  #: least and most side, drawn anew in training; None: as `window`
+    global_blocks: int = Field(4, ge=1)  #: how many blocks attend globally all the same
+    spectral: bool = False  #: train the ViT's linear layers as direction and largest singular value (`linear`)
+    damp: float = Field(0.0, ge=0)  #: sigma of the noise that multiplies the ViT's linear weights in training (DAMP)
 
     @model_validator(mode="after")
     def _head_exists(self) -> Self:
         if self.head == "mlp" and self.head_inner:
             raise ValueError("head: mlp has no inner layers; choose head v1, v2 or attention, or head_inner: 0")
+        if self.position_dropout and self.cpe is None:
+            raise ValueError("position_dropout is for cropped positions; set cpe too")
+        if self.window_train is not None and not 1 <= self.window_train[0] <= self.window_train[1]:
+            raise ValueError("window_train is a range low, high with 1 <= low <= high")
         return self
 
     def overrides(self) -> dict[str, Any]:
@@ -111,12 +122,21 @@ class LossNode(Node):
     cosine_share: float = Field(0.9, ge=0, le=1)  #: of the hybrid losses; the rest is smooth L1
     beta: float = Field(1.0, gt=0)  #: where smooth L1 turns from square to line
     drop_teachers: float = Field(0.0, ge=0, lt=1)  #: chance to leave a teacher out for an image, its hardest excepted
+    shift: bool = False  #: student and teachers see crops shifted by whole patches (C-RADIOv4, `distill.shift`)
+    mesa: float = Field(0.0, ge=0)  #: weight of the distance to the student's own moving average (`ema`)
+
+    @model_validator(mode="after")
+    def _shiftable(self) -> Self:
+        if self.shift and self.spatial == "hybrid_map":
+            raise ValueError("shift compares position by position; choose spatial: mse or hybrid")
+        return self
 
 
 class NormaliserNode(Node):
     """PHI-S statistics of each teacher: estimated on the first batches of the run's data, then frozen."""
 
     batches: int = Field(32, ge=1)
+    load: str | None = None  #: run, checkpoint or targets.safetensors to take them from, instead of estimating
 
 
 class OptimNode(Node):
@@ -135,6 +155,19 @@ class OptimNode(Node):
     freeze_body_steps: int = Field(0, ge=0)  #: first updates, which move the heads and leave the ViT as it is
     clip: float = Field(1.0, gt=0)  #: largest norm of the whole gradient
     accumulate: int = Field(1, ge=1)  #: micro-batches that a process's share of the batch is cut into, to save memory
+
+
+class EmaNode(Node):
+    """A moving average of the student's weights, kept after every update (`distill.average`)."""
+
+    decay: float | None = Field(None, ge=0, lt=1)  #: None: none is kept
+    export: bool = False  #: export the average in the place of the student
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.export and self.decay is None:
+            raise ValueError("export: there is no average without a decay")
+        return self
 
 
 class EngineNode(Node):
@@ -197,6 +230,13 @@ class Recipe(Node):
     baseline: str | None = None  #: the arm every other is compared with
     seeds: list[int] = Field(default_factory=list)  #: student seeds; every arm is trained with each, as runs of one row
     together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
+    ema: EmaNode = EmaNode()
+
+    @model_validator(mode="after")
+    def _mesa_has_an_average(self) -> Self:
+        if self.loss.mesa and self.ema.decay is None:
+            raise ValueError("loss.mesa compares with the moving average: set ema.decay (C-RADIOv4 has 0.9996)")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill.capture import DICE
+from distill.company import Company, accompany
 from distill.dice import write_dice
 from distill.recipe import Recipe, read
 from distill.schedule import schedule, stage_at
@@ -46,13 +47,18 @@ def replay(folder: Path, device: torch.device) -> str:
     ]
     for rank in range(facts["processes"]):
         kept = load_file(folder / f"rank-{rank}.safetensors")
-        lines += [f"process {rank}", *_rank(recipe, targets, student, kept, facts, rank)]
+        company = accompany(student, recipe, rank, device)
+        if company.average is not None:
+            company.average.load_state_dict(load_file(folder / "average.safetensors"))
+        company.begin(facts["step"])
+        lines += [f"process {rank}", *_rank(recipe, targets, company, kept, facts, rank)]
     return "\n".join(lines)
 
 
 def _rank(
-    recipe: Recipe, targets: Targets, student: Student, kept: Mapping[str, Tensor], facts: Mapping[str, Any], rank: int
+    recipe: Recipe, targets: Targets, company: Company, kept: Mapping[str, Tensor], facts: Mapping[str, Any], rank: int
 ) -> list[str]:
+    student, shifts, average = company.student, company.shifts, company.average
     device = student.mean.device
     stage = stage_at(schedule(recipe), facts["step"] - 1)
     taken = [(role, kept[role.part.partition]) for role in roles(stage, rank, facts["processes"])]
@@ -64,8 +70,8 @@ def _rank(
         for number, piece in enumerate(micro_batches(taken, recipe.optim.accumulate)):
             for shown in show(piece, device):
                 role = shown.role
-                look = targets.for_pass(role.part)
-                step = DistillStep(student, look, recipe, targets.dispersions(), role.part, role.scale)
+                look, dispersions = targets.for_pass(role.part, shifts), targets.dispersions()
+                step = DistillStep(student, look, recipe, dispersions, role.part, role.scale, shifts, average)
                 result = step(shown.images)
                 result.loss.backward()
                 terms = ", ".join(f"{name} {float(value):.6g}" for name, value in result.report.items())

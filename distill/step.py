@@ -6,15 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.align import common_grid, resize_map
+from distill.align import Grid, common_grid, resize_map
+from distill.average import MovingAverage, mesa
 from distill.dropping import Loss, drop, per_image
-from distill.losses import spatial_loss, summary_loss
+from distill.losses import position_loss, spatial_loss, summary_loss
 from distill.recipe import Recipe
 from distill.schedule import Pass, schedule
+from distill.shift import Shifts, overlap_mean
+from distill.student import BODY
 from teachers.contracts import Features
 
 Predict = Callable[[Tensor], Mapping[str, Features]]
 Measure = Callable[[Loss, Tensor, Tensor], Tensor]
+STUDENT, AVERAGE = "_student", "_average"  #: viewers of shifted crops beside the teachers
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class DistillStep:
 
     dispersions: of every teacher's summaries (`distill.dispersion`), needed by the angular loss alone.
     part: the pass it is for, None for the first of the recipe's schedule. scale: multiplies every term
-    (`distill.streams.Role`).
+    (`distill.streams.Role`). shifts: where everyone's crops lie, for a recipe with loss.shift; images are canvases.
+    average: the student's moving average, for one with loss.mesa; the student then shows its `BODY` too.
     """
 
     def __init__(
@@ -41,11 +46,17 @@ class DistillStep:
         dispersions: Mapping[str, float] | None = None,
         part: Pass | None = None,
         scale: float = 1.0,
+        shifts: Shifts | None = None,
+        average: MovingAverage | None = None,
     ) -> None:
         self.student = student
         self.targets = targets
         part = part or schedule(recipe)[0].passes[0]
         self.aligns = part.aligns
+        self.partition = part.partition
+        self.shifts = shifts
+        self.average = average
+        self.mesa_weight = recipe.loss.mesa
         self.scale = scale
         self.weights = {name: teacher.weight for name, teacher in part.teachers.items()}
         known = dispersions or {}
@@ -53,6 +64,7 @@ class DistillStep:
             name: summary_loss(recipe.loss, known.get(name)) for name, weight in self.weights.items() if weight.summary
         }
         self.spatial_loss = spatial_loss(recipe.loss)
+        self.position_loss = position_loss(recipe.loss)
         self.drop_teachers = recipe.loss.drop_teachers
 
     def __call__(self, images: Tensor) -> StepResult:
@@ -60,18 +72,25 @@ class DistillStep:
         return self.learn(images, self.look(images))
 
     def look(self, images: Tensor) -> Mapping[str, Features]:
-        """What is to be learned from these images."""
+        """What is to be learned from these images; `learn` is then for the same ones."""
+        if self.shifts:
+            self.shifts.turn(self.partition)
         return self.targets(images)
 
     def learn(self, images: Tensor, targets: Mapping[str, Features]) -> StepResult:
         """The student's answer, compared with what `look` gave for the same images."""
-        answers = self.student(images)
+        shown = self.shifts.cut(images, STUDENT, self.partition) if self.shifts else images
+        seen = (shown.shape[-2], shown.shape[-1])
+        answers = dict(self.student(shown))
+        body = answers.pop(BODY, None)
         if self.drop_teachers:
-            each = {name: self._terms(name, answers[name], targets[name], per_image) for name in self.weights}
+            each = {name: self._terms(name, answers[name], targets[name], per_image, seen) for name in self.weights}
             terms = drop(each, self.drop_teachers)
         else:
-            each = {name: self._terms(name, answers[name], targets[name], together) for name in self.weights}
+            each = {name: self._terms(name, answers[name], targets[name], together, seen) for name in self.weights}
             terms = {f"{name}/{kind}": term for name, kinds in each.items() for kind, term in kinds.items()}
+        if self.mesa_weight and body is not None:
+            terms["mesa"] = self.mesa_weight * self._mesa(body.spatial, images, seen)
         if self.scale != 1:
             terms = {name: self.scale * term for name, term in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
@@ -92,7 +111,9 @@ class DistillStep:
             if answer is not None and not weight
         ]
 
-    def _terms(self, name: str, answer: Features, target: Features, measure: Measure) -> dict[str, Tensor]:
+    def _terms(
+        self, name: str, answer: Features, target: Features, measure: Measure, pixels: Grid
+    ) -> dict[str, Tensor]:
         weight = self.weights[name]
         terms = {}
         if weight.summary:
@@ -100,10 +121,31 @@ class DistillStep:
         if weight.spatial:
             ours, theirs = answer.spatial, target.spatial
             grid = common_grid(self.aligns[name], tuple(ours.shape[-2:]), tuple(theirs.shape[-2:]))
-            terms["spatial"] = weight.spatial * measure(
-                self.spatial_loss, resize_map(ours, grid), resize_map(theirs, grid)
+            resized = resize_map(ours, grid), resize_map(theirs, grid)
+            terms["spatial"] = weight.spatial * (
+                self._shifted(self.position_loss, name, *resized, pixels, measure)
+                if self.shifts
+                else measure(self.spatial_loss, *resized)
             )
         return terms
+
+    def _shifted(self, loss: Loss, viewer: str, ours: Tensor, theirs: Tensor, pixels: Grid, measure: Measure) -> Tensor:
+        """The loss where the student and `viewer` saw the same place (equation 1), over maps of a common grid."""
+        if self.shifts is None:
+            raise ValueError("nothing is shifted")
+        patches = self.shifts.between(STUDENT, viewer, self.partition, len(ours))
+        tokens_a_patch = torch.tensor(ours.shape[-2:]) * self.shifts.patch / torch.tensor(pixels)
+        each = overlap_mean(loss, ours, theirs, patches * tokens_a_patch)
+        return each if measure is per_image else each.mean()
+
+    def _mesa(self, ours: Tensor, images: Tensor, pixels: Grid) -> Tensor:
+        """Distance to what the moving average says of the same images, or of crops of its own (equation 2)."""
+        if self.average is None:
+            raise ValueError("loss.mesa needs the moving average")
+        if self.shifts is None:
+            return mesa(ours, self.average.features(images)).mean()
+        theirs = self.average.features(self.shifts.cut(images, AVERAGE, self.partition))
+        return self._shifted(mesa, AVERAGE, ours, theirs, pixels, together)
 
 
 def together(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:

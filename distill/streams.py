@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distill.recipe import Recipe
-from distill.schedule import Pass, Stage, schedule, stage_at
+from distill.schedule import Grid, Pass, Stage, schedule, stage_at, student_patch
+from distill.shift import margin
 from imagery.contracts import SequentialSource, Source
 from imagery.order import mix
 from imagery.stream import ImageStream, to_float
@@ -169,12 +170,13 @@ class Streams:
     def _make(self, role: Role) -> ImageStream:
         recipe, part = self.recipe, role.part
         index = self._names.index(part.partition)
+        room = margin(recipe, student_patch(recipe.student))
         return ImageStream(
             self.source,
             batch_size=role.batch_size,
-            height=part.sizes[0][0],
-            width=part.sizes[0][1],
-            size_at=lambda start: part.size_at(recipe.seed, self._step_of(part, start)),
+            height=part.sizes[0][0] + room,
+            width=part.sizes[0][1] + room,
+            size_at=lambda start: grown(part.size_at(recipe.seed, self._step_of(part, start)), room),
             seed=mix(recipe.seed, index, _PARTITION) if index else recipe.seed,
             rank=role.rank,
             world=role.world,
@@ -194,6 +196,11 @@ class Streams:
             if other.partition == part.partition
         )
         return stage.first + (start - before) // part.batch_size
+
+
+def grown(size: Grid, room: int) -> Grid:
+    """A size with `room` more pixels either way."""
+    return size[0] + room, size[1] + room
 
 
 def show(taken: Sequence[Taken], device: torch.device) -> list[Shown]:

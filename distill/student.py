@@ -4,8 +4,8 @@ Shape letters: B batch, T teachers, N tokens, D student width, C a teacher's spa
 """
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,17 @@ from safetensors.torch import load_file
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
+from distill.body import StudentTransformer
+from distill.draws import Draws
 from distill.heads import spatial_head, summary_head, unfold
+from distill.linear import attach
+from distill.positions import resize_stored
 from distill.recipe import StudentNode
 from teachers.contracts import Features
 from teachers.errors import UserError
+
+#: The student's own map among its answers; no teacher can have this name.
+BODY = "_body"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Student(nn.Module):
 
     The summary tokens are as many as the teachers, as in RADIO (one CLS per teacher); a teacher without a summary
     target still has its token, which then serves as a register and is left out of the exported summary.
+
+    What its training draws (crops of its positions, window sizes, shaken weights) comes from `draws`; stochastic depth
+    is timm's and comes from torch's random numbers.
     """
 
     mean: Tensor
@@ -47,9 +57,12 @@ class Student(nn.Module):
         self, node: StudentNode, size: tuple[int, int], heads: Mapping[str, HeadSpec], *, bf16: bool = False
     ) -> None:
         super().__init__()
+        self.node = node
         self.teachers = tuple(heads)
         self.bf16 = bf16
-        self.vit = build_vit(node, size, len(heads))
+        self.vit = StudentTransformer.of(build_vit(node, size, len(heads)), node)
+        self.draws = Draws()
+        self.shows_body = False  #: whether answers hold `BODY`, the map before the heads, too
         self.upsample = node.head_upsample
         width = self.vit.embed_dim
         self.summary_heads = nn.ModuleDict(
@@ -70,17 +83,34 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Features]:
         """[B, 3, H, W] -> teacher name -> Features; a target that is not distilled is None."""
         # Autocast stands inside the module: a DeepSpeed engine switches off one that stands around it.
-        autocast = torch.autocast(images.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
-        with autocast:
+        with self.autocast(images):
             tokens, spatial = self.tokens(images)
-            return {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
+            answers = {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
+            return answers | {BODY: Features(None, spatial)} if self.shows_body else answers
+
+    def autocast(self, images: Tensor) -> AbstractContextManager[Any]:
+        """bf16 where the student computes in it."""
+        return torch.autocast(images.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def begin(self, update: int) -> None:
+        """Tell the student that what comes now belongs to update number `update` (1, 2, ...)."""
+        self.draws.begin(update)
+        self.vit.begin(update)
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
         grid = self.grid(images)
         # Called as a module, not its forward_features, so that ZeRO-3 sees when tokens and positions are needed.
-        out = self.vit((images - self.mean) / self.std)
+        key = self.draws.next() if self.training else None
+        out = self.vit((images - self.mean) / self.std, key)
         return out[:, : len(self.teachers)], to_map(out[:, self.vit.num_prefix_tokens :], grid)
+
+    def intermediate(self, images: Tensor, blocks: Collection[int]) -> dict[int, Tensor]:
+        """Maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
+        grid = self.grid(images)
+        _, kept = self.vit((images - self.mean) / self.std, None, blocks)
+        prefix = self.vit.num_prefix_tokens
+        return {block: to_map(self.vit.norm(tokens)[:, prefix:], grid) for block, tokens in kept.items()}
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Token rows and columns for images [B, 3, H, W]; UserError when a side is no multiple of the patch."""
@@ -110,34 +140,56 @@ def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
-    """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
-    options: dict[str, Any] = {
-        "img_size": size,
+def timm_options(node: StudentNode, teachers: int, size: Sequence[int]) -> dict[str, Any]:
+    """Keywords of `timm.create_model(node.model, ...)` for the ViT of a student with so many teachers.
+
+    size: (height, width) in pixels at which it has a position for every patch.
+    """
+    return {
+        "img_size": tuple(size),
         "dynamic_img_size": True,
         "class_token": False,
-        "reg_tokens": summary_tokens + node.registers,
+        "reg_tokens": teachers + node.registers,
         "no_embed_class": True,
         "global_pool": "",
         "num_classes": 0,
-        "drop_path_rate": node.drop_path,
+        **node.overrides(),
     }
+
+
+def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
+    """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
+    options = timm_options(node, summary_tokens, size if node.cpe is None else (node.cpe, node.cpe))
     try:
-        vit = timm.create_model(node.model, **options, **node.overrides())
+        vit = timm.create_model(node.model, **options, drop_path_rate=node.drop_path)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f'student.model "{node.model}": timm cannot build it ({error})') from error
     if not isinstance(vit, vision_transformer.VisionTransformer):
         raise UserError(f'student.model "{node.model}" is a {type(vit).__name__}; a student is a VisionTransformer')
     # timm starts register tokens at almost zero, all alike; summary tokens must differ to be told apart.
     nn.init.trunc_normal_(vit.reg_token, std=0.02)
+    if node.cpe is not None:
+        begin_positions(vit, node)
     if node.weights is not None:
         load_body(vit, node, summary_tokens)
+    if node.spectral or node.damp:
+        attach(vit, spectral=node.spectral, damp=node.damp)
     return vit
+
+
+def begin_positions(vit: nn.Module, node: StudentNode) -> None:
+    """First values of cropped positions, as RADIO's: N(0, 1) / sqrt(D)."""
+    patch = vit.patch_embed.patch_size[0]
+    if vit.pos_embed is None or node.cpe is None or node.cpe % patch:
+        raise UserError(f"student.cpe: {node.cpe} px needs a model with learned positions and patches that divide it")
+    nn.init.normal_(vit.pos_embed, std=vit.embed_dim**-0.5)
 
 
 def load_body(vit: nn.Module, node: StudentNode, summary_tokens: int) -> None:
     """Start from timm weights made with a class token: its token starts every summary token, patches are resampled."""
     state = _without_prefix(_body_state(node), vit, summary_tokens)
+    if node.cpe is not None:
+        state["pos_embed"] = resize_stored(state["pos_embed"], vit.patch_embed.grid_size[0])
     state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
     for name in [name for name in state if name.split(".", 1)[0] in ("head", "fc_norm", "attn_pool")]:
         del state[name]

@@ -15,8 +15,9 @@ from distill.recipe import Recipe, TeacherNode, WeightNode
 from distill.runtime import wants_bf16
 from distill.schedule import Pass, input_size, schedule, student_patch
 from distill.sharpen import Sharpener
+from distill.shift import Shifts
 from distill.student import HeadSpec
-from distill.teacher import Seen, TeacherPool
+from distill.teacher import Seen, TeacherPool, see
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec, Features
@@ -116,13 +117,13 @@ class Targets(nn.Module):
         """The targets of a pass, for a batch that other arms may have looked at already."""
         found = {}
         for name, node in part.teachers.items():
-            target = self.teachers[name]
-            found[name] = target.from_views(target.views(seen, node, self.patch), seen.images, node)
+            target, own = self.teachers[name], seen.of(name)
+            found[name] = target.from_views(target.views(own, node, self.patch), own.images, node)
         return found
 
-    def for_pass(self, part: Pass) -> Callable[[Tensor], dict[str, Features]]:
-        """The targets of a pass as a function of images [B, 3, H, W]."""
-        return lambda images: self.of(Seen(images), part)
+    def for_pass(self, part: Pass, shifts: Shifts | None = None) -> Callable[[Tensor], dict[str, Features]]:
+        """The targets of a pass as a function of images [B, 3, H, W]; with shifts, of canvases."""
+        return lambda images: self.of(see(images, part.partition, shifts), part)
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Estimate every PHI-S on these images [B, 3, H, W] of the first pass, over all processes, and freeze it."""
@@ -207,7 +208,9 @@ class Board:
         self._seen: dict[str, Seen] = {}
         self._stage = ""
 
-    def share(self, targets: Targets, part: Pass) -> Callable[[Tensor], dict[str, Features]]:
+    def share(
+        self, targets: Targets, part: Pass, shifts: Shifts | None = None
+    ) -> Callable[[Tensor], dict[str, Features]]:
         """The targets of a pass as a function of images [B, 3, H, W] that shares its work with every other made here.
 
         Calls with the very same tensor count as one batch; the views of the pass's batch before are let go.
@@ -218,7 +221,7 @@ class Board:
                 self._stage, self._seen = part.stage, {}
             seen = self._seen.get(part.partition)
             if seen is None or seen.images is not images:
-                seen = self._seen[part.partition] = Seen(images)
+                seen = self._seen[part.partition] = see(images, part.partition, shifts)
             return seen.once((targets,), lambda: targets.of(seen, part))
 
         return look

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.mosaic import cut_back, lay_out
 from distill.schedule import Grid
+from distill.shift import Shifts
 from featsharp_adapter.views import Views, stitch, teacher_views, tile_images
 from teachers.contracts import Backbone, chunked, resize_images
 from teachers.frozen import FrozenBackbone
@@ -59,6 +60,10 @@ class Seen:
         self.images = images
         self._made: dict[tuple[object, ...], Any] = {}
 
+    def of(self, viewer: str) -> "Seen":
+        """What a viewer sees of the batch; without shifts, all see the same."""
+        return self
+
     def once(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
         """What `make` gave when it was first called for `key`."""
         if key not in self._made:
@@ -87,6 +92,23 @@ class Seen:
             return Views(None, cut_back(maps, len(self.images), grid), {})
 
         return self.once((teacher, "mosaic", grid), make)
+
+
+class ShiftedSeen(Seen):
+    """What teachers see of canvases [B, 3, H + m, W + m], each in crops of its own (`distill.shift`)."""
+
+    def __init__(self, canvases: Tensor, shifts: Shifts, partition: str) -> None:
+        super().__init__(canvases)
+        self.shifts, self.partition = shifts, partition
+
+    def of(self, viewer: str) -> Seen:
+        """The viewer's crops [B, 3, H, W]."""
+        return self.once((viewer,), lambda: Seen(self.shifts.cut(self.images, viewer, self.partition)))
+
+
+def see(images: Tensor, partition: str, shifts: Shifts | None) -> Seen:
+    """A batch of a partition for the teachers to look at; with shifts, of canvases."""
+    return Seen(images) if shifts is None else ShiftedSeen(images, shifts, partition)
 
 
 def small_view(teacher: FrozenBackbone, images: Tensor, size: Grid | None) -> Views:

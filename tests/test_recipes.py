@@ -132,7 +132,7 @@ def test_c_radio_v4s_student_builds_on_meta(c_radio_v4: Recipe) -> None:
     with torch.device("meta"):
         student = Student(c_radio_v4.student, c_radio_v4.data.size, heads)
     assert (student.vit.embed_dim, len(student.vit.blocks)) == (1280, 32)
-    assert student.vit.patch_embed.grid_size == (72, 72)
+    assert student.vit.patch_embed.grid_size == (128, 128)  # of 2048 px, of which it sees crops
 
 
 @pytest.mark.parametrize(("recipe", "width", "depth"), [("radio_l", 1024, 24), ("radio_b", 768, 12)])
@@ -142,6 +142,6 @@ def test_radio_students_build_on_meta(recipe: str, width: int, depth: int) -> No
     with torch.device("meta"):
         student = Student(loaded.student, loaded.data.size, heads)
     assert (student.vit.embed_dim, len(student.vit.blocks)) == (width, depth)
-    assert student.vit.patch_embed.grid_size == (64, 64)
+    assert student.vit.patch_embed.grid_size == (128, 128)  # of 2048 px, of which it sees crops
     answer = student(torch.zeros(1, 3, *loaded.data.size, device="meta"))
     assert answer["dfn_clip"].spatial.shape == (1, 1280, 64, 64)

@@ -24,16 +24,25 @@ def only_stage(recipe: Recipe) -> dict[str, PartitionNode]:
     return stage.partitions
 
 
+def as_c_radio_v4(recipe: Recipe) -> bool:
+    """C-RADIOv4's student and losses."""
+    student, loss = recipe.student, recipe.loss
+    built = student.cpe and student.spectral and student.damp and student.window_train and student.head == "attention"
+    return bool(built and loss.summary == "angular" and loss.shift and loss.mesa and recipe.ema.decay == 0.9996)
+
+
 #: What a recipe is about, and its overlay must keep.
 KEPT = {
     "theia": lambda recipe: recipe.loss.spatial == "hybrid_map" and recipe.optim.final_share == 1,
     "unic": lambda recipe: recipe.loss.drop_teachers == 0.5 and recipe.student.drop_path == 0.1,
     "ungated": lambda recipe: recipe.student.head == "v2" and recipe.teachers["clip"].upsampler == "s2",
     "single_teacher": lambda recipe: len(recipe.teachers) == 1 and recipe.student.registers == 4,
-    "radio_l": lambda recipe: recipe.teachers["dfn_clip"].factor == 3 and in_stages(recipe),
+    "radio_l": lambda recipe: recipe.teachers["dfn_clip"].factor == 3 and in_stages(recipe) and recipe.student.spectral,
     "radio_b": lambda recipe: recipe.teachers["dfn_clip"].factor == 3 and in_stages(recipe),
     "radio_h": lambda recipe: recipe.engine.checkpointing and in_stages(recipe),
-    "c_radio_v4": lambda recipe: recipe.teachers["sam3"].mosaic and len(only_stage(recipe)["low"].sizes or []) > 1,
+    "c_radio_v4": lambda recipe: (
+        recipe.teachers["sam3"].mosaic and len(only_stage(recipe)["low"].sizes or []) > 1 and as_c_radio_v4(recipe)
+    ),
 }
 
 
