@@ -1,22 +1,19 @@
 """Distil one student, probe it, and compare it with the untrained student and its teachers.
 
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
-accelerate launch distill/run.py RECIPE.yaml --plan                 what it asks for, without training
+accelerate launch distill/run.py RECIPE.yaml --plan                 what it will cost, counted without training
 accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
 """
 
 import argparse
+import os
 import sys
-
-import torch
 
 from distill.arm import Arm, run_arm
 from distill.missing import find_missing, make, open_once, refuse
-from distill.plan import plan
+from distill.plan import GPUS, find_gpu, plan
 from distill.recipe import UNTRAINED, Recipe, read
 from distill.runtime import start
-from distill.student import Student
-from distill.targets import Targets
 from distill.verdict import EvalRoom, probe_all, publish
 from eval_suite.recorded import recall_or_run
 from eval_suite.report import write_report
@@ -34,14 +31,18 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. teachers.*.upsampler=tile")
-    parser.add_argument("--plan", action="store_true", help="print what the recipe asks for and stop")
+    parser.add_argument("--plan", action="store_true", help="count parameters, FLOPs, memory and GPU-hours, and stop")
+    parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"for the plan: {', '.join(GPUS)}")
+    parser.add_argument("--gpus", type=int, metavar="N", help="for the plan; without it, the processes launched")
+    parser.add_argument("--mfu", type=float, default=0.4, metavar="SHARE", help="of a GPU's peak, for the plan's hours")
     parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
     recipe = read(arguments.recipe, arguments.overrides)
     if arguments.plan:
-        targets = Targets(recipe, torch.device("cpu"))
-        print(plan(recipe, Student(recipe.student, recipe.data.size, targets.heads()), targets))
+        gpus = arguments.gpus or int(os.environ.get("WORLD_SIZE", "1"))
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(plan(recipe, find_gpu(arguments.gpu), gpus, arguments.mfu))
         return
     missing = find_missing([recipe])
     refuse(make(missing) if arguments.prepare else missing)
