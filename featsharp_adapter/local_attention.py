@@ -8,13 +8,13 @@ neighbours never pays.
 Shapes: B batch, h x w tokens, D width, M heads, d the width of a head.
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featsharp_adapter.constants import remembered_constants
 from teachers.errors import UserError
 
 #: Rows and columns of queries in a block, and the number of tokens up to which the whole map is one block.
@@ -126,7 +126,7 @@ def alibi_slopes(heads: int) -> Tensor:
     return 2.0 ** -((torch.arange(heads) + 2) // 2)
 
 
-@lru_cache(maxsize=64)
+@remembered_constants(64)
 def block_bias(
     alibi_heads: int,
     rows: tuple[int, int, int],
@@ -149,7 +149,7 @@ def block_bias(
     return bias.reshape(len(bias), rows[0] * columns[0], rows[1] * columns[1]).to(device, dtype)
 
 
-@lru_cache(maxsize=16)
+@remembered_constants(16)
 def rope_angles(height: int, width: int, size: int, device: torch.device) -> Tensor:
     """float64 [h, w, d/2]: the first d/4 angles turn with the row, the others with the column."""
     frequencies = ROPE_BASE ** -(torch.arange(size // 4, dtype=torch.float64) / (size // 4))
