@@ -18,7 +18,7 @@ from distill.groups import group
 from distill.log import read_log
 from distill.recipe import Recipe, read_arms
 from distill.runtime import start
-from imagery.sources import open_source
+from imagery.sources import open_sources
 from teachers.errors import add_debug_flag, guard, unknown
 
 RECIPE = "recipes/ablations/quickstart_upsamplers.yaml"
@@ -29,7 +29,7 @@ def seconds_of_a_step(recipes: Mapping[str, Recipe]) -> float:
     accelerators = start(recipes)
     arms = [Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
     for members in group((arm, arm.recipe) for arm in arms):
-        run_together(members, open_source(members[0].recipe.data.train), untrained=None)
+        run_together(members, open_sources(members[0].recipe.data.train), untrained=None)
     logs = [read_log(recipe.folder / "log.jsonl")[1:] for recipe in recipes.values()]
     steps = [
         lines[0]["time"]["data"] + sum(line["time"]["teachers"] + line["time"]["student"] for line in lines)

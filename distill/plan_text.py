@@ -130,22 +130,19 @@ def _divides(made: Plan, gpus: int) -> bool:
 
 
 def _hours(made: Plan, gpu: Gpu, share: float) -> list[str]:
-    lines = [f"time                  steps   s/step  images/s    hours    student  teachers  adapters"]
+    lines = ["time                  steps   s/step  images/s    hours    student  teachers  adapters"]
     total = 0.0
     for cost in made.stages:
         parts, hours = made.seconds(cost, gpu, share), made.hours(cost, gpu, share)
         step = sum(parts)
         shares = "".join(f"{100 * part / step:8.0f} %" for part in parts)
-        lines.append(
-            f"  {cost.stage.name:14s} {cost.stage.steps:10d} {step:8.3g} {cost.stage.images / step:9.4g} {hours:8.3g} {shares}"
-        )
+        rate = cost.stage.images / step
+        lines.append(f"  {cost.stage.name:14s} {cost.stage.steps:10d} {step:8.3g} {rate:9.4g} {hours:8.3g} {shares}")
         total += hours
     fit = made.fitting_hours(gpu, share)
     steps = sum(cost.stage.steps for cost in made.stages)
     batches = made.recipe.normaliser.batches
     lines.append(f"  {'PHI-S':14s} {batches:10d} {'':18s} {fit:8.3g}")
-    lines.append(
-        f"  {'whole run':14s} {steps:10d} {'':18s} {total + fit:8.3g}   = {(total + fit) * made.gpus:.4g} GPU-hours, without "
-        "data waits and probes"
-    )
+    whole = f"= {(total + fit) * made.gpus:.4g} GPU-hours, without data waits and probes"
+    lines.append(f"  {'whole run':14s} {steps:10d} {'':18s} {total + fit:8.3g}   {whole}")
     return lines

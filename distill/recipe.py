@@ -21,7 +21,7 @@ UNTRAINED = "untrained"
 class DataNode(Node):
     """Where images come from and at what size the student sees them."""
 
-    train: str  #: `imagery.sources.open_source` form
+    train: str | dict[str, float]  #: `imagery.sources.open_source` form, or several of them with weights
     size: tuple[int, int]  #: (height, width) in pixels
     augment: AugmentNode = AugmentNode()
     workers: int = Field(0, ge=0)  #: threads or processes that decode ahead
@@ -160,6 +160,14 @@ class LogNode(Node):
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
+class CacheNode(Node):
+    """Teacher views kept on disk (`distill.view_cache`). It changes nothing that is computed."""
+
+    folder: str
+    max_gib: float = Field(50.0, gt=0)  #: a run that may need more does not start
+    across_runs: bool = False  #: keep crops that never come again in this run, for others of the same data and seed
+
+
 class EvalNode(Node):
     """What judges the student. Without it a run ends with the exported student."""
 
@@ -190,6 +198,7 @@ class Recipe(Node):
     arms: dict[str, list[str]] = Field(default_factory=dict)  #: arm -> overrides of this recipe
     baseline: str | None = None  #: the arm every other is compared with
     together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
+    cache: CacheNode | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -231,7 +240,7 @@ class Recipe(Node):
 
     def fingerprint(self) -> dict[str, Any]:
         """Dotted field -> value, for the fields that decide the numbers of the training."""
-        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together"}
+        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together", "cache"}
         data = self.model_dump(mode="json", exclude=apart)
         data["data"].pop("workers")
         return dict(_leaves(data, ""))
