@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.counting import Cost, Counting, Unfilled, as_fake, measure, parameter_bytes
 from distill.recipe import Recipe, StudentNode, TeacherNode
+from distill.repeats import Repeats
 from distill.schedule import Grid, Pass, View, views
 from distill.sharpen import plain_upsampler
 from distill.stand_in import shapes_only
@@ -74,7 +75,7 @@ class PlannedTeacher:
         chunk = min(self.node.chunk, count)
         if view.size not in self._looks:
             frozen, pixels = self._frozen, torch.empty(chunk, 3, *view.size)
-            self._looks[view.size] = measure(lambda: frozen(pixels)), chunk
+            self._looks[view.size] = Repeats().measure(lambda: frozen(pixels)), chunk
         one, measured = self._looks[view.size]  # images do not meet in a frozen network, so what is counted is linear
         grid = (view.size[0] // self.spec.patch_size, view.size[1] // self.spec.patch_size)
         maps = count * self.spec.spatial_dim * grid[0] * grid[1] * 4

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from distill.counting import Unfilled
+from distill.repeats import Repeats
 from teachers.contracts import Backbone, BackboneSpec, Features
 from teachers.errors import UserError
 from teachers.known import NORMALISATIONS, ROWS, KnownTeacher
@@ -35,7 +36,7 @@ def shapes_only(node: str | Mapping[str, Any]) -> Backbone:
     if prefix not in ON_META:
         return load_backbone({"spec": spec, **options})
     row = next((row for row in ROWS if row.spec == spec), None)
-    with Unfilled():
+    with Unfilled(), Repeats().skipped():
         if rest in DEFAULTS and row is not None:
             return _by_default(row, DEFAULTS[rest], options)
         try:
