@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.arm import Arm, assemble
+from distill.arm import Arm, assemble, teacher_pool
 from distill.crew import Crew
 from distill.learner import Learner
 from distill.loop import update
 from distill.recipe import Recipe
 from distill.runtime import start
 from distill.streams import Streams, Taken
-from imagery.sources import open_source
+from imagery.sources import open_sources
 
 #: Nothing is saved, and statistics come from one batch: what is timed is a step.
 SHORT = ["normaliser.batches=1", "checkpoint.every=1000000", "log.every=1", "optim.warmup_steps=1"]
@@ -34,7 +34,7 @@ class Party:
         """The arms of these recipes, ready for their first update."""
         accelerators = start(recipes)
         arms = [Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
-        ready = assemble(arms, open_source(arms[0].recipe.data.train), untrained=None)
+        ready = assemble(arms, open_sources(arms[0].recipe.data.train), teacher_pool(arms), untrained=None)
         if ready is None:
             raise RuntimeError("these arms are finished")
         _, learners, stream = ready

@@ -12,6 +12,7 @@ from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
 from distill import known_statistics
+from distill.cache_forecast import check_cache
 from distill.capture import Suspect, write_capture
 from distill.checkpoint import Checkpoints, refuse_difference
 from distill.clock import Clock
@@ -28,11 +29,12 @@ from distill.schedule import schedule, student_patch
 from distill.sharded import shard
 from distill.shift import margin, middle
 from distill.step import DistillStep, Predict
-from distill.streams import Streams, roles, show
+from distill.streams import Streams, everyones, roles, show
 from distill.student import Student
 from distill.targets import Board, Targets
 from distill.teacher import TeacherPool
 from imagery.contracts import SequentialSource, Source
+from imagery.mixture import Mixture
 from teachers.config import dump
 from teachers.errors import UserError
 
@@ -73,25 +75,28 @@ class Standing:
     start: int  #: updates behind it
 
 
-def run_arm(arm: Arm, source: Source | SequentialSource, *, export_untrained: bool) -> Path:
+def run_arm(arm: Arm, source: Source | SequentialSource | Mixture, *, export_untrained: bool) -> Path:
     """Train an arm to its end, from wherever it stands, and export the student; returns the student's folder."""
     run_together([arm], source, untrained=arm.name if export_untrained else None)
     return arm.student_folder
 
 
-def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untrained: str | None) -> None:
+def run_together(arms: Sequence[Arm], source: Source | SequentialSource | Mixture, *, untrained: str | None) -> None:
     """Train arms that agree on everything upstream of the student (`distill.groups`) on one pass of their teachers.
 
     Each arm's folder ends as it would have, had the arm been trained alone. `untrained` names the arm whose student is
     exported before its first step too.
     """
     accelerator = arms[0].accelerator
-    ready = assemble(arms, source, untrained=untrained)
+    pool = teacher_pool(arms)
+    ready = assemble(arms, source, pool, untrained=untrained)
     if ready is None:
         return
     standing, learners, stream = ready
     train(learners, stream, accelerator.device)
-    report_data(accelerator, stream)
+    report_data(accelerator, stream, [found.arm.folder for found in standing])
+    if arms[0].recipe.cache:
+        accelerator.print("teacher views: {} from the cache, {} made by this process".format(*pool.use()))
     stream.close()
     for found, learner in zip(standing, learners, strict=True):
         with learner.turn():
@@ -102,14 +107,16 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource, *, untr
 
 
 def assemble(
-    arms: Sequence[Arm], source: Source | SequentialSource, *, untrained: str | None
+    arms: Sequence[Arm], source: Source | SequentialSource | Mixture, pool: TeacherPool, *, untrained: str | None
 ) -> tuple[list[Standing], list[Learner], Streams] | None:
     """Those arms that are not finished, each ready for its next update, and the images; None if all are finished."""
     accelerator = arms[0].accelerator
     set_threads(arms[0].recipe.engine, accelerator.device)
-    standing = [found for found in look_up(arms) if found is not None]
+    standing = [found for found in look_up(arms, pool) if found is not None]
     if not standing:
         return None
+    if arms[0].recipe.cache:
+        accelerator.print(check_cache(standing[0].arm.recipe, standing[0].targets, source))
     for found in standing:
         begin(found.arm)
     stream = Streams(standing[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
@@ -128,9 +135,14 @@ def assemble(
     return standing, learners, stream
 
 
-def look_up(arms: Sequence[Arm]) -> list[Standing | None]:
+def teacher_pool(arms: Sequence[Arm]) -> TeacherPool:
+    """Where these arms' teachers come from."""
+    kept = arms[0].recipe.cache
+    return TeacherPool(Path(kept.folder) if kept else None)
+
+
+def look_up(arms: Sequence[Arm], pool: TeacherPool) -> list[Standing | None]:
     """Where each arm stands, None for one that is finished. Arms of equal targets get one object for them."""
-    pool = TeacherPool()
     made: dict[str, Targets] = {}
     standing = []
     for arm in arms:
@@ -287,9 +299,17 @@ def fit_targets(standing: Sequence[Standing], stream: Streams) -> None:
         found.targets.load_normalisers(state)
 
 
-def report_data(accelerator: Accelerator, stream: Streams) -> None:
-    """Say at the end which images could not be read."""
-    report = stream.report()
-    if report["bad"]:
-        rank = accelerator.process_index
-        print(f"process {rank}: {report['bad']} of {report['read']} images were unreadable: {report['bad_keys'][:10]}")
+def report_data(accelerator: Accelerator, stream: Streams, folders: Sequence[Path]) -> None:
+    """Say at the end how many images were read over all processes and which could not be, and write it to data.json."""
+    each = everyones(stream.report())
+    if not accelerator.is_main_process:
+        return
+    read, bad = (sum(report[name] for report in each) for name in ("read", "bad"))
+    reasons = {key: reason for report in each for key, reason in report["bad_reasons"].items()}
+    problems = list(dict.fromkeys(problem for report in each for problem in report["problems"]))
+    found = {"read": read, "bad": bad, "bad_reasons": reasons, "problems": problems}
+    for folder in folders:
+        (folder / "data.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(f"images: {read} read, {bad} of them unreadable and replaced, {len(problems)} damaged shards")
+    for what, why in [*list(reasons.items())[:10], *((problem, "") for problem in problems[:10])]:
+        print(f"  {what}{': ' if why else ''}{why}")

@@ -14,7 +14,8 @@ from distill.schedule import schedule
 from featsharp_adapter.adapter_folder import find_folder
 from featsharp_adapter.recipe import AdapterRecipe
 from imagery.contracts import SequentialSource, Source
-from imagery.sources import open_source
+from imagery.mixture import Mixture
+from imagery.sources import open_sources
 from teachers.config import load_recipe
 from teachers.errors import UserError
 
@@ -83,10 +84,14 @@ def missing_weights(recipe: Recipe) -> list[Missing]:
     return [Missing(f'student.weights: no file {weights}; give a file or "pretrained"', None)]
 
 
+def open_once(train: str | dict[str, float]) -> Source | SequentialSource | Mixture:
+    """`open_sources`, once in this process: looking through many shards takes a while, rendered scenes are kept."""
+    return _opened(train if isinstance(train, str) else tuple(train.items()))
+
+
 @functools.cache
-def open_once(train: str) -> Source | SequentialSource:
-    """`open_source`, once in this process: looking through many shards takes a while, rendered scenes are kept."""
-    return open_source(train)
+def _opened(train: str | tuple[tuple[str, float], ...]) -> Source | SequentialSource | Mixture:
+    return open_sources(train if isinstance(train, str) else dict(train))
 
 
 def missing_data(recipe: Recipe) -> list[Missing]:

@@ -21,7 +21,7 @@ UNTRAINED = "untrained"
 class DataNode(Node):
     """Where images come from and at what size the student sees them."""
 
-    train: str  #: `imagery.sources.open_source` form
+    train: str | dict[str, float]  #: `imagery.sources.open_source` form, or several of them with weights
     size: tuple[int, int]  #: (height, width) in pixels
     augment: AugmentNode = AugmentNode()
     workers: int = Field(0, ge=0)  #: threads or processes that decode ahead
@@ -199,6 +199,14 @@ class LogNode(Node):
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
+class CacheNode(Node):
+    """Teacher views kept on disk (`distill.view_cache`). It changes nothing that is computed."""
+
+    folder: str
+    max_gib: float = Field(50.0, gt=0)  #: a run that may need more does not start
+    across_runs: bool = False  #: keep crops that never come again in this run, for others of the same data and seed
+
+
 class EvalNode(Node):
     """What judges the student. Without it a run ends with the exported student."""
 
@@ -231,6 +239,8 @@ class Recipe(Node):
     seeds: list[int] = Field(default_factory=list)  #: student seeds; every arm is trained with each, as runs of one row
     together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
     ema: EmaNode = EmaNode()
+
+    cache: CacheNode | None = None
 
     @model_validator(mode="after")
     def _mesa_has_an_average(self) -> Self:
@@ -282,7 +292,7 @@ class Recipe(Node):
 
     def fingerprint(self) -> dict[str, Any]:
         """Dotted field -> value, for the fields that decide the numbers of the training."""
-        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together", "seeds"}
+        apart = {"name", "out", "checkpoint", "log", "eval", "arms", "baseline", "together", "seeds", "cache"}
         data = self.model_dump(mode="json", exclude=apart)
         data["data"].pop("workers")
         return dict(_leaves(data, ""))

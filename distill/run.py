@@ -1,35 +1,23 @@
 """Distil one student, probe it, and compare it with the untrained student and its teachers.
 
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
-accelerate launch distill/run.py RECIPE.yaml --plan                 what it asks for, without training
+accelerate launch distill/run.py RECIPE.yaml --plan                 what it will cost, counted without training
 accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
 python distill/run.py --replay RUN/nan/step-...                     say where an update became NaN or infinite
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from distill.arm import Arm, run_arm
-from distill.missing import find_missing, make, open_once, refuse
-from distill.plan import plan
+from distill.gpus import GPUS, find_gpu
 from distill.recipe import UNTRAINED, Recipe, read
-from distill.replay import replay
-from distill.runtime import start
-from distill.student import Student
-from distill.targets import Targets
-from distill.verdict import EvalRoom, probe_all, publish
-from eval_suite.recorded import recall_or_run
-from eval_suite.report import write_report
-from eval_suite.results import read_metrics, write_metrics
-from eval_suite.suite import load_suite
-from eval_suite.table import build_table
-from eval_suite.table_formats import render
 from teachers.errors import UserError, add_debug_flag, guard
 
-ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
+if TYPE_CHECKING:  # a plan is made in seconds, half of which these imports would take
+    from distill.arm import Arm
 
 
 def main(argv: list[str]) -> None:
@@ -37,23 +25,53 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="e.g. teachers.*.upsampler=tile")
-    parser.add_argument("--plan", action="store_true", help="print what the recipe asks for and stop")
+    parser.add_argument("--plan", action="store_true", help="count parameters, FLOPs, memory and GPU-hours, and stop")
+    parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"for the plan: {', '.join(GPUS)}")
+    parser.add_argument("--gpus", type=int, metavar="N", help="for the plan; without it, the processes launched")
+    parser.add_argument("--share", type=float, default=0.4, help="of a GPU's peak FLOP/s that is reached, for the plan")
     parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="say where a NaN began, from what the run kept")
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.replay is not None:
-        print(replay(arguments.replay, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        print_replay(arguments.replay)
         return
     if arguments.recipe is None:
         raise UserError("no recipe; give a YAML file, e.g. distill/run.py recipes/quickstart.yaml")
     recipe = read(arguments.recipe, arguments.overrides)
     if arguments.plan:
-        targets = Targets(recipe, torch.device("cpu"))
-        print(plan(recipe, Student(recipe.student, recipe.data.size, targets.heads()), targets))
-        return
+        print_plan(recipe, arguments.gpu, arguments.gpus, arguments.share)
+    else:
+        run(recipe, prepare=arguments.prepare)
+
+
+def print_replay(folder: Path) -> None:
+    """On a GPU where there is one."""
+    import torch
+
+    from distill.replay import replay
+
+    print(replay(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+
+
+def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None:
+    """By one process, whatever was launched."""
+    from distill.plan import Plan
+    from distill.plan_text import plan_text
+
+    named, world = find_gpu(gpu), int(os.environ.get("WORLD_SIZE", "1"))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
+
+
+def run(recipe: Recipe, *, prepare: bool) -> None:
+    """Train, or go on training, then judge."""
+    from distill.arm import Arm, run_arm
+    from distill.missing import find_missing, make, open_once, refuse
+    from distill.runtime import start
+
     missing = find_missing([recipe])
-    refuse(make(missing) if arguments.prepare else missing)
+    refuse(make(missing) if prepare else missing)
     arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name])
     run_arm(arm, open_once(recipe.data.train), export_untrained=wants_untrained(recipe))
     if recipe.eval is not None and arm.accelerator.is_main_process:
@@ -66,13 +84,22 @@ def wants_untrained(recipe: Recipe) -> bool:
     return recipe.eval is not None and recipe.eval.untrained is not False
 
 
-def judge(recipe: Recipe, arm: Arm) -> None:
+def judge(recipe: Recipe, arm: "Arm") -> None:
     """Probe, print the table against the untrained student, write the report."""
+    from distill.verdict import EvalRoom, probe_all, publish
+    from eval_suite.recorded import recall_or_run
+    from eval_suite.report import write_report
+    from eval_suite.results import read_metrics, write_metrics
+    from eval_suite.suite import load_suite
+    from eval_suite.table import build_table
+    from eval_suite.table_formats import render
+
+    room = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
     arms = {recipe.name: [recipe]}
     untrained = wants_untrained(recipe)
     baseline = UNTRAINED if untrained else recipe.name
-    judged = probe_all(ROOM, arms, recipe.folder, arm.untrained_folder if untrained else None)
-    print(publish(ROOM, judged, arms, baseline, recipe.folder))
+    judged = probe_all(room, arms, recipe.folder, arm.untrained_folder if untrained else None)
+    print(publish(room, judged, arms, baseline, recipe.folder))
 
 
 if __name__ == "__main__":

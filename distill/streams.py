@@ -16,6 +16,7 @@ from distill.recipe import Recipe
 from distill.schedule import Grid, Pass, Stage, schedule, stage_at, student_patch
 from distill.shift import margin
 from imagery.contracts import SequentialSource, Source
+from imagery.mixture import Mixture
 from imagery.order import mix
 from imagery.stream import ImageStream, to_float
 from teachers.errors import UserError
@@ -92,7 +93,7 @@ def _local(part: Pass, world: int) -> int:
 class Streams:
     """The streams of one process. `take(step)` gives the images of update `step`; steps come in rising order."""
 
-    def __init__(self, recipe: Recipe, source: Source | SequentialSource, rank: int, world: int) -> None:
+    def __init__(self, recipe: Recipe, source: Source | SequentialSource | Mixture, rank: int, world: int) -> None:
         self.recipe, self.source, self.rank, self.world = recipe, source, rank, world
         self.stages = schedule(recipe)
         for stage in self.stages:  # what does not divide is said now, not in the middle of the night
@@ -132,13 +133,16 @@ class Streams:
         self._start(next(stage for stage in self.stages if stage.name == state["stage"]))
 
     def report(self) -> dict[str, Any]:
-        """What this process read so far in the partitions of this stage: images read, bad ones, their keys."""
-        reports = [stream.report() for _, stream in self._open.values()]
-        keys = [key for report in reports for key in report["bad_keys"]]
+        """What this process read so far, in every partition: images read, bad ones with reasons, unreadable parts."""
+        tallies = [state["tally"] for state in self._all_states().values()]
+        mine = [tally for tally in tallies if "read" in tally]
+        reasons = {key: reason for tally in mine for key, reason in tally["bad_reasons"].items()}
         return {
-            "read": sum(report["read"] for report in reports),
-            "bad": sum(report["bad"] for report in reports),
-            "bad_keys": list(dict.fromkeys(keys)),
+            "read": sum(tally["read"] for tally in mine),
+            "bad": sum(tally["bad"] for tally in mine),
+            "bad_keys": list(reasons),
+            "bad_reasons": reasons,
+            "problems": list(self.source.problems),
         }
 
     def close(self) -> None:
@@ -154,7 +158,7 @@ class Streams:
         self._states = self._all_states()
         self.close()
         if self.stage.by_ranks or stage.by_ranks:
-            self._states = newest(everyones(self._states))
+            self._states = with_tallies(newest(everyones(self._states)), self._states)
         self._open = {}
         self._start(stage)
 
@@ -222,6 +226,12 @@ def newest(states: list[dict[str, Any]]) -> dict[str, Any]:
             if name not in found or each["position"] > found[name]["position"]:
                 found[name] = each
     return found
+
+
+def with_tallies(states: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The states with the counts of this process, which may be another one's: or images would be counted twice."""
+    nothing = {"rank": -1, "world": -1, "read": 0, "bad": 0, "bad_reasons": {}}
+    return {name: state | {"tally": own[name]["tally"] if name in own else nothing} for name, state in states.items()}
 
 
 def everyones(value: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 from distill.mosaic import cut_back, lay_out
 from distill.schedule import Grid
 from distill.shift import Shifts
+from distill.view_cache import CachedBackbone, remembered, small_name, tiles_name
 from featsharp_adapter.views import Views, stitch, teacher_views, tile_images
-from teachers.contracts import Backbone, chunked, resize_images
+from teachers.contracts import Backbone, Features, chunked, resize_images
 from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 
@@ -31,9 +33,13 @@ def load_teacher(node: str | Mapping[str, Any]) -> Backbone:
 
 
 class TeacherPool:
-    """Frozen teachers; whoever asks for the same one gets the same one, so its weights are in memory once."""
+    """Frozen teachers; whoever asks for the same one gets the same one, so its weights are in memory once.
 
-    def __init__(self) -> None:
+    cache: folder for their views (`distill.view_cache`), None for none.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
         self._loaded: dict[str, FrozenBackbone] = {}
 
     @property
@@ -45,8 +51,18 @@ class TeacherPool:
         """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
         key = json.dumps([node, str(dtype), chunk], sort_keys=True)
         if key not in self._loaded:
-            self._loaded[key] = FrozenBackbone(load_teacher(node), dtype=dtype, chunk=chunk)
+            made = load_teacher(node)
+            self._loaded[key] = (
+                FrozenBackbone(made, dtype, chunk)
+                if self.cache is None
+                else CachedBackbone(made, dtype, chunk, self.cache, node)
+            )
         return self._loaded[key]
+
+    def use(self) -> tuple[int, int]:
+        """(images' views that came from the cache, those that were made)."""
+        caches = [teacher.cache for teacher in self._loaded.values() if isinstance(teacher, CachedBackbone)]
+        return sum(cache.hits for cache in caches), sum(cache.misses for cache in caches)
 
 
 class Seen:
@@ -113,14 +129,24 @@ def see(images: Tensor, partition: str, shifts: Shifts | None) -> Seen:
 
 def small_view(teacher: FrozenBackbone, images: Tensor, size: Grid | None) -> Views:
     """[B, 3, H, W] -> the teacher's summary and map of the whole images at `size` pixels, None: its native ones."""
-    if size is None or tuple(size) == tuple(teacher.spec.native_size):
-        return teacher_views(teacher, images, (), chunk=teacher.chunk)
-    seen = chunked(teacher, resize_images(images, size), teacher.chunk)
-    return Views(seen.summary, seen.spatial, {})
+    size = size or teacher.spec.native_size
+
+    def look() -> Features:
+        if tuple(size) == tuple(teacher.spec.native_size):
+            seen = teacher_views(teacher, images, (), chunk=teacher.chunk)
+            return Features(seen.summary, seen.low)
+        return chunked(teacher, resize_images(images, size), teacher.chunk)
+
+    found = remembered(teacher, small_name(size), images, look)
+    return Views(found.summary, found.spatial, {})
 
 
 def tile_view(teacher: FrozenBackbone, images: Tensor, n: int) -> Tensor:
     """[B, 3, H, W] -> the teacher's map [B, C, n*g, n*g'] of the image enlarged and cut in n x n tiles."""
     height, width = teacher.spec.native_size
-    tiles = tile_images(resize_images(images, (n * height, n * width)), n)
-    return stitch(chunked(teacher, tiles, teacher.chunk).spatial, n)
+
+    def look() -> Features:
+        tiles = tile_images(resize_images(images, (n * height, n * width)), n)
+        return Features(None, stitch(chunked(teacher, tiles, teacher.chunk).spatial, n))
+
+    return remembered(teacher, tiles_name(n), images, look).spatial

@@ -20,7 +20,7 @@ from distill.recipe import UNTRAINED, Recipe
 from distill.schedule import describe, schedule
 from distill.teacher import load_teacher
 from imagery.augment import PLAIN
-from imagery.sources import open_source
+from imagery.sources import open_sources
 from imagery.stream import ImageStream, to_float
 
 PICTURES = 4
@@ -178,7 +178,7 @@ def notes(recipe: Recipe) -> dict[str, str]:
     """Facts of the run for the report's foot."""
     return {
         "training": f"{'; '.join(describe(stage) for stage in schedule(recipe))}, seed {recipe.seed}",
-        "images": recipe.data.train,
+        "images": str(recipe.data.train),
         "student": ", ".join([recipe.student.model, *(f"{k} {v}" for k, v in recipe.student.overrides().items())]),
         "teachers": ", ".join(f"{name}: {node.backbone}" for name, node in recipe.teachers.items()),
         "losses": f"summary {recipe.loss.summary}, spatial {recipe.loss.spatial} in PHI-S space, align {recipe.align}",
@@ -190,7 +190,7 @@ def pictures(arms: Mapping[str, Recipe], folder: Path) -> list[tuple[Sheet, Path
     first = next(iter(arms.values()))
     height, width = first.data.size
     stream = ImageStream(
-        open_source(first.data.train),
+        open_sources(first.data.train),
         batch_size=PICTURES,
         height=height,
         width=width,

@@ -9,12 +9,13 @@ Shapes: h x w tokens, H x W = f*h x f*w pixels, K = 2r + 1 taps a side; along on
 each reading q tokens. Pixels are padded to N*s, and the padding is cut off at the end.
 """
 
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from featsharp_adapter.constants import remembered_constants
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -64,8 +65,7 @@ def _on_tokens(kernel: Tensor, rows: SidePlan, columns: SidePlan) -> Tensor:
     return torch.einsum("byxdj,ydi->byxij", half, rows.weights)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept may be needed for gradients later, whoever asks first
+@remembered_constants(64)
 def side_plan(
     size: int,
     factor: int,

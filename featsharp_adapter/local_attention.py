@@ -8,13 +8,13 @@ neighbours never pays.
 Shapes: B batch, h x w tokens, D width, M heads, d the width of a head.
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featsharp_adapter.constants import remembered_constants
 from featsharp_adapter.exactness import check_backend
 from teachers.errors import UserError
 
@@ -128,8 +128,7 @@ def alibi_slopes(heads: int) -> Tensor:
     return 2.0 ** -((torch.arange(heads) + 2) // 2)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept may be needed for gradients later, whoever asks first
+@remembered_constants(64)
 def block_bias(
     alibi_heads: int,
     rows: tuple[int, int, int],
@@ -152,8 +151,7 @@ def block_bias(
     return bias.reshape(len(bias), rows[0] * columns[0], rows[1] * columns[1]).to(device, dtype)
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
+@remembered_constants(16)
 def rope_angles(height: int, width: int, size: int, device: torch.device) -> Tensor:
     """float64 [h, w, d/2]: the first d/4 angles turn with the row, the others with the column."""
     frequencies = ROPE_BASE ** -(torch.arange(size // 4, dtype=torch.float64) / (size // 4))

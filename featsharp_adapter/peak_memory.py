@@ -5,12 +5,12 @@ the size of an image.
 """
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
@@ -28,10 +28,9 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
-        for leaf in tree_leaves(out):
-            if _has_storage(leaf):
-                self._count(leaf.untyped_storage(), given)
+        given = {leaf.untyped_storage()._cdata for leaf in _tensors((args, kwargs))}
+        for leaf in _tensors(out):
+            self._count(leaf.untyped_storage(), given)
         return out
 
     def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
@@ -48,5 +47,14 @@ class PeakMemory(TorchDispatchMode):
         self.current -= size
 
 
-def _has_storage(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
+def _tensors(thing: Any) -> Iterator[Tensor]:
+    """Those with a storage, at any depth (torch's own tree functions take longer than the operation itself)."""
+    if isinstance(thing, Tensor):
+        if thing.layout == torch.strided:
+            yield thing
+    elif isinstance(thing, (tuple, list)):
+        for part in thing:
+            yield from _tensors(part)
+    elif isinstance(thing, dict):
+        for part in thing.values():
+            yield from _tensors(part)

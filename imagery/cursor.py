@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from imagery.contracts import Item, Reader, SequentialSource, Source
 from imagery.errors import UserError
+from imagery.mixture import BLOCK, Mixture
 from imagery.order import index_at, mix, permute
 
 Candidates = Callable[[int], Item]
@@ -28,7 +29,9 @@ class Cursor(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-def open_cursor(source: Source | SequentialSource, seed: int, *, shuffle: bool) -> Cursor:
+def open_cursor(source: Source | SequentialSource | Mixture, seed: int, *, shuffle: bool) -> Cursor:
+    if isinstance(source, Mixture):
+        return MixtureCursor(source, seed, shuffle=shuffle)
     if isinstance(source, SequentialSource):
         return WindowCursor(source, seed, shuffle=shuffle)
     return IndexCursor(source, seed, shuffle=shuffle)
@@ -115,3 +118,29 @@ class WindowCursor:
 
     def _open(self, epoch: int, state: dict[str, Any] | None) -> Reader:
         return self.source.open_epoch(epoch, self.seed, shuffle=self.shuffle, state=state)
+
+
+class MixtureCursor:
+    """Over several sources: it asks the cursor of the one that stands at a position."""
+
+    def __init__(self, mixture: Mixture, seed: int, *, shuffle: bool) -> None:
+        self.mixture, self.seed = mixture, seed
+        self._cursors = [
+            open_cursor(source, mixture.seed_of(index, seed), shuffle=shuffle)
+            for index, source in enumerate(mixture.sources)
+        ]
+        self._block, self._plan = -1, [(0, 0)]
+
+    def pick(self, position: int) -> Candidates:
+        block, place = divmod(position, BLOCK)
+        if block != self._block:
+            self._block, self._plan = block, self.mixture.plan(block, self.seed)
+        source, inside = self._plan[place]
+        return self._cursors[source].pick(inside)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"sources": [cursor.snapshot() for cursor in self._cursors]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for cursor, each in zip(self._cursors, state["sources"], strict=True):
+            cursor.restore(each)

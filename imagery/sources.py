@@ -5,17 +5,27 @@ imagefolder:PATH                every image under a folder; {a,b} braces for sev
 webdataset:PATH                 tar shards: a file, a folder, a glob, or {000..127} braces
 hf:NAME_OR_PATH?split=train     also &column=, config=, revision=, data_files=, streaming=true, and when streaming
                                 window= (how many images are held, and shuffled among each other)
+
+Several sources at once are a mapping from such lines to weights: {"webdataset:A": 0.7, "imagefolder:B": 0.3}.
 """
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from imagery.contracts import SequentialSource, Source
 from imagery.errors import UserError
 from imagery.hub_sources import WINDOW, HubDataset, HubSource, HubStream
 from imagery.local_sources import FolderSource, ScenesSource
+from imagery.mixture import Mixture
 from imagery.tar_source import TarSource
+
+
+def open_sources(train: str | Mapping[str, float]) -> Source | SequentialSource | Mixture:
+    """Open one source, or several with weights; UserError as `open_source`."""
+    if isinstance(train, str):
+        return open_source(train)
+    return Mixture({spec: open_source(spec) for spec in train}, train)
 
 
 def open_source(spec: str) -> Source | SequentialSource:

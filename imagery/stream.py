@@ -20,6 +20,7 @@ from imagery.contracts import SequentialSource, Source
 from imagery.cursor import Candidates, open_cursor
 from imagery.decode import BadImage
 from imagery.errors import UserError
+from imagery.mixture import Mixture
 from imagery.tally import Tally, examples
 
 BATCHES_AHEAD = 2
@@ -70,7 +71,7 @@ class ImageStream:
 
     def __init__(
         self,
-        source: Source | SequentialSource,
+        source: Source | SequentialSource | Mixture,
         *,
         batch_size: int,
         height: int,

@@ -6,7 +6,7 @@ from typing import Any
 from distill.arm import Arm, run_arm
 from distill.recipe import Recipe
 from distill.runtime import start
-from imagery.sources import open_source
+from imagery.sources import open_sources
 
 
 def small_vit(pixels: int, width: int, **options: Any) -> dict[str, Any]:
@@ -37,5 +37,5 @@ def small_recipe(out: Path) -> dict[str, Any]:
 def train(recipe: Recipe, *, export_untrained: bool = False) -> Path:
     """Run one arm to its end in this process; returns the folder of the run."""
     accelerator = start({recipe.name: recipe})[recipe.name]
-    run_arm(Arm(recipe.name, recipe, accelerator), open_source(recipe.data.train), export_untrained=export_untrained)
+    run_arm(Arm(recipe.name, recipe, accelerator), open_sources(recipe.data.train), export_untrained=export_untrained)
     return recipe.folder

@@ -1,15 +1,25 @@
 """Every debug overlay trains: the real recipe's losses, heads and engine options, with tiny teachers."""
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from small_run import train
 
+from distill.arm import Arm, run_together
+from distill.groups import group
 from distill.log import read_log
-from distill.recipe import Recipe, read
+from distill.recipe import Recipe, read, read_arms
+from distill.runtime import start
 from distill.stage_nodes import PartitionNode
+from imagery.sources import open_sources
 
-OVERLAYS = sorted((Path(__file__).parents[2] / "recipes" / "debug_overlays").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+OVERLAYS = sorted((RECIPES / "debug_overlays").glob("*.yaml"))
+ABLATION = RECIPES / "debug_overlays" / "teacher_upsamplers_debug.yaml"
 
 
 def in_stages(recipe: Recipe) -> bool:
@@ -47,13 +57,42 @@ KEPT = {
 
 
 def test_every_overlay_is_known() -> None:
-    assert {path.stem.removesuffix("_debug") for path in OVERLAYS} == set(KEPT)
+    """Every recipe that needs more than this machine has one: all but those that run here as they are."""
+    assert {path.stem.removesuffix("_debug") for path in OVERLAYS} == {*KEPT, "teacher_upsamplers"}
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*KEPT, "debug", "quickstart"}
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in OVERLAYS if path != ABLATION], ids=lambda path: path.stem)
 def test_an_overlay_keeps_its_recipe_and_trains(path: Path, tmp_path: Path) -> None:
     recipe: Recipe = read(path, [f"out={tmp_path}", "engine.threads=1"])
     assert KEPT[path.stem.removesuffix("_debug")](recipe)
     folder = train(recipe)
     assert [line["step"] for line in read_log(folder / "log.jsonl")] == [1, 2, 3, 4]
     assert (folder / "student" / "model.safetensors").is_file()
+
+
+def test_the_ablations_overlay_keeps_its_arms_and_trains_them(tmp_path: Path) -> None:
+    """Adapters, tiles and the denoising bias in the arms; only two at a time, as in the recipe."""
+    arms = read_arms(ABLATION, [f"out={tmp_path}", "engine.threads=1"])
+    assert list(arms) == list(read_arms(RECIPES / "ablations" / "teacher_upsamplers.yaml"))
+    assert read(ABLATION).together == 2 and all(in_stages(recipe) for recipe in arms.values())
+    third = arms["featsharp"].stages["third"].partitions["low"].teachers
+    assert third["dfn_clip"].denoise and not arms["tile"].stages["third"].partitions["low"].teachers["siglip"].denoise
+    chosen = {name: arms[name] for name in ("featsharp", "published")}
+    accelerators = start(chosen)
+    made = [Arm(name, recipe, accelerators[name]) for name, recipe in chosen.items()]
+    for members in group(((arm, arm.recipe) for arm in made), 2):
+        run_together(members, open_sources(chosen["featsharp"].data.train), untrained=None)
+    for recipe in chosen.values():
+        assert [line["step"] for line in read_log(recipe.folder / "log.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_ablations_overlay_runs_as_a_command_in_a_minute(tmp_path: Path) -> None:
+    command = [sys.executable, "distill/ablate.py", str(ABLATION), f"out={tmp_path}"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| featsharp |" in done.stdout
+    assert after.ru_utime - before.ru_utime < 120  # CPU seconds, of two cores

@@ -1,0 +1,232 @@
+"""Operations and memory of a recipe's parts: the real teachers, adapters, student and losses, run on fake tensors.
+
+Models are built on the meta device, so that nothing is downloaded or allocated, and run as fake CPU tensors, so that
+the library takes the kernels it takes for real ones (its fused attention keeps no attention map, autocast is bf16).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distill.counting import Cost, Counting, Unfilled, as_fake, measure, parameter_bytes
+from distill.recipe import Recipe, StudentNode, TeacherNode
+from distill.repeats import Repeats
+from distill.schedule import Grid, Pass, View, views
+from distill.sharpen import plain_upsampler
+from distill.stand_in import shapes_only
+from distill.step import DistillStep
+from distill.student import HeadSpec, Student
+from featsharp_adapter.adapter import Adapter
+from featsharp_adapter.adapter_folder import find_folder, read_description
+from featsharp_adapter.meta import AdapterMeta
+from featsharp_adapter.normalisers import new_normaliser
+from featsharp_adapter.phi_s import PhiS
+from featsharp_adapter.views import Views
+from teachers.contracts import BackboneSpec, Features
+from teachers.frozen import FrozenBackbone
+
+
+class PlannedTeacher:
+    """A teacher of the recipe, without its numbers. Make it outside of `FakeTensorMode`, use it inside."""
+
+    def __init__(self, name: str, node: TeacherNode, nodes: Sequence[TeacherNode], bf16: bool) -> None:
+        self.name, self.node, self.bf16 = name, node, bf16
+        self.plain = shapes_only(node.backbone)
+        self.spec: BackboneSpec = self.plain.spec
+        self.parameters = sum(parameter.numel() for parameter in self.plain.parameters())
+        self._sharpeners = {each.model_dump_json(): self._make(each) for each in nodes}
+        adapters = {id(made): parameter_bytes(made) for made in self._sharpeners.values() if made is not None}
+        self.bytes = parameter_bytes(self.plain) + sum(adapters.values())
+        self._frozen: FrozenBackbone | None = None
+        self._looks: dict[Grid, tuple[Cost, int]] = {}
+        self._faked: dict[str, nn.Module] = {}
+
+    def _make(self, node: TeacherNode) -> nn.Module | None:
+        """What sharpens it in a pass: the adapter, trained or still to be trained; an upsampler; None."""
+        folder = node.denoise or node.adapters.get(node.upsampler)
+        if folder is None:
+            return None if node.upsampler == "none" else plain_upsampler(self.name, node, self.spec)
+        with torch.device("meta"), Unfilled():
+            meta = adapter_meta(folder, node, self.spec)
+            return Adapter.build(meta, new_normaliser(meta.normaliser, self.spec.spatial_dim))
+
+    def tile_grids(self, node: TeacherNode) -> tuple[int, ...]:
+        """Of a pass."""
+        made = self._sharpeners[node.model_dump_json()]
+        return () if made is None or node.denoise is not None else tuple(made.tile_grids)
+
+    def _working(self, node: TeacherNode) -> nn.Module | None:
+        """The sharpener with fake numbers; made once, for a faked module cannot be faked again."""
+        key = node.model_dump_json()
+        made = self._sharpeners[key]
+        if made is not None and key not in self._faked:
+            self._faked[key] = as_fake(made)
+        return self._faked.get(key)
+
+    def look(self, view: View, images: int) -> tuple[Cost, int, int]:
+        """(cost of all its forward passes for this view of `images` images, bytes of the maps, forward passes)."""
+        count = -int(-images * view.per_image // 1)
+        if self._frozen is None:
+            dtype = torch.bfloat16 if self.bf16 else None
+            self._frozen = FrozenBackbone(as_fake(self.plain), dtype, self.node.chunk)
+        chunk = min(self.node.chunk, count)
+        if view.size not in self._looks:
+            frozen, pixels = self._frozen, torch.empty(chunk, 3, *view.size)
+            self._looks[view.size] = Repeats().measure(lambda: frozen(pixels)), chunk
+        one, measured = self._looks[view.size]  # images do not meet in a frozen network, so what is counted is linear
+        grid = (view.size[0] // self.spec.patch_size, view.size[1] // self.spec.patch_size)
+        maps = count * self.spec.spatial_dim * grid[0] * grid[1] * 4
+        pixels_bytes = count * 3 * view.size[0] * view.size[1] * 4  # the resized images, all of them at once
+        return Cost(one.flops / measured * count, one.peak * chunk // measured + pixels_bytes), maps, count
+
+    def sharpen(self, node: TeacherNode, images: Tensor, low: Grid) -> tuple[Cost, Grid]:
+        """Cost of everything between the views of images [b, 3, H, W] and the target; the target's grid."""
+        module, dim = self._working(node), self.spec.spatial_dim
+        normaliser = PhiS(dim)
+        tiles = {n: torch.empty(len(images), dim, n * low[0], n * low[1]) for n in self.tile_grids(node)}
+        seen = Views(None, torch.empty(len(images), dim, *low), tiles)
+        found: list[Tensor] = []
+
+        def target() -> None:
+            sharp = seen.low
+            if isinstance(module, Adapter):
+                sharp = module.denoise(seen.low) if node.denoise is not None else module(seen, images)
+            elif module is not None:
+                sharp = module(seen.low, seen.tiles, images)
+            found.append(normaliser.normalise(sharp))
+
+        with torch.no_grad():
+            cost = measure(target)
+        return cost, (found[0].shape[-2], found[0].shape[-1])
+
+
+def adapter_meta(folder: str, node: TeacherNode, spec: BackboneSpec) -> AdapterMeta:
+    """Of the trained adapter; where there is none yet, of one with the upsampler's default options."""
+    if folder.startswith("builtin:") or Path(folder).is_dir():
+        path = find_folder(folder)
+        return AdapterMeta.from_dict(read_description(path), str(path))
+    name = "featsharp" if node.denoise is not None else node.upsampler
+    return AdapterMeta(teacher=spec, teacher_node=node.backbone, upsampler=name, factor=max(node.factor, 2))
+
+
+def build_student(node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec], *, bf16: bool) -> Student:
+    """The student without its numbers; its starting weights change nothing here."""
+    with torch.device("meta"), Unfilled():
+        return Student(node.model_copy(update={"weights": None}), size, heads, bf16=bf16)
+
+
+@dataclass(frozen=True)
+class Learning(Cost):
+    """Forward, loss and backward. held: bytes of what waits for the way back when the loss is known."""
+
+    held: int
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """One pass of a step on one process, at one size.
+
+    student: beside its weights and gradients. teachers, adapters: FLOPs by name. forwards: of every teacher (view, its
+    size, how many). grids: of the targets. peak_teachers: bytes while the teachers look and are sharpened. targets:
+    bytes of what the student is compared with, and of the images.
+    """
+
+    part: Pass
+    size: Grid
+    images: int
+    student: Learning
+    teachers: dict[str, float]
+    adapters: dict[str, float]
+    forwards: dict[str, list[tuple[str, Grid, int]]]
+    grids: dict[str, Grid]
+    peak_teachers: int
+    targets: int
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at once, beside all weights and the student's gradients."""
+        return max(self.peak_teachers, self.targets + self.student.peak)
+
+    @property
+    def held(self) -> int:
+        """Bytes that stay while the other passes of the step go forward: the way back is one for all of them."""
+        return self.targets + self.student.held
+
+
+class Counter:
+    """Costs of a recipe's passes. Make it outside of `FakeTensorMode`, ask it inside."""
+
+    def __init__(self, recipe: Recipe, teachers: Mapping[str, PlannedTeacher], student: Student) -> None:
+        self.recipe, self.teachers, self.student = recipe, teachers, student
+        self._learnt: dict[str, Learning] = {}
+
+    def count(self, part: Pass, size: Grid, images: int) -> PassCost:
+        """Everything that one pass costs a process that does it on so many images of this size."""
+        pixels = torch.empty(images, 3, *size)
+        looked: dict[str, float] = {}
+        adapted: dict[str, float] = {}
+        forwards: dict[str, list[tuple[str, Grid, int]]] = {}
+        targets: dict[str, Features] = {}
+        held = peak = pixels.nbytes
+        maps = 0
+        for name in part.teachers:
+            seen = self._see(part, name, size, images)
+            maps += sum(own for _, _, own in seen)  # every teacher's views stay until the targets of a pass are made
+            looked[name] = sum(cost.flops for _, cost, _ in seen)
+            forwards[name] = [(view.what, view.size, -int(-images * view.per_image // 1)) for view, _, _ in seen]
+            cost, grid = self._sharpen(part, name, pixels, seen[0][0])
+            adapted[name] = cost.flops
+            peak = max(peak, held + maps + max(cost.peak, *(look.peak for _, look, _ in seen)))
+            targets[name] = self._target(part, name, images, grid)
+            held += targets[name].spatial.nbytes
+        grids = {name: (target.spatial.shape[-2], target.spatial.shape[-1]) for name, target in targets.items()}
+        learnt = self._student(part, pixels, targets, grids)
+        return PassCost(part, size, images, learnt, looked, adapted, forwards, grids, peak, held)
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a side of the student's patch."""
+        return int(self.student.vit.patch_embed.patch_size[0])
+
+    def _see(self, part: Pass, name: str, size: Grid, images: int) -> list[tuple[View, Cost, int]]:
+        """Every view of a teacher: (view, cost, bytes of its maps)."""
+        teacher, node = self.teachers[name], part.teachers[name]
+        found = []
+        for view in views(node, teacher.spec, size, self.patch, teacher.tile_grids(node)):
+            cost, own, _ = teacher.look(view, images)
+            found.append((view, cost, own))
+        return found
+
+    def _sharpen(self, part: Pass, name: str, pixels: Tensor, small: View) -> tuple[Cost, Grid]:
+        teacher, node = self.teachers[name], part.teachers[name]
+        side = self.patch if node.mosaic else teacher.spec.patch_size  # a mosaic's parts have the student's grid
+        height, width = pixels.shape[-2:] if node.mosaic else small.size
+        return teacher.sharpen(node, pixels, (height // side, width // side))
+
+    def _target(self, part: Pass, name: str, images: int, grid: Grid) -> Features:
+        spec = self.teachers[name].spec
+        width = None if part.teachers[name].mosaic else spec.summary_dim
+        summary = None if width is None else torch.empty(images, width)
+        return Features(summary, torch.empty(images, spec.spatial_dim, *grid))
+
+    def _student(
+        self, part: Pass, pixels: Tensor, targets: Mapping[str, Features], grids: Mapping[str, Grid]
+    ) -> Learning:
+        """Of forward, loss and backward; two passes that differ in nothing that matters are counted once."""
+        weights = {name: node.weight.model_dump() for name, node in part.teachers.items()}
+        key = str((tuple(pixels.shape), grids, part.aligns, weights))
+        if key not in self._learnt:
+            everyone = dict.fromkeys(self.recipe.teachers, 1.0)
+            step = DistillStep(self.student, lambda images: dict(targets), self.recipe, everyone, part)
+            for parameter in self.student.parameters():
+                parameter.grad = torch.empty_like(parameter)
+            with Counting() as counted:
+                result = step.learn(pixels, targets)
+                held = counted.current
+                result.loss.backward()
+            self._learnt[key] = Learning(float(counted.flops), counted.peak, held)
+            self.student.zero_grad()
+        return self._learnt[key]

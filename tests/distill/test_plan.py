@@ -1,0 +1,211 @@
+"""The plan against what really runs: FLOPs by torch's own counter, memory by the tensors of a whole small training."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_run import small_recipe, small_vit, train
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill import plan_text as words
+from distill.counting import FORMULAS
+from distill.gpus import GPUS, Gpu, find_gpu
+from distill.plan import TERA, Plan, deepspeed_estimate
+from distill.plan_text import plan_text
+from distill.recipe import Recipe, read
+from distill.schedule import schedule
+from distill.stand_in import TableBackbone
+from distill.step import DistillStep
+from distill.student import Student
+from distill.targets import Targets
+from featsharp_adapter.peak_memory import PeakMemory
+from teachers.config import validate
+from teachers.errors import UserError
+from teachers.known import KNOWN
+
+ROOT = Path(__file__).parents[2] / "recipes"
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+TOLERANCE = 0.15
+
+
+def recipe_of(out: Path, **changes: Any) -> Recipe:
+    """The small recipe, large enough for activations to matter: 64 px, 16 images, a teacher through a real adapter."""
+    data = small_recipe(out)
+    data["data"] = {"train": "scenes:seed=3,count=16,size=64,cache=true", "size": [64, 64]}
+    data["student"] |= {"embed_dim": 64, "depth": 4}
+    data["teachers"]["coarse"]["backbone"] = small_vit(32, 24)
+    data["teachers"]["fine"]["backbone"] = small_vit(64, 12, summary="none")
+    data["optim"] = {"steps": 2, "batch_size": 16, "lr": 0.003}
+    data["normaliser"] = {"batches": 1}
+    return validate(Recipe, data | changes, "test")
+
+
+SHARPENED = {
+    "clip": {
+        "backbone": "tiny:clip",
+        "upsampler": "featsharp",
+        "factor": 2,
+        "adapters": {"featsharp": "builtin:tiny-clip-featsharp-2x"},
+    }
+}
+PARTITIONS = {
+    "main": {
+        "steps": 2,
+        "partitions": {
+            "low": {"sizes": [32, 48], "batch_size": 16, "teachers": {"fine": {"mosaic": True}}, "without": ["coarse"]},
+            "high": {"batch_size": 8},
+        },
+    }
+}
+
+
+def really_counted(recipe: Recipe, backends: list[SDPBackend], mapping: dict[Any, Any]) -> tuple[float, float]:
+    """(student, teachers and adapters) of one real step on real numbers, by torch's counter."""
+    part = schedule(recipe)[0].passes[0]
+    targets = Targets(recipe, torch.device("cpu"))
+    images = torch.rand(part.batch_size, 3, *part.sizes[0])
+    targets.fit([images])
+    student = Student(recipe.student, recipe.data.size, targets.heads())
+    step = DistillStep(student, targets, recipe, targets.dispersions(), part)
+    with sdpa_kernel(backends):
+        with FlopCounterMode(display=False, custom_mapping=mapping) as looking:
+            seen = step.look(images)
+        with FlopCounterMode(display=False, custom_mapping=mapping) as learning:
+            step.learn(images, seen).loss.backward()
+    return learning.get_total_flops(), looking.get_total_flops()
+
+
+@pytest.mark.parametrize("teachers", [None, SHARPENED], ids=["tiles", "featsharp"])
+def test_flops_are_those_of_torchs_counter_on_a_real_step(teachers: dict[str, Any] | None, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, **({"teachers": teachers} if teachers else {}))
+    made = Plan(recipe, 1, bf16=False)
+    (cost,) = made.stages[0].passes
+    planned = cost.student, sum(cost.teachers.values()) + sum(cost.adapters.values())
+    # Exactly, where torch is told the name of the CPU's attention kernel; the formulas are its own.
+    known = {FLASH: FORMULAS[FLASH], FLASH_BACK: FORMULAS[FLASH_BACK]}
+    for kernel in known:  # its formulas take shapes where it does not know the kernel
+        known[kernel] = on_shapes(kernel)
+    assert planned == really_counted(recipe, [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], known)
+    # Nothing of ours in between: attention as plain matrix products, of which the fused way back has one more in five.
+    student, looked = really_counted(recipe, [SDPBackend.MATH], {})
+    assert planned[0] == pytest.approx(student, rel=0.05) and planned[1] == pytest.approx(looked, rel=0.02)
+
+
+def on_shapes(kernel: Any) -> Any:
+    """The formula of an attention kernel, for torch's counter, which hands over shapes in the place of tensors."""
+    from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
+
+    if kernel is FLASH:
+        return lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    return lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "featsharp": {"teachers": SHARPENED},
+    "partitions": {"stages": PARTITIONS},
+    "checkpointing": {"engine": {"checkpointing": True, "threads": 1}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_memory_is_that_of_a_real_training(case: str, tmp_path: Path) -> None:
+    """Every tensor of a whole run is counted while it lives: fitting PHI-S, two updates, checkpoint, export."""
+    recipe = recipe_of(tmp_path, **CASES[case])
+    planned = Plan(recipe, 1, bf16=False).bytes_on_a_gpu(0)
+    with PeakMemory() as memory:
+        train(recipe)
+    assert planned == pytest.approx(memory.peak, rel=TOLERANCE), (planned / 2**20, memory.peak / 2**20)
+
+
+def test_drawn_sizes_count_as_often_as_they_are_drawn_and_the_largest_sets_the_memory(tmp_path: Path) -> None:
+    made = Plan(recipe_of(tmp_path, stages=PARTITIONS), 1, bf16=False)
+    low, high = made.stages[0].passes
+    assert [cost.size for cost in low.sizes] == [(32, 32), (48, 48)]
+    assert low.student == sum(cost.student.flops for cost in low.sizes) / 2
+    assert low.largest.size == (48, 48)
+    worst = made.stages[0].peak()
+    assert worst >= low.largest.held + high.largest.targets + high.largest.student.peak > high.largest.peak
+
+
+def test_hours_are_flops_over_what_the_gpu_reaches(tmp_path: Path) -> None:
+    made, gpu = Plan(recipe_of(tmp_path, stages=PARTITIONS), 1), Gpu("toy", 80, bf16=4, fp32=2)
+    (stage,) = made.stages
+    flops = sum(each.student + sum(each.teachers.values()) for each in stage.passes)
+    adapters = sum(sum(each.adapters.values()) for each in stage.passes)
+    expected = 2 * (flops / (4 * TERA * 0.5) + adapters / (2 * TERA * 0.5)) / 3600
+    assert made.hours(stage, gpu, 0.5) == pytest.approx(expected)
+    for split, ranks in (("step", 1), ("ranks", 2)):
+        stages = {"main": PARTITIONS["main"] | {"split": split}}
+        text = plan_text(Plan(recipe_of(tmp_path, stages=stages), ranks), gpu, 0.5)
+        assert "whole run" in text and max(map(len, text.splitlines())) <= 140
+
+
+def test_zero_shares_out_and_deepspeed_is_asked_too(tmp_path: Path) -> None:
+    made = Plan(recipe_of(tmp_path), 8)
+    count = made.parameters
+    assert made.state_bytes(0) == 20 * count and made.state_bytes(0, 1) == 16 * count
+    one, two, three = (made.state_bytes(zero) - 4 * 500_000_000 for zero in (1, 2, 3))
+    assert one == (8 + 12 / 8) * count and two == (4 + 16 / 8) * count
+    assert three == 20 / 8 * count + 4 * made.largest_layer
+    assert deepspeed_estimate(made, 1) is None
+    for zero in (2, 3):  # 16-bit weights and no buffers: less than ours, and of their order
+        said = deepspeed_estimate(made, zero)
+        assert said is not None and 0.25 < said / (made.state_bytes(zero) - 4 * 500_000_000) < 1
+
+
+def test_what_does_not_fit_is_said_with_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.plan.ZERO_BUCKET", 0)
+    made = Plan(recipe_of(tmp_path), 1)
+    whole = made.bytes_on_a_gpu(2) / words.GIB
+    text = plan_text(made, Gpu("toy", 0.7 * whole / words.USABLE, 1, 1), 0.4)
+    assert "DOES NOT FIT" in text and "engine.checkpointing=true" in text
+    assert "    2 GPUs" in text or "    4 GPUs" in text
+    assert "DOES NOT FIT" not in plan_text(made, GPUS["h100"], 0.4)
+
+
+def test_wrong_questions_are_answered_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'no GPU "h1000".*a100'):
+        find_gpu("h1000")
+    with pytest.raises(UserError, match="does not divide over 3"):
+        Plan(recipe_of(tmp_path), 3)
+    with pytest.raises(UserError, match="at least one GPU"):
+        Plan(recipe_of(tmp_path), 0)
+    with pytest.raises(UserError, match="--share"):
+        plan_text(Plan(recipe_of(tmp_path), 1), GPUS["h100"], 0)
+
+
+def test_a_teacher_out_of_reach_is_counted_by_its_size() -> None:
+    row = KNOWN["openai_clip_b"]
+    made = TableBackbone(row, {})
+    millions = sum(parameter.numel() for parameter in made.parameters()) / 1e6
+    assert millions == pytest.approx(row.parameters, rel=TOLERANCE)
+    images = torch.empty(1, 3, row.native, row.native, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        found = made(images)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(row.gflops, rel=TOLERANCE)
+    assert found.spatial.shape == (1, 768, 14, 14) and found.summary is not None and found.summary.shape == (1, 512)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpus", [8, 64])
+def test_radio_l_is_planned_in_seconds(gpus: int) -> None:
+    start = time.process_time()
+    made = Plan(read(ROOT / "radio_l.yaml"), gpus)
+    for name in ("h100", "h200"):
+        assert "whole run" in plan_text(made, find_gpu(name), 0.4)
+    assert time.process_time() - start < 30
+
+
+PLANNED = [path for path in sorted(ROOT.glob("*.yaml")) if path.stem != "radio_l"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PLANNED, ids=lambda path: path.stem)
+def test_every_recipe_can_be_planned_without_a_network(path: Path) -> None:
+    text = plan_text(Plan(read(path), 4), find_gpu("h200"), 0.4)
+    assert "whole run" in text
