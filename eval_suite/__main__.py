@@ -1,6 +1,7 @@
 """python -m eval_suite run | record | vlm | table | data check: probe a backbone, compare runs, look at the data."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     help_sources = (
-        "run folders, metrics.json or CSV files, published:NAME; NAME=PATH names a row, twice: two runs of it"
+        "run folders, metrics.json or CSV files, published:NAME, recorded:tiny-dino; "
+        "NAME=PATH names a row, twice: two runs of it"
     )
     parser.add_argument("sources", nargs="+", metavar="RUN_OR_JSON", help=help_sources)
     parser.add_argument("--baseline", required=True, metavar="NAME", help="the row the others are compared with")
@@ -101,6 +103,8 @@ def run(options: argparse.Namespace) -> None:
     from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides).only(options.only)
+    check_place(options.out)
+    check_device(options.device)
     metrics = run_suite(
         load_backbone(backbone_node(options.backbone)),
         suite,
@@ -109,8 +113,33 @@ def run(options: argparse.Namespace) -> None:
         cache=options.cache,
         device=options.device,
     )
+    lacking = [f"{task}: {reason}" for task, reason in metrics.get("absent", {}).items()]
+    if not metrics["results"]:
+        raise UserError(f"nothing could be measured ({'; '.join(lacking)}); probe what this backbone can do")
     write_metrics(options.out, metrics)
     print(f"{len(metrics['results'])} results written to {options.out}")
+    for line in lacking:
+        print(f"not measured: {line}")
+
+
+def check_place(out: Path) -> None:
+    """UserError where no file can be written, before hours are spent on what should go into it."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it, e.g. {out / 'metrics.json'}")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out {out}: cannot write into {above}; name another place")
+
+
+def check_device(name: str) -> None:
+    """UserError for a device that torch does not know or this machine does not have."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name}: {reason}; use cpu, cuda or cuda:0 as there is") from error
 
 
 def vlm(options: argparse.Namespace) -> None:

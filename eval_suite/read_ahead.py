@@ -1,13 +1,26 @@
 """The next batch of images is read while the backbone looks at the last one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from torch import Tensor
 
 from eval_suite.readers.contracts import ImageSource
+
+T = TypeVar("T")
+_END = object()
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items in the same order, the next one made in a thread while the last one is used."""
+    source = iter(items)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        coming = pool.submit(next, source, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, source, _END)
+            yield cast(T, item)
 
 
 class ReadAhead:

@@ -11,14 +11,16 @@ from teachers.errors import UserError, unknown
 _COLUMNS = ("row", "group", "task", "metric", "value", "higher_is_better")
 _OPTIONAL = ("seed", "n", "stderr")
 PUBLISHED = "published:"
+RECORDED = "recorded:"
 
 
 def read_rows(sources: Sequence[str]) -> dict[str, list[Metrics]]:
     """Rows by name, in order.
 
     A source is a run folder or a metrics.json (row name: the folder's, or the file's own), a CSV of published numbers
-    (one row for each of its row names), `published:NAME` (numbers that ship with the package), or NAME=SOURCE to choose
-    the name; the same NAME given again adds a run to that row.
+    (one row for each of its row names), `published:NAME` (a paper's numbers that ship with the package),
+    `recorded:tiny-dino` (a tiny teacher on the embedded suite, measured once), or NAME=SOURCE to choose the name; the
+    same NAME given again adds a run to that row.
     """
     rows: dict[str, list[Metrics]] = {}
     chosen: set[str] = set()
@@ -126,6 +128,8 @@ def _split(source: str) -> tuple[str | None, str]:
 def _read(place: str) -> dict[str, Metrics]:
     if place.startswith(PUBLISHED):
         return _read_shipped(place.removeprefix(PUBLISHED))
+    if place.startswith(RECORDED):
+        return _read_recorded(place.removeprefix(RECORDED))
     path = Path(place)
     if path.suffix.lower() == ".csv":
         return read_published_csv(path)
@@ -146,3 +150,13 @@ def _read_shipped(name: str) -> dict[str, Metrics]:
         raise unknown("set of published numbers", name, known)
     with as_file(folder / f"{name}.csv") as path:
         return read_published_csv(path)
+
+
+def _read_recorded(name: str) -> dict[str, Metrics]:
+    from eval_suite.recorded import RECORDS  # not above: it knows the suites, which take long to import
+
+    known = {path.stem.split("-", 2)[2]: path for path in sorted(RECORDS.glob("*.json"))}
+    if name not in known:
+        raise unknown("record", name, known)
+    metrics = read_metrics(known[name])
+    return {metrics.backbone.name: metrics}

@@ -74,7 +74,7 @@ def _match(
     else fits, and the prediction is then ignored, as is an unmatched one of another size.
     """
     area = np.clip(theirs[:, 2:] - theirs[:, :2], 0, None).prod(-1)
-    aside = crowd | (area < size[0]) | (area >= size[1])
+    aside = crowd | (area < size[0]) | (area > size[1])  # a box of exactly 32 x 32 is small and medium
     own = np.clip(ours[:, 2:] - ours[:, :2], 0, None).prod(-1)
     shared = overlaps(ours, theirs, crowd)
     hit, out = np.zeros((len(LEVELS), len(ours)), bool), np.zeros((len(LEVELS), len(ours)), bool)
@@ -86,11 +86,11 @@ def _match(
             rest = np.flatnonzero(fits & aside)
             chosen = good if len(good) else rest
             if len(chosen):
-                best = chosen[shared[number][chosen].argmax()]
+                best = chosen[::-1][shared[number][chosen[::-1]].argmax()]  # of equals the last, as pycocotools has it
                 free[best] = False
                 hit[at, number], out[at, number] = not aside[best], bool(aside[best])
             else:
-                out[at, number] = not size[0] <= own[number] < size[1]
+                out[at, number] = not size[0] <= own[number] <= size[1]
     return hit, out, int((~aside).sum())
 
 

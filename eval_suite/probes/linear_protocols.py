@@ -5,6 +5,8 @@ stands in the result, and whatever is changed stands behind it.
 """
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -20,7 +22,9 @@ from eval_suite.probes.crops import keep_ratio, training_crop
 from eval_suite.probes.heads import resize_map, seeded
 from eval_suite.probes.losses import class_loss
 from eval_suite.probes.windows import slide
+from eval_suite.read_ahead import ahead
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
+from eval_suite.readers.image_files import READERS
 from eval_suite.results import Result
 from teachers.contracts import fit_images
 from teachers.errors import UserError
@@ -104,15 +108,10 @@ class LinearSegmentationProbe(ProbeNode):
         head.to(backbone.device).train()
         optimiser = torch.optim.AdamW(head.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
         generator = torch.Generator().manual_seed(seed)
-        for step in tqdm(range(steps), desc=self.named_protocol, disable=not backbone.progress, leave=False):
-            rows = torch.randint(len(learn.rows), (batch,), generator=generator).tolist()
-            pairs = [
-                training_crop(
-                    images.original(int(learn.rows[row])).float() / 255, labels.original(row), crop, generator
-                )
-                for row in rows
-            ]
-            pictures, truth = (torch.stack(part).to(backbone.device) for part in zip(*pairs, strict=True))
+        made = ahead(_training_batches(learn, images, labels, (steps, batch, crop), generator))
+        progress = tqdm(made, desc=self.named_protocol, total=steps, disable=not backbone.progress, leave=False)
+        for step, (pictures, truth) in enumerate(progress):
+            pictures, truth = pictures.to(backbone.device), truth.to(backbone.device)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * schedule.rate(step, steps)
             optimiser.zero_grad(set_to_none=True)
@@ -138,6 +137,19 @@ class LinearSegmentationProbe(ProbeNode):
             size = (truth.shape[-2], truth.shape[-1])
             metric.update(slide(logits_of, picture, metric.classes, crop, stride, size).argmax(0)[None], truth[None])
         return metric
+
+
+def _training_batches(
+    learn: DenseImages, images: Originals, labels: Originals, counts: tuple[int, int, int], generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`counts` = steps, batch, crop: crops [b, 3, crop, crop] and classes [b, crop, crop]; files are read in threads."""
+    steps, batch, crop = counts
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in range(steps):
+            rows = torch.randint(len(learn.rows), (batch,), generator=generator).tolist()
+            read = pool.map(lambda row: (images.original(int(learn.rows[row])), labels.original(row)), rows)
+            pairs = [training_crop(image.float() / 255, classes, crop, generator) for image, classes in read]
+            yield torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
 
 def linear_head(width: int, classes: int, dropout: float) -> nn.Sequential:

@@ -98,14 +98,23 @@ def read_karpathy(path: Path, split: str) -> dict[str, list[str]]:
 
     `restval` belongs to train, as everyone uses it.
     """
-    data = json.loads(existing_file(path, "Karpathy's split file").read_text(encoding="utf-8"))
-    wanted = {split, "restval"} if split == "train" else {split}
-    out: dict[str, list[str]] = {}
-    for image in data["images"]:
-        if image["split"] in wanted:
-            name = "/".join(part for part in (image.get("filepath", ""), image["filename"]) if part)
-            out[name] = [sentence["raw"].strip() for sentence in image["sentences"]]
-    return out
+    try:
+        data = json.loads(existing_file(path, "Karpathy's split file").read_text(encoding="utf-8"))
+        images = [image for image in data["images"] if image["split"] in _karpathy_splits(split)]
+        return {
+            "/".join(part for part in (image.get("filepath", ""), image["filename"]) if part): [
+                sentence["raw"].strip() for sentence in image["sentences"]
+            ]
+            for image in images
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not Karpathy's JSON (images with split, filename and sentences): {error!r}; fetch it again"
+        ) from error
+
+
+def _karpathy_splits(split: str) -> set[str]:
+    return {split, "restval"} if split == "train" else {split}
 
 
 def _read_csv(path: Path, image: str, caption: str) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """`reader: hf`: a Hugging Face data set, local or on the Hub, whose columns are named in the recipe."""
 
+import io
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field, model_validator
 
 from eval_suite.readers.contracts import (
@@ -21,10 +23,10 @@ from eval_suite.readers.contracts import (
 )
 from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.image_files import MadeImages
-from eval_suite.readers.label_files import FILL, DecodedMaps, to_classes
+from eval_suite.readers.label_files import FILL, RASTER_FORMATS, DecodedMaps, to_classes
 from eval_suite.readers.nodes import ReaderNode, expanded, rows_of, split_of
 from eval_suite.readers.question_files import letters_of
-from imagery.decode import BadImage, decode_image
+from imagery.decode import MAX_PIXELS, BadImage, decode_image
 from teachers.config import Node
 from teachers.errors import UserError, unknown
 
@@ -96,14 +98,21 @@ class HfData(LabelledData):
         part = self._split(split)
         if self.node.label is None:
             self._missing("class labels", split)
-        values = part.table[self.node.label]
+        values = list(part.table[self.node.label])
         names = self.node.label_names or part.class_names(self.node.label)
-        if isinstance(values[0], str):
+        if values and isinstance(values[0], str):
             names = names or tuple(sorted({str(value) for value in (*values, *self._other_labels(split))}))
-            values = [names.index(value) for value in values]
-        if names is None:
-            names = tuple(str(number) for number in range(max(values) + 1))
-        return ClassifiedImages(part.images, rows_of(len(part.images)), torch.tensor(list(values)), names)
+            numbers = [names.index(value) if value in names else None for value in values]
+        else:
+            numbers = [value if isinstance(value, int) and value >= 0 else None for value in values]
+            names = names or tuple(str(number) for number in range(max((n or 0 for n in numbers), default=0) + 1))
+        for row, (number, value) in enumerate(zip(numbers, values, strict=True)):
+            if number is None or number >= len(names):
+                raise UserError(
+                    f'data "{self.name}": row {row} of {split} has the label {value!r} in column "{self.node.label}", '
+                    f"which is none of the {len(names)} classes; name another column, or set label_names"
+                )
+        return ClassifiedImages(part.images, rows_of(len(part.images)), torch.tensor(numbers), names)
 
     def captions(self, split: str) -> CaptionedImages:
         part = self._split(split)
@@ -154,7 +163,7 @@ class HfSplit:
     """One split, opened, its images undecoded."""
 
     def __init__(self, name: str, node: HfNode, split: str) -> None:
-        from datasets import Image
+        from datasets import Image as ImageColumn
 
         table = load(node, name, split)
         columns = [node.image, node.label, node.caption, node.question, node.answer, node.options, node.kind]
@@ -165,7 +174,10 @@ class HfSplit:
         if (most := node.limit.get(split)) is not None and most < len(table):
             table = table.select([step * len(table) // most for step in range(most)])
         for column in [node.image, *(mask.column for mask in node.masks.values())]:
-            table = table.cast_column(column, Image(decode=False))
+            try:
+                table = table.cast_column(column, ImageColumn(decode=False))
+            except Exception as error:  # arrow raises many kinds
+                raise UserError(f'data "{name}": column "{column}" of {node.path} does not hold images') from error
         self.name = name
         self.node = node
         self.table = table
@@ -181,7 +193,15 @@ class HfSplit:
         cell: Mapping[str, Any] | None = self.table[row][column]
         if not cell or (cell.get("bytes") is None and not cell.get("path")):
             raise UserError(f'data "{self.name}": row {row} has no image in column "{column}"')
-        return cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        try:
+            return Path(cell["path"]).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f'data "{self.name}": row {row} has no image in column "{column}" but "{str(cell["path"])[:60]}" '
+                f"({error.strerror}); name the column that holds images"
+            ) from error
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
         """Names of a class column that knows them."""
@@ -219,36 +239,53 @@ def load(node: HfNode, name: str, split: str) -> Any:
 def hf_question(row: int, kind: str, question: str, answer: Any, options: tuple[str, ...]) -> AskedQuestion:
     """A row of a question table; with options the answer (number, letter or text) becomes its letter."""
     if options:
-        letters = letters_of(options)
-        if isinstance(answer, str) and not answer.strip().isdigit():
-            said = answer.strip()
-            letter = said.upper() if said.upper() in letters else letters[options.index(said)]
-        else:
-            letter = letters[int(answer)]
-        return AskedQuestion(row, kind, question, letter, (), options)
+        return AskedQuestion(row, kind, question, _letter(row, answer, options), (), options)
     answers = [str(answer)] if not isinstance(answer, list | tuple) else [str(one) for one in answer]
     if not answers:
         raise UserError(f'the question "{question[:60]}" (row {row}) has no answer')
     return AskedQuestion(row, kind, question, answers[0], tuple(answers[1:]))
 
 
+def _letter(row: int, answer: Any, options: tuple[str, ...]) -> str:
+    """The letter of the right option, which a table gives as a number from 0, a letter or the option itself."""
+    letters, said = letters_of(options), str(answer).strip()
+    if said.isdigit() and int(said) < len(options):
+        return letters[int(said)]
+    if said.upper() in letters:
+        return said.upper()
+    if said in options:
+        return letters[options.index(said)]
+    raise UserError(f'the answer of row {row}, "{said[:60]}", is none of its {len(options)} options')
+
+
 def _mask_decoder(part: HfSplit, node: MaskColumn, classes: int) -> Any:
     def decode(row: int) -> np.ndarray:
-        import io
-
-        from PIL import Image
-
-        from eval_suite.readers.label_files import RASTER_FORMATS
-
-        raw = np.asarray(Image.open(io.BytesIO(part.bytes_of(row, node.column)), formats=RASTER_FORMATS))
-        return to_classes(raw, classes, f"{part.key}[{row}]", first=node.first, ignore=node.ignore)
+        content = part.bytes_of(row, node.column)
+        where = f'data "{part.name}": the mask of row {row} in column "{node.column}"'
+        try:
+            with Image.open(io.BytesIO(content), formats=RASTER_FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise UserError(
+                        f"{where} has {picture.width}x{picture.height} pixels, more than a label map should"
+                    )
+                raw = np.asarray(picture)
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise UserError(f"{where} cannot be read ({error}); fetch it again") from error
+        return to_classes(raw, classes, where, first=node.first, ignore=node.ignore)
 
     return decode
 
 
 def _depth_decoder(part: HfSplit, node: DepthColumn) -> Any:
     def decode(row: int) -> np.ndarray:
-        values = np.asarray(part.table[row][node.column], dtype=np.float32) * node.scale
+        try:
+            values = np.asarray(part.table[row][node.column], dtype=np.float32) * node.scale
+        except (TypeError, ValueError):
+            values = np.zeros(0)
+        if values.ndim != 2:
+            raise UserError(f'data "{part.name}": row {row} has no depth map in column "{node.column}"; name another')
         return np.where(np.isfinite(values) & (values > 0), values, 0.0).astype(np.float32)
 
     return decode

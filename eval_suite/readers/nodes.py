@@ -12,7 +12,7 @@ from torch import Tensor
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.readers.fitting import Fit, Mode
 from teachers.config import Node
-from teachers.errors import UserError, unknown
+from teachers.errors import UserError
 
 
 class ReaderNode(Node):
@@ -98,7 +98,7 @@ def read_lines(path: Path, what: str) -> list[str]:
 def split_of(split: str, names: dict[str, str]) -> str:
     """The layout's own name of train or test."""
     if split not in names:
-        raise unknown("split", split, names)
+        raise UserError(f"the data names no {split} split, only {', '.join(names) or 'none'}; add {split} to `splits`")
     return names[split]
 
 

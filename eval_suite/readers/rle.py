@@ -24,6 +24,8 @@ def unpack(text: str | bytes) -> list[int]:
     while at < len(data):
         value, shift, more = 0, 0, True
         while more:
+            if at == len(data):
+                raise UserError("a run-length mask ends in the middle of a number; the file is damaged")
             letter = data[at] - 48
             value |= (letter & 0x1F) << shift
             more = bool(letter & 0x20)
