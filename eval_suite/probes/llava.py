@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from tqdm import tqdm
 
 from eval_suite.features import ProbedBackbone
@@ -30,6 +30,7 @@ class LlavaProbe(ProbeNode):
     probe: Literal["llava"]
     group: str = "vlm"
     metrics: tuple[str, ...] | None = None
+    reply_tokens: int | None = Field(default=None, gt=0)  #: at most so many in a reply; None: the benchmark's limit
     _recipe: VlmRecipe | None = PrivateAttr(default=None)
 
     def shares(self, recipe: VlmRecipe | None) -> None:
@@ -63,7 +64,8 @@ class LlavaProbe(ProbeNode):
             f"vlm {self.recipe.model_dump_json()} {seed}",
             lambda: trained(backbone.backbone, self.recipe, data, seed, where),
         )
-        replies = answer_all(model, asked, progress=backbone.progress, name=self.name)
+        longest = self.reply_tokens or asking_of(asked.benchmark).tokens
+        replies = answer_all(model, asked, longest, progress=backbone.progress, name=self.name)
         scores = score_replies(asked.rule, replies, asked.questions)
         counted = asking_of(asked.benchmark).metric
         chosen = self.metrics or ((counted,) if counted else tuple(scores))
@@ -79,10 +81,10 @@ def protocol_of(recipe: VlmRecipe, rule: str) -> str:
     return f"llava {Path(recipe.language_model).name}, tune {recipe.tune}, {recipe.views}, rule {rule}"
 
 
-def answer_all(model: Llava, asked: QuestionImages, *, progress: bool, name: str) -> list[str]:
+def answer_all(model: Llava, asked: QuestionImages, longest: int, *, progress: bool, name: str) -> list[str]:
     """Greedy replies to all questions, in their order; those of like length are answered side by side."""
     model.learn("none")
-    recipe, longest = model.recipe, asking_of(asked.benchmark).tokens
+    recipe = model.recipe
     prompt = list(recipe.stages.values())[-1].prompt
     texts = [
         encode(model.tokenizer, prompt, [(prompt_of(item, asked.benchmark), None)], 1 + len(item.more))

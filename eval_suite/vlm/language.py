@@ -37,10 +37,10 @@ def load_language(recipe: VlmRecipe, dtype: torch.dtype) -> Language:
             f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {table.num_embeddings}; "
             "they do not belong together"
         )
+    check_causal(model, name)
     places = getattr(config, "max_position_embeddings", None)
     if places is not None and recipe.longest > places:
         raise UserError(f"{name} has {places} positions; set vlm.longest to at most that (it is {recipe.longest})")
-    check_causal(model, name)
     return Language(model, tokenizer, table.embedding_dim)
 
 
