@@ -45,6 +45,7 @@ class ProbedBackbone:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.progress = progress
+        self.workspace = cache  #: where probes that train for long keep their state, so that they go on from there
         self._cache = None if cache is None else FeatureCache(cache, self.spec)
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
@@ -86,11 +87,7 @@ class ProbedBackbone:
 
     @torch.no_grad()
     def _extract_layers(self, images: ImageSource) -> list[Tensor]:
-        intermediate = capability(self.backbone, "intermediate")
-        if intermediate is None:
-            raise UserError(f"{self.spec.name} has no inner layers to probe; set `layers: last` for this probe")
-        total = int(self.backbone.num_blocks)
-        blocks = [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]
+        intermediate, blocks = quarter_layers(self.backbone)
 
         def forward(rows: Tensor) -> dict[str, Tensor]:
             layers = intermediate(self._read(images, rows), blocks)
@@ -130,3 +127,15 @@ class ProbedBackbone:
                     f"{self.spec.name} gives NaN or infinite features for {images.name_of(row)}; "
                     "check its weights, or run it in float32"
                 )
+
+
+def quarter_layers(backbone: Backbone) -> tuple[Callable[[Tensor, list[int]], list[Tensor]], list[int]]:
+    """What shows a backbone's inner maps, and the blocks L/4-1, L/2-1, 3L/4-1, L-1 (Probe3D).
+
+    UserError where the backbone cannot show its inner blocks.
+    """
+    intermediate = capability(backbone, "intermediate")
+    if intermediate is None:
+        raise UserError(f"{backbone.spec.name} has no inner layers to probe; take a probe of its last map")
+    total = int(backbone.num_blocks)
+    return intermediate, [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]

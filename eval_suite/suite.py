@@ -18,8 +18,10 @@ from eval_suite.probes.instance_retrieval import InstanceRetrievalProbe
 from eval_suite.probes.linear_classification import LinearClassificationProbe
 from eval_suite.probes.linear_protocols import LinearSegmentationProbe
 from eval_suite.probes.multitask import MultitaskProbe
+from eval_suite.probes.probe3d_dense import Probe3dDepthProbe, Probe3dNormalsProbe
 from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
+from eval_suite.probes.sam_instances import SamInstancesProbe
 from eval_suite.probes.vlm import VlmProbe
 from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
@@ -38,6 +40,9 @@ ProbeRecipe = Annotated[
     | NormalsProbe
     | TwoViewProbe
     | Probe3dViewsProbe
+    | Probe3dDepthProbe
+    | Probe3dNormalsProbe
+    | SamInstancesProbe
     | KeypointProbe
     | RetrievalProbe
     | InstanceRetrievalProbe

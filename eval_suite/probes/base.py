@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from teachers.config import Node
 class Need:
     """What a probe asks of its data: a kind of label in a split, and which label maps."""
 
-    kind: Literal["classes", "dense", "captions", "pairs", "keypoints", "questions", "ranked"]
+    kind: Literal["classes", "dense", "instances", "captions", "pairs", "keypoints", "questions", "ranked"]
     split: str
     labels: tuple[str, ...] = ()
 
@@ -27,6 +27,9 @@ class ProbeNode(Node):
 
     AbsentError from `run` means that the backbone lacks what the task needs; the suite records the reason.
     """
+
+    #: whether all processes run it together and split its work; else the first one runs it on features all extracted
+    spread: ClassVar[bool] = False
 
     name: str = Field(description="task name in the results")
     group: str

@@ -7,6 +7,7 @@ from eval_suite.readers.contracts import (
     ClassifiedImages,
     DenseImages,
     ImagePairs,
+    InstanceImages,
     KeypointImages,
     LabelledData,
     QuestionImages,
@@ -36,6 +37,9 @@ class Remembered(LabelledData):
 
     def keypoints(self, split: str) -> KeypointImages:
         return self._ask("keypoints", split)
+
+    def instances(self, split: str) -> InstanceImages:
+        return self._ask("instances", split)
 
     def questions(self, split: str) -> QuestionImages:
         return self._ask("questions", split)
