@@ -1,4 +1,7 @@
-"""python -m eval_suite run | record | table | data check: probe a backbone, compare probed runs, look at the data."""
+"""python -m eval_suite run | record | table | data check: probe a backbone, compare probed runs, look at the data.
+
+Several processes (one for each GPU) probe one backbone with: accelerate launch -m eval_suite run ...
+"""
 
 import argparse
 import sys
@@ -80,20 +83,23 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
+    from eval_suite.processes import joined_processes, rank
     from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
     from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides)
-    metrics = run_suite(
-        load_backbone(backbone_node(options.backbone)),
-        suite,
-        progress=sys.stderr.isatty(),
-        samples=True,
-        cache=options.cache,
-        device=options.device,
-    )
-    write_metrics(options.out, metrics)
-    print(f"{len(metrics['results'])} results written to {options.out}")
+    with joined_processes(options.device) as device:
+        metrics = run_suite(
+            load_backbone(backbone_node(options.backbone)),
+            suite,
+            progress=sys.stderr.isatty() and rank() == 0,
+            samples=True,
+            cache=options.cache,
+            device=device,
+        )
+        if rank() == 0:
+            write_metrics(options.out, metrics)
+            print(f"{len(metrics['results'])} results written to {options.out}")
 
 
 def keep(options: argparse.Namespace) -> None:

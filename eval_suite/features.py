@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from eval_suite import processes
 from eval_suite.feature_cache import FeatureCache
 from eval_suite.readers.contracts import ImageSource
 from teachers.contracts import Backbone, Features, capability, fit_images
@@ -45,10 +46,11 @@ class ProbedBackbone:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.progress = progress
-        self.workspace = cache  #: where probes that train for long keep their state, so that they go on from there
+        self.cache = cache
         self._cache = None if cache is None else FeatureCache(cache, self.spec)
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
+        self._shared: set[tuple[str, bool]] = set()
 
     def features(self, images: ImageSource) -> FeatureTable:
         """Summary and last spatial map of every image of the source; extracted once."""
@@ -65,13 +67,25 @@ class ProbedBackbone:
             self._layers[images.key] = self._extract_layers(images)
         return self._layers[images.key]
 
+    def extract_together(self, images: ImageSource, layers: bool = False) -> None:
+        """Extract with all processes what `features` (or `layers`) will answer from; only the first one then has it."""
+        if (images.key, layers) in self._shared or processes.world() == 1:
+            return
+        self._shared.add((images.key, layers))
+        if layers:
+            self._layers[images.key] = self._extract_layers(images, together=True)
+        else:
+            self._tables[images.key] = self._extract(images, together=True)
+        if processes.rank():
+            self.forget(images)
+
     def forget(self, images: ImageSource) -> None:
         """Free the features of a set that no later probe needs."""
         self._tables.pop(images.key, None)
         self._layers.pop(images.key, None)
 
     @torch.no_grad()
-    def _extract(self, images: ImageSource) -> FeatureTable:
+    def _extract(self, images: ImageSource, together: bool = False) -> FeatureTable:
         if not len(images):
             raise UserError(f"{images.key} holds no images")
 
@@ -81,12 +95,14 @@ class ProbedBackbone:
             found = {"spatial": features.spatial.float().cpu()}
             return found if features.summary is None else found | {"summary": features.summary.float().cpu()}
 
-        parts = list(self._passes(images, "features", forward))
+        parts = list(self._passes(images, "features", forward, together))
+        if processes.rank() and together:
+            return FeatureTable(None, torch.empty(0))
         summary = torch.cat([part["summary"] for part in parts]) if "summary" in parts[0] else None
         return FeatureTable(summary, torch.cat([part["spatial"] for part in parts]))
 
     @torch.no_grad()
-    def _extract_layers(self, images: ImageSource) -> list[Tensor]:
+    def _extract_layers(self, images: ImageSource, together: bool = False) -> list[Tensor]:
         intermediate, blocks = quarter_layers(self.backbone)
 
         def forward(rows: Tensor) -> dict[str, Tensor]:
@@ -95,18 +111,27 @@ class ProbedBackbone:
                 self._check(images, rows, Features(None, layer))
             return {f"layer{number}": layer.float().cpu() for number, layer in enumerate(layers)}
 
-        parts = list(self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward))
+        parts = list(self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward, together))
+        if processes.rank() and together:
+            return []
         return [torch.cat([part[f"layer{number}"] for part in parts]) for number in range(len(blocks))]
 
     def _passes(
-        self, images: ImageSource, what: str, forward: Callable[[Tensor], dict[str, Tensor]]
+        self, images: ImageSource, what: str, forward: Callable[[Tensor], dict[str, Tensor]], together: bool
     ) -> Iterator[Mapping[str, Tensor]]:
-        """What `forward` gives for every batch, out of the cache where it is there."""
-        for number, rows in enumerate(self._batches(images)):
+        """What `forward` gives for every batch, out of the cache where it is there; `together`: each process takes
+        every n-th batch, and all of them come out of the first one, in order."""
+
+        def part(number: int, rows: Tensor) -> Mapping[str, Tensor]:
             if self._cache is None:
-                yield forward(rows)
-            else:
-                yield self._cache.part(images.key, what, self.batch_size, number, partial(forward, rows))
+                return forward(rows)
+            return self._cache.part(images.key, what, self.batch_size, number, partial(forward, rows))
+
+        batches = enumerate(self._batches(images))
+        if together:
+            yield from processes.in_turns(part, list(batches))
+        else:
+            yield from (part(number, rows) for number, rows in batches)
 
     def _batches(self, images: ImageSource) -> Iterable[Tensor]:
         rows = torch.arange(len(images)).split(self.batch_size)

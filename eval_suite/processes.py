@@ -1,10 +1,11 @@
 """Several processes probing one backbone: who does what, and how what they found comes together.
 
-`accelerate launch -m eval_suite run ...` or torchrun starts them. In one process everything here does nothing.
+`accelerate launch -m eval_suite run ...` or torchrun starts them. In one process everything here does nothing, and
+so it does inside a program that has processes of its own (a distillation judges its student in its first process).
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from eval_suite.metrics.score import Tally
+from teachers.errors import UserError
+
+_joined = False
 PATIENCE = timedelta(days=2)  #: the first process may train a probe for long while the others wait
 
 
@@ -27,15 +32,18 @@ def joined_processes(device: str) -> Iterator[str]:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    global _joined
+    _joined = True
     try:
         yield str(place)
     finally:
+        _joined = False
         dist.destroy_process_group()
 
 
 def world() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _joined else 1
 
 
 def rank() -> int:
@@ -84,6 +92,13 @@ def same_everywhere(module: nn.Module) -> None:
             dist.broadcast(tensor.data, 0)
 
 
+def gather(*metrics: Tally) -> None:
+    """What all processes saw, in each of them, in rank order."""
+    if world() > 1:
+        for metric in metrics:
+            metric.gather()
+
+
 def all_say(value: Any) -> list[Any]:
     """What every process says, in rank order."""
     if world() == 1:
@@ -93,23 +108,32 @@ def all_say(value: Any) -> list[Any]:
     return out
 
 
-def first_says(value: Any) -> Any:
-    """What the first process says."""
-    if world() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, 0)
-    return box[0]
+def in_turns(make: Callable[[int, Tensor], Mapping[str, Tensor]], items: list[tuple[int, Tensor]]) -> Iterator[Mapping]:
+    """`make(*item)` of all items: each process makes every n-th, and they come out of the first process in order.
+
+    A UserError in one process is raised in all.
+    """
+    for first in range(0, len(items), world()):
+        part: Mapping[str, Tensor] = {}
+        trouble = None
+        if first + rank() < len(items):
+            try:
+                part = make(*items[first + rank()])
+            except UserError as error:
+                trouble = str(error)
+        if told := [text for text in all_say(trouble) if text is not None]:
+            raise UserError(told[0])
+        yield from (made for made in to_first(part) if made)
 
 
-def to_first(part: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def to_first(part: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
     """CPU tensors by name of every process, in rank order, on the first one; the others get nothing."""
     shapes = all_say({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in part.items()})
     if rank():
         for tensor in part.values():
             dist.send(tensor.contiguous(), 0)
         return []
-    out = [part]
+    out: list[Mapping[str, Tensor]] = [part]
     for other in range(1, world()):
         received = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes[other].items()}
         for tensor in received.values():

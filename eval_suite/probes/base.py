@@ -8,7 +8,7 @@ from pydantic import Field
 
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.score import Score
-from eval_suite.readers.contracts import LabelledData
+from eval_suite.readers.contracts import ImageSource, LabelledData
 from eval_suite.results import Result
 from teachers.config import Node
 
@@ -42,6 +42,12 @@ class ProbeNode(Node):
     @abstractmethod
     def needs(self) -> list[Need]:
         """What `run` will ask of the data, so that it can be looked at beforehand."""
+
+    def reads(self, data: LabelledData) -> list[ImageSource]:
+        """The sets of images whose features `run` will ask for, so that all processes can extract them together."""
+        fields = {"pairs": ("first", "second"), "ranked": ("queries", "gallery")}
+        found = {(need.kind, need.split): getattr(data, need.kind)(need.split) for need in self.needs()}
+        return [getattr(part, name) for (kind, _), part in found.items() for name in fields.get(kind, ("images",))]
 
     def test_set(self, data: LabelledData, seed: int) -> str:
         """What its units are numbers of: equal keys, equal test images in equal order, whatever the backbone."""

@@ -4,6 +4,7 @@ Its "dpt" is not the original DPT: no reassembling strides, no upsampling betwee
 align_corners True, as there.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -102,7 +103,7 @@ class MultiscaleHead(nn.Module):
 def convolutions(widths: list[int], kernel: int) -> nn.Sequential:
     """Convolutions from width to width with a ReLU between two."""
     parts: list[nn.Module] = []
-    for into, out in zip(widths, widths[1:], strict=False):
+    for into, out in pairwise(widths):
         parts += [nn.Conv2d(into, out, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
     return nn.Sequential(*parts[:-1])
 

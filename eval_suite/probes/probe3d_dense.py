@@ -84,7 +84,7 @@ class Probe3dDenseProbe(ProbeNode):
         head.to(backbone.device).train()
         optimiser = torch.optim.AdamW(head.parameters(), lr=RATE)
         kept = KeptState(
-            backbone.workspace,
+            backbone.cache,
             {"backbone": backbone.spec.to_dict(), "probe": self.model_dump(), "images": learn.images.key, "seed": seed},
         )
         state = kept.load()
@@ -111,7 +111,7 @@ class Probe3dDenseProbe(ProbeNode):
         return head.eval()
 
     def _batches(self, learn: DenseImages, steps: list["Step"], seed: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Step number, pictures [b, 3, H, W] in [0, 1] and labels, augmented; each step by random numbers of its own."""
+        """Step number, pictures [b, 3, H, W] in [0, 1] and labels, augmented; a step has random numbers of its own."""
         labels = learn.labels(self.label)
 
         def make(step: "Step") -> tuple[int, Tensor, Tensor]:
@@ -126,7 +126,10 @@ class Probe3dDenseProbe(ProbeNode):
         self, backbone: ProbedBackbone, head: nn.Module, judge: DenseImages
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (answer [b, K, H, W], label) of this process' part of the images, on the CPU."""
-        rows, labels = torch.tensor(list(processes.own_rows(len(judge.rows))), dtype=torch.int64), judge.labels(self.label)
+        rows, labels = (
+            torch.tensor(list(processes.own_rows(len(judge.rows))), dtype=torch.int64),
+            judge.labels(self.label),
+        )
 
         def make(part: Tensor) -> tuple[Tensor, Tensor]:
             return judge.images.read(judge.rows[part]).float() / 255, labels[part].float()
@@ -167,7 +170,7 @@ class Probe3dDepthProbe(Probe3dDenseProbe):
             fitted.update(answer[:, 0], truth)
         scores: dict[str, Score] = {}
         for metric, prefix in ((plain, ""), (fitted, "si_")):
-            metric.gather()
+            processes.gather(metric)
             scores |= {prefix + name: score for name, score in metric.scores().items()}
         return [
             self.result(
@@ -199,7 +202,7 @@ class Probe3dNormalsProbe(Probe3dDenseProbe):
         metric = Normals(pool="image")
         for answer, truth in self.predictions(backbone, head, data.dense(TEST)):
             metric.update(answer[:, :3], truth)
-        metric.gather()
+        processes.gather(metric)
         scores = metric.scores()
         return [
             self.result(name, scores[name], seed, higher_is_better=name != "rmse", protocol=self.named_protocol)

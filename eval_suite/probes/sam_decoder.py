@@ -1,4 +1,4 @@
-"""SAM without its image encoder: the neck, the prompt encoder and the mask decoder, fed with somebody else's features."""
+"""SAM without its image encoder: the neck, the prompt encoder and the mask decoder, fed with other features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,13 @@ def load_sam_decoder(name: str) -> SamDecoder:
     with loading(name, fetch=True):
         config = SamConfig.from_pretrained(where)
         if config.model_type != "sam":
-            raise UserError(f"{name} is a {config.model_type} model; SAM-COCO needs SAM's decoder (facebook/sam-vit-huge)")
+            raise UserError(f"{name} is a {config.model_type} model; give SAM's, e.g. facebook/sam-vit-huge")
         config.vision_config.num_hidden_layers = 0  # the blocks of the image encoder are not needed
         model, report = SamModel.from_pretrained(where, config=config, output_loading_info=True)
     if report["missing_keys"]:
-        raise UserError(f"{name} lacks {sorted(report['missing_keys'])[0]} and others; it is not a whole SAM checkpoint")
+        raise UserError(
+            f"{name} lacks {sorted(report['missing_keys'])[0]} and others; it is not a whole SAM checkpoint"
+        )
     return SamDecoder(model)
 
 

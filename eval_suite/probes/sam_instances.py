@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
 
+from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.instance_masks import InstanceIou
 from eval_suite.probes.base import Need, ProbeNode
@@ -31,6 +32,8 @@ class SamInstancesProbe(ProbeNode):
     one pixel counts, crowds too, and weighs the same (EfficientViT-SAM's evaluation).
     """
 
+    spread: ClassVar[bool] = True
+
     probe: Literal["sam_instances"]
     group: str = "dense"
     decoder: str = "facebook/sam-vit-huge"  #: hub name or folder of the SAM whose decoder it is
@@ -50,11 +53,12 @@ class SamInstancesProbe(ProbeNode):
             raise UserError(f"{judge.images.key} has no photographs at their own size; read COCO from its files")
         metric = InstanceIou()
         decoder = load_sam_decoder(self.decoder).to(backbone.device)
-        bar = tqdm(range(len(judge.objects)), desc=self.name, disable=not backbone.progress, leave=False)
+        bar = tqdm(processes.own_rows(len(judge.objects)), desc=self.name, disable=not backbone.progress, leave=False)
         for row in bar:
             objects = [thing for thing in judge.objects[row] if thing.area >= 1]
             ious = self._ious(backbone, project, decoder, judge, row, objects)
             metric.add_ious(ious, [thing.area for thing in objects])
+        processes.gather(metric)
         scores = metric.scores()
         if empty := [name for name in self.metrics if math.isnan(scores[name].value)]:
             raise UserError(f"{judge.images.key} has no {empty[0]} object; take it out of the metrics of {self.name}")
@@ -67,7 +71,7 @@ class SamInstancesProbe(ProbeNode):
             return Projection(None)
         heads = capability(backbone.backbone, "adaptor")
         if heads is None:
-            raise AbsentError(f"{backbone.spec.name} has no adaptor into SAM's space (for SAM itself set adaptor: null)")
+            raise AbsentError(f"{backbone.spec.name} has no adaptor into SAM's space (SAM itself: adaptor: null)")
         try:
             return Projection(heads(self.adaptor))
         except UserError as error:
@@ -128,7 +132,7 @@ class Projection:
 
 
 def deepest(mask: Tensor) -> Tensor:
-    """(x, y) of the pixel of a mask bool [H, W] that is farthest from all outside of it, the picture's edge included."""
+    """(x, y) of the pixel of a mask bool [H, W] that is farthest from what is outside, the picture's edge included."""
     inside = torch.nn.functional.pad(mask, (1, 1, 1, 1)).cpu().numpy()
     depth = torch.from_numpy(distance_transform_edt(inside))[1:-1, 1:-1]
     at = int(depth.flatten().argmax())

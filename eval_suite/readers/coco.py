@@ -214,7 +214,7 @@ def paint_instances(
 
 
 def instance_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Polygons (filled as COCO's own tool fills them), or a run-length code (plain or packed), as bool [height, width]."""
+    """Polygons (filled by COCO's own tool), or a run-length code (plain or packed), as bool [height, width]."""
     if isinstance(segmentation, Mapping):
         return decode_rle(segmentation["counts"], *segmentation["size"])
     polygons = [[float(side) for side in polygon] for polygon in segmentation if len(polygon) >= 6]
@@ -227,15 +227,17 @@ def _instance(note: Mapping[str, Any], number: Mapping[int, int], height: int, w
     if missing := {"bbox", "area", "segmentation", "category_id"} - note.keys():
         raise UserError(f"an annotation of image {note['image_id']} has no {', '.join(sorted(missing))}")
     if note["category_id"] not in number:
-        raise UserError(f"an annotation of image {note['image_id']} is of category {note['category_id']}, which is not listed")
+        raise UserError(
+            f"an annotation of image {note['image_id']} is of category {note['category_id']}, which is not listed"
+        )
     x, y, across, down = (float(side) for side in note["bbox"])
 
     def mask() -> torch.Tensor:
         found = instance_mask(note["segmentation"], height, width)
         if found.shape != (height, width):
             raise UserError(
-                f"annotation {note.get('id')} of image {note['image_id']} is a mask of {found.shape[1]}x{found.shape[0]} "
-                f"for an image of {width}x{height}; they do not belong together"
+                f"image {note['image_id']} is {width}x{height} and a mask of it {found.shape[1]}x{found.shape[0]}; "
+                "they do not belong together"
             )
         return torch.from_numpy(found)
 

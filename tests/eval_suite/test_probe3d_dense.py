@@ -72,7 +72,9 @@ def test_depth_order_of_an_oracle_and_of_a_constant() -> None:
 
 @pytest.mark.slow
 def test_normals_of_an_oracle_and_of_a_constant() -> None:
-    best, worst = (values_of(normals_probe().run(probed(b), ToyData(), 0)) for b in (LayeredOracle(), LayeredConstant()))
+    best, worst = (
+        values_of(normals_probe().run(probed(b), ToyData(), 0)) for b in (LayeredOracle(), LayeredConstant())
+    )
     assert best["recall_11.25"] > 97 and best["rmse"] < 8
     assert worst["recall_11.25"] < 10 and worst["rmse"] > 35
 
@@ -80,7 +82,8 @@ def test_normals_of_an_oracle_and_of_a_constant() -> None:
 def test_results_names_directions_and_protocol() -> None:
     results = depth_probe(epochs=1, hidden=4).run(probed(LayeredOracle()), ToyData(8, 8), 0)
     assert {result.metric: result.higher_is_better for result in results} == {
-        "d1": True, "d2": True, "d3": True, "rmse": False, "si_d1": True, "si_d2": True, "si_d3": True, "si_rmse": False,
+        "d1": True, "d2": True, "d3": True, "rmse": False,
+        "si_d1": True, "si_d2": True, "si_d3": True, "si_rmse": False,
     }  # fmt: skip
     assert results[0].protocol == "probe3d-dpt (epochs=1, hidden=4, augment=none)" and results[0].n == 8
     plain = Probe3dNormalsProbe(probe="probe3d_normals", name="normals", data="toy")
@@ -111,7 +114,9 @@ def test_dpt_is_what_it_says_step_by_step() -> None:
 
     def unit(values: torch.Tensor, name: str) -> torch.Tensor:
         hidden = F.relu(F.conv2d(values, weights[f"{name}.body.0.weight"], weights[f"{name}.body.0.bias"], padding=1))
-        return values + F.relu(F.conv2d(hidden, weights[f"{name}.body.2.weight"], weights[f"{name}.body.2.bias"], padding=1))
+        return values + F.relu(
+            F.conv2d(hidden, weights[f"{name}.body.2.weight"], weights[f"{name}.body.2.bias"], padding=1)
+        )
 
     maps = [
         up(F.conv2d(layer, weights[f"reduce.{at}.weight"], weights[f"reduce.{at}.bias"]), 2)
@@ -145,16 +150,16 @@ def test_depth_losses_agree_with_loops() -> None:
     assert float(sig_log(predicted, depth)) == pytest.approx(math.sqrt((flat**2).mean() - 0.85 * flat.mean() ** 2))
     expected = 0.0
     for stride in (1, 2, 4, 6):
-        kept = {(b, y // stride, x // stride): g for (b, y, x), g in gaps.items() if y % stride == 0 and x % stride == 0}
+        kept = {
+            (b, y // stride, x // stride): g for (b, y, x), g in gaps.items() if y % stride == 0 and x % stride == 0
+        }
         total = sum(
             abs(g - kept[b, y + dy, x + dx])
             for (b, y, x), g in kept.items() for dy, dx in ((2, 0), (0, 2)) if (b, y + dy, x + dx) in kept
         )  # fmt: skip
         expected += total / len(kept)
     assert float(gradient_loss(predicted, depth)) == pytest.approx(expected)
-    assert float(depth_loss(predicted, depth)) == pytest.approx(
-        10 * float(sig_log(predicted, depth)) + 0.5 * expected
-    )
+    assert float(depth_loss(predicted, depth)) == pytest.approx(10 * float(sig_log(predicted, depth)) + 0.5 * expected)
     assert float(sig_log(3 * predicted, predicted)) == pytest.approx(math.log(3) * 0.15**0.5, rel=1e-2)
     nothing = depth_loss(predicted.requires_grad_(), torch.zeros_like(depth))
     nothing.backward()
@@ -176,7 +181,10 @@ def test_normal_loss_agrees_with_a_loop_and_rewards_certainty_only_where_right()
                 angle = math.acos(max(-1 + 1e-4, min(1 - 1e-4, float(ours @ n / ours.norm()))))
                 losses.append(math.log(1 + math.exp(-kappa * math.pi)) - math.log(kappa**2 + 1) + kappa * angle)
     assert float(normal_loss(answer, truth)) == pytest.approx(np.mean(losses))
-    right, wrong = torch.cat([truth, torch.full((2, 1, 3, 5), 3.0)], 1), torch.cat([-truth, torch.full((2, 1, 3, 5), 3.0)], 1)
+    right, wrong = (
+        torch.cat([truth, torch.full((2, 1, 3, 5), 3.0)], 1),
+        torch.cat([-truth, torch.full((2, 1, 3, 5), 3.0)], 1),
+    )
     unsure = torch.cat([-truth, torch.full((2, 1, 3, 5), -3.0)], 1)
     assert normal_loss(right, truth) < normal_loss(unsure, truth) < normal_loss(wrong, truth)
 
@@ -190,7 +198,11 @@ def test_learning_rate_is_a_warm_up_and_a_quarter_cosine() -> None:
 
 
 def test_augmentation_moves_picture_and_label_together_and_is_seeded() -> None:
-    depth = torch.rand(6, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    depth = (
+        torch.rand(6, 16, 16, generator=torch.Generator().manual_seed(0))
+        .repeat_interleave(4, 1)
+        .repeat_interleave(4, 2)
+    )
     pictures = depth[:, None].repeat(1, 3, 1, 1)
     moved = 0
     for seed in range(6):

@@ -86,7 +86,7 @@ def test_the_decoder_alone_gives_what_the_whole_model_gives(tmp_path: Path, entr
     expected = by_the_library(model, picture.movedim(0, -1).numpy(), [list(thing.box) for thing in found.objects[0]])
     truth = torch.stack([thing.mask() for thing in found.objects[0]])
     ious = ((expected & truth).flatten(1).sum(1) / (expected | truth).flatten(1).sum(1)).double()
-    assert 0 < float(ious.max()) and not torch.equal(expected[0], expected[1])
+    assert float(ious.max()) > 0 and not torch.equal(expected[0], expected[1])
     project = probe(tmp_path / "sam", enters=entry)
     backbone = probed(SamEncoder(model, entry))
     ours = project._ious(
@@ -106,7 +106,9 @@ def test_results_protocol_adaptor_and_sizes(tmp_path: Path) -> None:
     assert own[0].value == student[0].value and own[0].n == 2 and own[0].stderr is not None
     assert own[0].protocol == "efficientvit-box (own features into the neck)"
     assert student[0].protocol == "efficientvit-box (sam into the neck)"
-    other = probe(tmp_path / "sam", prompt="point", metrics=("miou",)).run(probed(SamEncoder(model, "neck")), data, seed=0)
+    other = probe(tmp_path / "sam", prompt="point", metrics=("miou",)).run(
+        probed(SamEncoder(model, "neck")), data, seed=0
+    )
     assert other[0].value != own[0].value
     with pytest.raises(UserError, match="no large object"):
         probe(tmp_path / "sam", metrics=("large",)).run(probed(SamEncoder(model, "neck")), data, seed=0)
@@ -125,7 +127,9 @@ def test_what_cannot_be_asked_says_so(tmp_path: Path) -> None:
         load_sam_decoder(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="has no objects with masks"):
         probe(tmp_path / "sam").run(
-            probed(SamEncoder(model, "neck")), opened("coco", tmp_path / "coco", captions="annotations/captions_{split}.json"), 0
+            probed(SamEncoder(model, "neck")),
+            opened("coco", tmp_path / "coco", captions="annotations/captions_{split}.json"),
+            0,
         )
 
 
@@ -165,7 +169,9 @@ def test_objects_are_read_with_boxes_masks_and_crowds(tmp_path: Path) -> None:
     assert found.names == ("person", "toothbrush") and [len(part) for part in found.objects] == [2, 1]
     first, crowd = found.objects[0][0], found.objects[1][0]
     assert first.box == (10, 10, 30, 30) and int(first.mask().sum()) == 400 and not first.crowd
-    assert crowd.crowd and crowd.mask().shape == (make.HEIGHT, make.WIDTH) and int(crowd.mask().sum()) == 4 * make.HEIGHT
+    assert (
+        crowd.crowd and crowd.mask().shape == (make.HEIGHT, make.WIDTH) and int(crowd.mask().sum()) == 4 * make.HEIGHT
+    )
 
 
 def test_a_canvas_takes_points_there_and_masks_back() -> None:
@@ -180,7 +186,10 @@ def test_a_canvas_takes_points_there_and_masks_back() -> None:
     low[:, 4:12, 8:20] = 1.0
     back = canvas.back(low) > 0
     rows, columns = back[0].nonzero().unbind(1)
-    assert (int(rows.min()), int(rows.max()) + 1) == (10, 30) and (int(columns.min()), int(columns.max()) + 1) == (20, 50)
+    assert (int(rows.min()), int(rows.max()) + 1) == (10, 30) and (int(columns.min()), int(columns.max()) + 1) == (
+        20,
+        50,
+    )
 
 
 def test_the_deepest_point_of_a_mask() -> None:
