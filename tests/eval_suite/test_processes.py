@@ -67,7 +67,7 @@ def _instances(rows: range) -> InstanceIou:
     for row in rows:
         generator = torch.Generator().manual_seed(row)
         masks = torch.rand(2, row % 3, 8, 9, generator=generator) < 0.5
-        metric.update(masks[0], masks[1], [1000.0 * (row + 1)] * (row % 3))
+        metric.update(masks[0], masks[1], [200.0 * (row + 1) ** 2] * (row % 3))
     return metric
 
 
@@ -203,7 +203,7 @@ def _run(launcher: list[str], suite: Path, out: Path) -> subprocess.CompletedPro
         str(out),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1500)
 
 
 def _launcher() -> list[str]:
@@ -215,6 +215,7 @@ def _launcher() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_command_under_accelerate_launch_gives_the_same_file(tmp_path: Path) -> None:
     suite = _write_data(tmp_path)
     one = _run([sys.executable], suite, tmp_path / "one.json")
@@ -232,6 +233,7 @@ def test_the_command_under_accelerate_launch_gives_the_same_file(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_bad_input_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
     suite = _write_data(tmp_path)
     broken = sorted((tmp_path / "squares" / "images" / "train").glob("*.png"))[
