@@ -25,7 +25,6 @@ from featsharp_adapter.side_metrics import (
 )
 from featsharp_adapter.view_data import Sample
 
-
 LEAST = 1e-12  #: of an error, in units of the variance: a perfect prediction has a large fidelity and not none
 
 

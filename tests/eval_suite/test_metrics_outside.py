@@ -10,18 +10,16 @@ from sklearn.metrics import auc, balanced_accuracy_score, mean_squared_error
 from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.classification import BinaryPrecisionRecallCurve, MulticlassJaccardIndex
 
-from eval_suite.metrics.answers import edit_distance
 from eval_suite.metrics.classification import knn_predict, mean_class_accuracy
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.instance_retrieval import mean_average_precision
-from eval_suite.metrics.retrieval import recall_at_k
 from eval_suite.metrics.saliency import BETA_SQUARED, THRESHOLDS, Saliency
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.metrics.thinning import thin
 from teachers.errors import UserError
 
-DRAWN = settings(max_examples=25, deadline=None, derandomize=True)
+DRAWN = settings(max_examples=12, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10_000)
 
 
@@ -114,24 +112,6 @@ def test_mean_class_accuracy_of_any_labels(seed: int, present: int) -> None:
 
 
 @DRAWN
-@given(SEEDS, st.integers(1, 6))
-def test_recall_of_any_captions_and_ties(seed: int, k: int) -> None:
-    """By counting over all orders of equal scores: the chance that a right one is among the first k."""
-    rng = np.random.default_rng(seed)
-    owner = np.concatenate([np.arange(4), rng.integers(0, 4, 5)])
-    similarity = torch.from_numpy(rng.integers(0, 3, (4, 9)).astype(np.float64))  # images by captions, many ties
-    found = recall_at_k(similarity, torch.from_numpy(owner), min(k, 4))
-    chances = []
-    for image in range(4):
-        hits = 0
-        for _ in range(400):
-            order = np.lexsort((rng.random(9), -similarity[image].numpy()))[: min(k, 4)]
-            hits += bool((owner[order] == image).any())
-        chances.append(hits / 400)
-    assert found.image_to_text.value == pytest.approx(100 * np.mean(chances), abs=6)
-
-
-@DRAWN
 @given(SEEDS, st.sampled_from([0.05, 0.5]))
 def test_revisited_map_is_the_area_by_trapezoids(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
@@ -174,11 +154,3 @@ def test_thinning_is_that_of_scikit_image(seed: int, share: float) -> None:
     mask |= np.abs(np.hypot(y - 8, x - rng.integers(5, 18)) - 5) < 1.6
     mask[rng.integers(0, 14) :][:3, 2:20] |= bool(rng.integers(0, 2))
     assert np.array_equal(thin(mask), skimage_thin(mask))
-
-
-@DRAWN
-@given(st.text(max_size=7), st.text(max_size=7))
-def test_edit_distance_of_any_texts(left: str, right: str) -> None:
-    from torchmetrics.functional.text import edit_distance as outside
-
-    assert edit_distance(left, right) == int(outside([left], [right], reduction="sum"))

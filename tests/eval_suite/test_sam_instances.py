@@ -6,6 +6,7 @@ import layout_fixtures as make
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco_masks
 from test_readers_layouts import opened
 from tiny_sam import CANVAS, tiny_sam
@@ -197,3 +198,93 @@ def test_the_deepest_point_of_a_mask() -> None:
     mask[5:16, 3:14] = True
     mask[10, 14:28] = True  # a thin arm
     assert deepest(mask).tolist() == [8.0, 10.0]
+
+
+SIDE = CANVAS // 16  #: cells of the tiny SAM's grid
+
+
+def corners(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Two opposite quarters of a box, one pair or the other, so that a box alone says half: cells [8, 8], box."""
+    h, w = (2 * rng.integers(1, 4, 2)).tolist()
+    y, x = int(rng.integers(0, SIDE - h + 1)), int(rng.integers(0, SIDE - w + 1))
+    cells = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    left = bool(rng.integers(0, 2))
+    cells[y : y + h // 2, x : x + w // 2] = cells[y + h // 2 : y + h, x + w // 2 : x + w] = left
+    cells[y : y + h // 2, x + w // 2 : x + w] = cells[y + h // 2 : y + h, x : x + w // 2] = not left
+    return cells, (x, y, x + w, y + h)
+
+
+class Painted(ToyBackbone):
+    """Mean red of each cell in all channels (an oracle of painted objects), or nothing of the picture."""
+
+    def __init__(self, sees: bool) -> None:
+        super().__init__(24, 6)
+        size, ones = (CANVAS, CANVAS), (1.0, 1.0, 1.0)
+        self.sees = sees
+        self.spec = BackboneSpec("painted", "test", 16, 24, None, size, False, ones, ones, "none", "test", "sha256:p")
+
+    def forward(self, images: torch.Tensor) -> Features:
+        red = (
+            torch.nn.functional.avg_pool2d(images[:, :1], 16) if self.sees else torch.zeros(len(images), 1, SIDE, SIDE)
+        )
+        signs = torch.where(torch.arange(24) % 2 == 0, 1.0, -1.0).view(1, 24, 1, 1)
+        return Features(None, (2 * red - 1) * signs)
+
+
+def learn_decoder(folder: Path, backbone: Painted, steps: int) -> None:
+    """Train the tiny SAM's neck and decoder on the backbone's features of painted objects, and save it."""
+    model = tiny_sam(folder)
+    torch.manual_seed(0)
+    model.init_weights()
+    for parameter in (*model.mask_decoder.parameters(), *model.vision_encoder.neck.parameters()):
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    rng = np.random.default_rng(1)
+    for _ in range(steps):
+        drawn = [corners(rng) for _ in range(12)]
+        cells = torch.from_numpy(np.stack([part[0] for part in drawn])).float()
+        pictures = cells[:, None].repeat(1, 3, 1, 1).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        embedding = model.vision_encoder.neck(backbone(pictures).spatial.movedim(1, -1))
+        boxes = 16.0 * torch.tensor([part[1] for part in drawn])[:, None]
+        masks = model(image_embeddings=embedding, input_boxes=boxes, multimask_output=True).pred_masks[:, 0]
+        target = cells[:, None].repeat_interleave(4, 2).repeat_interleave(4, 3).expand_as(masks)
+        optimiser.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(masks, target).backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+
+
+def painted_coco(root: Path, count: int) -> Path:
+    """COCO files of red objects on black, each in a picture of its own, masks as plain runs."""
+    rng = np.random.default_rng(2)
+    images, notes = [], []
+    for number in range(count):
+        cells, (x0, y0, x1, y1) = corners(rng)
+        mask = cells.repeat(16, 0).repeat(16, 1)
+        (root / "val2017").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.stack([255 * mask, 0 * mask, 0 * mask], -1)).save(root / "val2017" / f"{number}.png")
+        flat = mask.T.flatten()
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]]))).tolist()
+        runs = np.diff([0, *edges]).tolist()
+        box = [16 * side for side in (x0, y0, x1 - x0, y1 - y0)]
+        notes.append(
+            {"id": number + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "area": int(mask.sum()), "bbox": box,
+             "segmentation": {"counts": runs, "size": [CANVAS, CANVAS]}}
+        )  # fmt: skip
+        images.append({"id": number, "file_name": f"{number}.png", "height": CANVAS, "width": CANVAS})
+    data = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "thing"}]}
+    make.dump(root / "annotations" / "instances_val2017.json", data)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_decoder_that_sees_the_objects_finds_them_and_a_blind_one_guesses(tmp_path: Path) -> None:
+    data = opened("coco", painted_coco(tmp_path / "coco", 24), instances="annotations/instances_{split}.json")
+    values = {}
+    for sees in (True, False):
+        folder = tmp_path / f"sam{sees}"
+        learn_decoder(folder, Painted(sees), steps=250)
+        values[sees] = probe(folder, metrics=("miou",)).run(probed(Painted(sees)), data, seed=0)[0].value
+    assert values[True] > 85 and values[False] < 60, values
