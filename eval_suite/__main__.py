@@ -1,4 +1,7 @@
-"""python -m eval_suite run | record | vlm | table | data check: probe a backbone, compare runs, look at the data."""
+"""python -m eval_suite run | record | vlm | table | data check: probe a backbone, compare runs, look at the data.
+
+Several processes (one for each GPU) probe one backbone with: accelerate launch -m eval_suite run ...
+"""
 
 import argparse
 import os
@@ -99,25 +102,33 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
+    from eval_suite.processes import joined_processes, rank
     from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
     from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)
     check_device(options.device)
-    metrics = run_suite(
-        load_backbone(backbone_node(options.backbone)),
-        suite,
-        progress=sys.stderr.isatty(),
-        samples=True,
-        cache=options.cache,
-        device=options.device,
-    )
+    with joined_processes(options.device) as device:
+        metrics = run_suite(
+            load_backbone(backbone_node(options.backbone)),
+            suite,
+            progress=sys.stderr.isatty() and rank() == 0,
+            samples=True,
+            cache=options.cache,
+            device=device,
+        )
+        if rank() == 0:
+            keep_metrics(options.out, metrics)
+
+
+def keep_metrics(out: Path, metrics: dict[str, Any]) -> None:
+    """Write what was measured, and say what was not; UserError when nothing was."""
     lacking = [f"{task}: {reason}" for task, reason in metrics.get("absent", {}).items()]
     if not metrics["results"]:
         raise UserError(f"nothing could be measured ({'; '.join(lacking)}); probe what this backbone can do")
-    write_metrics(options.out, metrics)
-    print(f"{len(metrics['results'])} results written to {options.out}")
+    write_metrics(out, metrics)
+    print(f"{len(metrics['results'])} results written to {out}")
     for line in lacking:
         print(f"not measured: {line}")
 

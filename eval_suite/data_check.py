@@ -89,6 +89,12 @@ def _describe(data: LabelledData, need: Need, thorough: bool) -> str:
     if need.kind == "ranked":
         ranked = data.ranked(need.split)
         return f"{_images(ranked.gallery, thorough)} in the gallery, {_images(ranked.queries, thorough)} as queries"
+    if need.kind == "instances":
+        found_objects = data.instances(need.split)
+        objects = [thing for some in found_objects.objects for thing in some]
+        kinds, crowds = len({thing.kind for thing in objects}), sum(thing.crowd for thing in objects)
+        what = f"{len(objects)} objects of {kinds} of {len(found_objects.names)} categories, {crowds} crowds"
+        return f"{_images(found_objects.images, thorough)}, {what}"
     points = data.keypoints(need.split)
     kinds = len({item.kind for item in points.objects})
     return f"{_images(points.images, thorough)}, {len(points.objects)} objects of {kinds} kinds"

@@ -1,6 +1,6 @@
 """One pass of a backbone over a set of images, shared by every probe that asks for it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from eval_suite import processes
 from eval_suite.feature_cache import CachePart, FeatureCache
 from eval_suite.read_ahead import ReadAhead
 from eval_suite.readers.contracts import ImageSource
@@ -56,6 +57,7 @@ class ProbedBackbone:
         self._made: dict[str, Any] = {}
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
+        self._shared: set[tuple[str, bool]] = set()
 
     def features(self, images: ImageSource) -> FeatureTable:
         """Summary and last spatial map of every image of the source; extracted once."""
@@ -78,13 +80,25 @@ class ProbedBackbone:
             self._made[key] = make()
         return self._made[key]
 
+    def extract_together(self, images: ImageSource, layers: bool = False) -> None:
+        """Extract with all processes what `features` (or `layers`) will answer from; only the first one then has it."""
+        if (images.key, layers) in self._shared or processes.world() == 1:
+            return
+        self._shared.add((images.key, layers))
+        if layers:
+            self._layers[images.key] = self._extract_layers(images, together=True)
+        else:
+            self._tables[images.key] = self._extract(images, together=True)
+        if processes.rank():
+            self.forget(images)
+
     def forget(self, images: ImageSource) -> None:
         """Free the features of a set that no later probe needs."""
         self._tables.pop(images.key, None)
         self._layers.pop(images.key, None)
 
     @torch.no_grad()
-    def _extract(self, images: ImageSource) -> FeatureTable:
+    def _extract(self, images: ImageSource, together: bool = False) -> FeatureTable:
         if not len(images):
             raise UserError(f"{images.key} holds no images")
 
@@ -94,16 +108,14 @@ class ProbedBackbone:
             found = {"spatial": features.spatial.float().cpu()}
             return found if features.summary is None else found | {"summary": features.summary.float().cpu()}
 
-        found = self._passes(images, "features", forward)
+        found = self._passes(images, "features", forward, together)
+        if processes.rank() and together:
+            return FeatureTable(None, torch.empty(0))
         return FeatureTable(found.get("summary"), found["spatial"])
 
     @torch.no_grad()
-    def _extract_layers(self, images: ImageSource) -> list[Tensor]:
-        intermediate = capability(self.backbone, "intermediate")
-        if intermediate is None:
-            raise UserError(f"{self.spec.name} has no inner layers to probe; set `layers: last` for this probe")
-        total = int(self.backbone.num_blocks)
-        blocks = [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]
+    def _extract_layers(self, images: ImageSource, together: bool = False) -> list[Tensor]:
+        intermediate, blocks = quarter_layers(self.backbone)
 
         def forward(batch: Tensor, rows: Tensor) -> dict[str, Tensor]:
             layers = intermediate(batch, blocks)
@@ -111,24 +123,34 @@ class ProbedBackbone:
                 self._check(images, rows, Features(None, layer))
             return {f"layer{number}": layer.float().cpu() for number, layer in enumerate(layers)}
 
-        found = self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward)
-        return [found[f"layer{number}"] for number in range(len(blocks))]
+        found = self._passes(images, f"layers-{'-'.join(map(str, blocks))}", forward, together)
+        return [] if processes.rank() and together else [found[f"layer{number}"] for number in range(len(blocks))]
 
-    def _passes(self, images: ImageSource, what: str, forward: Forward) -> dict[str, Tensor]:
-        """What `forward` gives of every image, [N, ...] by name; out of the cache where it is there."""
-        parts: list[CachePart | None] = [None] * -(-len(images) // self.batch_size)
-        if self._cache is not None:
-            parts = [self._cache.part(images.key, what, self.batch_size, number) for number in range(len(parts))]
+    def _passes(self, images: ImageSource, what: str, forward: Forward, together: bool) -> dict[str, Tensor]:
+        """What `forward` gives of every image, [N, ...] by name; out of the cache where it is there.
+
+        together: each process takes every n-th batch, and all of them come out of the first one; the others get none.
+        """
         rows = torch.arange(len(images)).split(self.batch_size)
-        missing = [some for some, part in zip(rows, parts, strict=True) if part is None or not part.exists()]
+        parts: list[CachePart | None] = [None] * len(rows)
+        if self._cache is not None:
+            parts = [self._cache.part(images.key, what, self.batch_size, number) for number in range(len(rows))]
+        turns = slice(processes.rank(), None, processes.world()) if together else slice(None)
+        own = zip(rows[turns], parts[turns], strict=True)
         found: dict[str, Tensor] = {}
-        with ReadAhead(images, missing) as ahead:
-            for some, part in zip(self._progress(images, rows), parts, strict=True):
-                make = partial(self._forward, forward, ahead, some)
-                for name, values in (make() if part is None else part.get(make)).items():
+        with ReadAhead(images, [some for some, part in own if part is None or not part.exists()]) as ahead:
+
+            def make(number: int, some: Tensor) -> Mapping[str, Tensor]:
+                forwards, part = partial(self._forward, forward, ahead, some), parts[number]
+                return forwards() if part is None else part.get(forwards)
+
+            items = list(enumerate(rows))
+            made = processes.in_turns(make, items) if together else (make(*item) for item in items)
+            for some, values in zip(self._progress(images, rows), made, strict=False):  # other processes get nothing
+                for name, value in values.items():
                     if name not in found:
-                        found[name] = values.new_empty(len(images), *values.shape[1:])
-                    found[name][some[0] : some[-1] + 1] = values
+                        found[name] = value.new_empty(len(images), *value.shape[1:])
+                    found[name][some[0] : some[-1] + 1] = value
         return found
 
     def _progress(self, images: ImageSource, rows: Sequence[Tensor]) -> Iterable[Tensor]:
@@ -150,3 +172,15 @@ class ProbedBackbone:
                     f"{self.spec.name} gives NaN or infinite features for {images.name_of(row)}; "
                     "check its weights, or run it in float32"
                 )
+
+
+def quarter_layers(backbone: Backbone) -> tuple[Callable[[Tensor, list[int]], list[Tensor]], list[int]]:
+    """What shows a backbone's inner maps, and the blocks L/4-1, L/2-1, 3L/4-1, L-1 (Probe3D).
+
+    UserError where the backbone cannot show its inner blocks.
+    """
+    intermediate = capability(backbone, "intermediate")
+    if intermediate is None:
+        raise UserError(f"{backbone.spec.name} has no inner layers to probe; take a probe of its last map")
+    total = int(backbone.num_blocks)
+    return intermediate, [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]

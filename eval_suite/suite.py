@@ -9,19 +9,25 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
+from eval_suite import processes
 from eval_suite.features import ProbedBackbone
+from eval_suite.probes.base import ProbeNode
 from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
 from eval_suite.probes.correspondence import KeypointProbe, TwoViewProbe
 from eval_suite.probes.dense import SegmentationProbe
+from eval_suite.probes.detection import DetectionProbe
 from eval_suite.probes.geometry import DepthProbe, NormalsProbe
 from eval_suite.probes.instance_retrieval import InstanceRetrievalProbe
 from eval_suite.probes.linear_classification import LinearClassificationProbe
 from eval_suite.probes.linear_protocols import LinearSegmentationProbe
 from eval_suite.probes.llava import LlavaProbe
 from eval_suite.probes.multitask import MultitaskProbe
+from eval_suite.probes.probe3d_dense import Probe3dDepthProbe, Probe3dNormalsProbe
 from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
+from eval_suite.probes.sam_instances import SamInstancesProbe
 from eval_suite.probes.vlm import VlmProbe
+from eval_suite.readers.contracts import LabelledData
 from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result, samples_of
@@ -41,6 +47,10 @@ ProbeRecipe = Annotated[
     | NormalsProbe
     | TwoViewProbe
     | Probe3dViewsProbe
+    | Probe3dDepthProbe
+    | Probe3dNormalsProbe
+    | SamInstancesProbe
+    | DetectionProbe
     | KeypointProbe
     | RetrievalProbe
     | InstanceRetrievalProbe
@@ -132,6 +142,8 @@ def run_probes(
         started = time.perf_counter()
         results: tuple[Result, ...] = ()
         absent = None
+        if not takes_part(probe, probed, data[probe.data]):
+            continue
         try:
             found = probe.run_on(probed, data, suite.seed)
             test_set = probe.test_set(data[probe.data], suite.seed)
@@ -139,6 +151,15 @@ def run_probes(
         except AbsentError as error:
             absent = str(error)
         yield Outcome(probe.group, name, results, absent, time.perf_counter() - started)
+
+
+def takes_part(probe: ProbeNode, probed: ProbedBackbone, data: LabelledData) -> bool:
+    """Whether this process runs a probe: all of them where it splits its own work, else the first one, once all have
+    extracted the features that it reads."""
+    if not probe.spread and processes.world() > 1:
+        for images in probe.reads(data):
+            probed.extract_together(images, layers=getattr(probe, "layers", "last") == "four")
+    return probe.spread or processes.rank() == 0
 
 
 def run_suite(
@@ -157,7 +178,7 @@ def run_suite(
     where features stay for the next time.
 
     `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
-    used nor changed.
+    used nor changed. With several processes (`processes.joined_processes`) the first one has all results.
     """
     outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device))
     metrics = Metrics(

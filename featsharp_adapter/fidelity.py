@@ -25,6 +25,8 @@ from featsharp_adapter.side_metrics import (
 )
 from featsharp_adapter.view_data import Sample
 
+LEAST = 1e-12  #: of an error, in units of the variance: a perfect prediction has a large fidelity and not none
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -41,7 +43,7 @@ class Fidelity:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         errors = {"mse": self.mse, "mse_stderr": self.stderr, "images": self.images}
-        return {"fidelity": self.ratio, "inverse_mse": 1 / self.mse, **errors}
+        return {"fidelity": self.ratio, "inverse_mse": 1 / max(self.mse, LEAST), **errors}
 
 
 def measure_fidelity(adapter: Adapter, learned: nn.Module, samples: Iterable[Sample]) -> dict[str, Fidelity]:
@@ -107,7 +109,7 @@ def summarise(errors: Tensor, variance: float) -> Fidelity:
     mse = total_error / total_cells
     residual = errors[:, 0] - mse * errors[:, 1]
     spread = residual.square().sum().sqrt() / total_cells * (count / max(count - 1, 1)) ** 0.5
-    return Fidelity(mse, float(spread), count, variance * total_cells / total_raw)
+    return Fidelity(mse, float(spread), count, variance / max(total_raw / total_cells, LEAST * variance))
 
 
 class _WeightedVariance:

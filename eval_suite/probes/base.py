@@ -3,13 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.score import Score
-from eval_suite.readers.contracts import LabelledData
+from eval_suite.readers.contracts import ImageSource, LabelledData
 from eval_suite.results import Result
 from teachers.config import Node
 
@@ -18,7 +18,9 @@ from teachers.config import Node
 class Need:
     """What a probe asks of its data: a kind of label in a split, and which label maps."""
 
-    kind: Literal["classes", "dense", "captions", "pairs", "keypoints", "questions", "conversations", "ranked"]
+    kind: Literal[
+        "classes", "dense", "instances", "captions", "pairs", "keypoints", "questions", "conversations", "ranked"
+    ]
     split: str
     labels: tuple[str, ...] = ()
 
@@ -28,6 +30,9 @@ class ProbeNode(Node):
 
     AbsentError from `run` means that the backbone lacks what the task needs; the suite records the reason.
     """
+
+    #: whether all processes run it together and split its work; else the first one runs it on features all extracted
+    spread: ClassVar[bool] = False
 
     name: str = Field(description="task name in the results")
     group: str
@@ -48,6 +53,12 @@ class ProbeNode(Node):
     def run_on(self, backbone: ProbedBackbone, data: Mapping[str, LabelledData], seed: int) -> list[Result]:
         """`run`, given all the data sets that `wants` names."""
         return self.run(backbone, data[self.data], seed)
+
+    def reads(self, data: LabelledData) -> list[ImageSource]:
+        """The sets of images whose features `run` will ask for, so that all processes can extract them together."""
+        fields = {"pairs": ("first", "second"), "ranked": ("queries", "gallery")}
+        found = {(need.kind, need.split): getattr(data, need.kind)(need.split) for need in self.needs()}
+        return [getattr(part, name) for (kind, _), part in found.items() for name in fields.get(kind, ("images",))]
 
     def test_set(self, data: LabelledData, seed: int) -> str:
         """What its units are numbers of: equal keys, equal test images in equal order, whatever the backbone."""

@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import Need, ProbeNode
@@ -73,6 +74,8 @@ class LinearSegmentationProbe(ProbeNode):
     `steps`, `batch`, `crop`, `stride` change the published schedule; the result's protocol then says so.
     """
 
+    spread: ClassVar[bool] = True
+
     probe: Literal["linear_segmentation"]
     group: str = "dense"
     labels: str = "semantic"
@@ -116,9 +119,10 @@ class LinearSegmentationProbe(ProbeNode):
                 group["lr"] = schedule.learning_rate * schedule.rate(step, steps)
             optimiser.zero_grad(set_to_none=True)
             with seeded(seed + step):  # dropout
-                logits = head(spatial_of(backbone, pictures))
+                logits = head(shared_spatial(backbone, pictures))
             class_loss(resize_map(logits, (crop, crop)), truth).backward()
             optimiser.step()
+        processes.same_everywhere(head)
         return head.eval()
 
     @torch.no_grad()
@@ -131,18 +135,21 @@ class LinearSegmentationProbe(ProbeNode):
         def logits_of(window: Tensor) -> Tensor:
             return resize_map(head(spatial_of(backbone, window)), (window.shape[-2], window.shape[-1]))
 
-        for row in tqdm(range(len(judge.rows)), desc="windows", disable=not backbone.progress, leave=False):
+        for row in tqdm(
+            processes.own_rows(len(judge.rows)), desc="windows", disable=not backbone.progress, leave=False
+        ):
             picture, truth = images.original(int(judge.rows[row])).float() / 255, labels.original(row)
             picture = resize_map(picture[None], keep_ratio((picture.shape[-2], picture.shape[-1]), crop))[0]
             size = (truth.shape[-2], truth.shape[-1])
             metric.update(slide(logits_of, picture, metric.classes, crop, stride, size).argmax(0)[None], truth[None])
+        processes.gather(metric)
         return metric
 
 
 def _training_batches(
     learn: DenseImages, images: Originals, labels: Originals, counts: tuple[int, int, int], generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """`counts` = steps, batch, crop: crops [b, 3, crop, crop] and classes [b, crop, crop]; files are read in threads."""
+    """`counts` = steps, batch, crop: crops [b, 3, crop, crop] and classes [b, crop, crop]; read in threads."""
     steps, batch, crop = counts
     with ThreadPoolExecutor(READERS) as pool:
         for _ in range(steps):
@@ -178,3 +185,8 @@ def spatial_of(backbone: ProbedBackbone, images: Tensor) -> Tensor:
     if not spatial.isfinite().all():
         raise UserError(f"{backbone.spec.name} gives NaN or infinite features; check its weights, or run it in float32")
     return spatial
+
+
+def shared_spatial(backbone: ProbedBackbone, images: Tensor) -> Tensor:
+    """The same of a batch whose forward pass all processes share; the head is trained alike in each of them."""
+    return processes.split_forward(lambda part: [spatial_of(backbone, part)], images)[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw
+import torch
+from pycocotools import mask as coco_masks
 from pydantic import Field, model_validator
 
 from eval_suite.readers.captions import captioned
@@ -16,6 +17,8 @@ from eval_suite.readers.contracts import (
     TRAIN,
     CaptionedImages,
     DenseImages,
+    InstanceImages,
+    InstanceObject,
     KeypointImages,
     KeypointObject,
     LabelledData,
@@ -31,7 +34,8 @@ class CocoNode(FileReaderNode):
     """COCO-format JSON beside a folder of images; each file is optional and may hold `{split}`.
 
     With instances the label `instances` says which of the categories covers a pixel (0 is background, smaller objects
-    lie over larger ones, crowds do not count); with panoptic the label `panoptic` says which of all categories.
+    lie over larger ones, crowds do not count); with panoptic the label `panoptic` says which of all categories. Objects
+    with boxes and masks (`instances`) are at the photographs' own size.
     """
 
     reader: Literal["coco"]
@@ -91,6 +95,21 @@ class CocoData(LabelledData):
         maps = DecodedMaps(decode, self.node.fitting, IGNORE, source.name_of)
         names = ("background", *(category["name"] for category in data["categories"]))
         return DenseImages(source, rows_of(len(source)), {"instances": maps}, {"instances": names}, {})
+
+    def instances(self, split: str) -> InstanceImages:
+        """Boxes and masks of every annotation, crowds marked; an image without any has an empty list."""
+        if self.node.instances is None:
+            self._missing("objects with masks", split)
+        data = self._json(self.node.instances, split)
+        images = self._images(data, split)
+        notes = _by_image(data["annotations"])
+        number = {category["id"]: at for at, category in enumerate(data["categories"])}
+        source = FileImages(self.name, self._files(images, split), self.node.fitting)
+        objects = [
+            [_instance(note, number, *_size(image, source, row)) for note in notes.get(image["id"], [])]
+            for row, image in enumerate(images)
+        ]
+        return InstanceImages(source, objects, tuple(category["name"] for category in data["categories"]))
 
     def keypoints(self, split: str) -> KeypointImages:
         if self.node.keypoints is None:
@@ -195,14 +214,35 @@ def paint_instances(
 
 
 def instance_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Polygons, or a run-length code (plain or compressed), as bool [height, width]."""
+    """Polygons (filled by COCO's own tool), or a run-length code (plain or packed), as bool [height, width]."""
     if isinstance(segmentation, Mapping):
         return decode_rle(segmentation["counts"], *segmentation["size"])
-    canvas = Image.new("1", (width, height))
-    for polygon in segmentation:
-        if len(polygon) >= 6:
-            ImageDraw.Draw(canvas).polygon([round(side - 0.5) for side in polygon], fill=1, outline=1)
-    return np.asarray(canvas)
+    polygons = [[float(side) for side in polygon] for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))).astype(bool)
+
+
+def _instance(note: Mapping[str, Any], number: Mapping[int, int], height: int, width: int) -> InstanceObject:
+    if missing := {"bbox", "area", "segmentation", "category_id"} - note.keys():
+        raise UserError(f"an annotation of image {note['image_id']} has no {', '.join(sorted(missing))}")
+    if note["category_id"] not in number:
+        raise UserError(
+            f"an annotation of image {note['image_id']} is of category {note['category_id']}, which is not listed"
+        )
+    x, y, across, down = (float(side) for side in note["bbox"])
+
+    def mask() -> torch.Tensor:
+        found = instance_mask(note["segmentation"], height, width)
+        if found.shape != (height, width):
+            raise UserError(
+                f"image {note['image_id']} is {width}x{height} and a mask of it {found.shape[1]}x{found.shape[0]}; "
+                "they do not belong together"
+            )
+        return torch.from_numpy(found)
+
+    box = (x, y, x + across, y + down)
+    return InstanceObject(number[note["category_id"]], box, float(note["area"]), bool(note.get("iscrowd")), mask)
 
 
 def paint_panoptic(raw: np.ndarray, segments: Sequence[Mapping[str, Any]], number: Mapping[int, int]) -> np.ndarray:

@@ -153,6 +153,26 @@ class KeypointImages:
 
 
 @dataclass(frozen=True)
+class InstanceObject:
+    """One object in the pixels of the photograph at its own size."""
+
+    kind: int  #: position of its category in the names
+    box: tuple[float, float, float, float]  #: x0, y0, x1, y1
+    area: float  #: pixels, as the annotation says
+    crowd: bool  #: many objects in one region
+    mask: Callable[[], Tensor]  #: bool [H, W], decoded when asked for
+
+
+@dataclass(frozen=True)
+class InstanceImages:
+    """Objects with boxes and masks: a list for each image, in the pixels of `images.original(row)`."""
+
+    images: ImageSource
+    objects: Sequence[Sequence[InstanceObject]]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RankedImages:
     """Instance retrieval: which images of a gallery show what a query shows; the junk counts neither way.
 
@@ -223,6 +243,9 @@ class LabelledData:
 
     def keypoints(self, split: str) -> KeypointImages:
         self._missing("keypoints", split)
+
+    def instances(self, split: str) -> InstanceImages:
+        self._missing("objects with masks", split)
 
     def questions(self, split: str) -> QuestionImages:
         self._missing("questions", split)

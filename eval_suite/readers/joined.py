@@ -6,6 +6,7 @@ from eval_suite.readers.contracts import (
     ClassifiedImages,
     DenseImages,
     ImagePairs,
+    InstanceImages,
     KeypointImages,
     LabelledData,
     QuestionImages,
@@ -48,6 +49,12 @@ class Joined(LabelledData):
 
     def keypoints(self, split: str) -> KeypointImages:
         return self._of(split).keypoints(split)
+
+    def instances(self, split: str) -> InstanceImages:
+        found = self._of(split).instances(split)
+        if split != TRAIN and found.names != self._train.instances(TRAIN).names:
+            raise UserError(f'data "{self.name}": the two sets do not have the same categories')
+        return found
 
     def questions(self, split: str) -> QuestionImages:
         return self._of(split).questions(split)

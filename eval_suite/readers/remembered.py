@@ -8,6 +8,7 @@ from eval_suite.readers.contracts import (
     ConversationImages,
     DenseImages,
     ImagePairs,
+    InstanceImages,
     KeypointImages,
     LabelledData,
     QuestionImages,
@@ -37,6 +38,9 @@ class Remembered(LabelledData):
 
     def keypoints(self, split: str) -> KeypointImages:
         return self._ask("keypoints", split)
+
+    def instances(self, split: str) -> InstanceImages:
+        return self._ask("instances", split)
 
     def questions(self, split: str) -> QuestionImages:
         return self._ask("questions", split)

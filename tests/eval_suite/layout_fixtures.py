@@ -120,9 +120,11 @@ def coco(root: Path) -> Path:
         small = [20, 20, 24, 20, 24, 24, 20, 24]
         column = [0, HEIGHT * 4, HEIGHT * (WIDTH - 4)]  # runs of 0s and 1s: the first four columns
         notes = [
-            {"image_id": 7, "category_id": 1, "area": 400, "iscrowd": 0, "segmentation": [square]},
-            {"image_id": 7, "category_id": 90, "area": 4, "iscrowd": 0, "segmentation": [small]},
-            {"image_id": 9, "category_id": 1, "area": 900, "iscrowd": 1,
+            {"id": 1, "image_id": 7, "category_id": 1, "area": 400, "iscrowd": 0, "segmentation": [square],
+             "bbox": [10, 10, 20, 20]},
+            {"id": 2, "image_id": 7, "category_id": 90, "area": 16, "iscrowd": 0, "segmentation": [small],
+             "bbox": [20, 20, 4, 4]},
+            {"id": 3, "image_id": 9, "category_id": 1, "area": 192, "iscrowd": 1, "bbox": [0, 0, 4, HEIGHT],
              "segmentation": {"counts": column, "size": [HEIGHT, WIDTH]}},
         ]  # fmt: skip
         dump(

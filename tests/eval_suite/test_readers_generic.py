@@ -125,7 +125,7 @@ def test_class_folders_number_classes_alike_in_both_splits(tmp_path: Path) -> No
     named = opened("class_folders", tmp_path, names={"a_cat": "tabby", "b": "bee", "c": "sea"})
     assert named.classes("test").names == ("tabby", "bee", "sea")
     assert train.images.key != test.images.key
-    with pytest.raises(UserError, match='names no val split'):
+    with pytest.raises(UserError, match="names no val split"):
         data.classes("val")
 
 

@@ -1,12 +1,17 @@
-"""The toy checks a probe suite has to pass: each on synthetic input, with the numbers worked out by hand."""
+"""The toy checks a probe suite has to pass: each on synthetic input, with the numbers worked out by hand.
+
+Elsewhere: a linear map is learnt and batch normalisation keeps its statistics (test_linear_protocols), boundaries
+shifted by a pixel (test_metrics_boundaries), Δm (test_delta_m), fidelity (tests/featsharp_adapter/test_fidelity.py).
+"""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
+from toy_world import Constant, Squares, cells_of, probed
 
-from eval_suite.metrics.answers import anls, mme_score, relaxed
+from eval_suite.metrics.answers import anls, mme_score, relaxed, soft_vqa
 from eval_suite.metrics.classification import cosine_logits, knn_predict, top1, zero_shot_weights
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.metrics.depth import Depth
@@ -17,7 +22,10 @@ from eval_suite.metrics.retrieval import recall_at_k
 from eval_suite.metrics.saliency import Saliency
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.matching import match_pairs
+from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.windows import slide, window_starts
+from eval_suite.readers.contracts import ImagePairs, LabelledData, PairGeometry
+from teachers.contracts import Features
 from teachers.errors import UserError
 
 
@@ -239,3 +247,47 @@ def test_saliency_with_the_doubled_sigmoid() -> None:
         flat = Saliency(variant=variant)
         flat.update(torch.full((1, 10, 10), 0.9), target)
         assert flat.scores()["maxf"].value == pytest.approx(100 * 1.3 * 0.3 / (0.3 * 0.3 + 1), abs=0.01)
+
+
+class SameWorld(LabelledData):
+    """Two views from one place: what a cell of the first shows, the same cell of the second shows."""
+
+    name = "same"
+
+    def pairs(self, split: str) -> ImagePairs:
+        y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+        points = torch.stack([0.1 * x, 0.1 * y, torch.ones(8, 8)], -1)  # 10 cm apart, 1 m away
+        known = PairGeometry(points, points, torch.eye(4), torch.eye(3))
+        views = [Squares(name, cells_of(2, 0)) for name in ("first", "second")]
+        nothing = torch.zeros(2, 1, 2)
+        return ImagePairs(*views, nothing, nothing, nothing[..., 0] == 0, (32, 32), lambda row, cells: known)
+
+
+class Marks(Constant):
+    """A random vector for each of 8x8 cells; shuffled over the cells in the views of the second set."""
+
+    def __init__(self, shuffled: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first = torch.randn(32, 64, generator=generator)
+        self.second = self.first[:, torch.randperm(64, generator=generator)] if shuffled else self.first
+        self.asked = 0
+
+    def forward(self, images: torch.Tensor) -> Features:
+        self.asked += 1
+        maps = (self.first if self.asked == 1 else self.second).unflatten(1, (8, 8))
+        return Features(None, maps.expand(len(images), -1, -1, -1))
+
+
+def test_equal_features_at_one_pose_and_shuffled_ones_in_centimetres() -> None:
+    task = Probe3dViewsProbe(probe="probe3d_views", name="v", data="same", cells=8, kept=64, pixels=(1.0,))
+    same = task.run(probed(Marks(shuffled=False)), SameWorld(), 0)
+    assert {result.metric for result in same} == {"recall_1cm", "recall_2cm", "recall_5cm", "recall_1px"}
+    assert all(result.value == 100 for result in same)
+    lost = {result.metric: result.value for result in task.run(probed(Marks(shuffled=True)), SameWorld(), 0)}
+    assert lost["recall_2cm"] < 10  # chance is one of 64
+
+
+def test_vqa_accuracy_leaves_one_person_out() -> None:
+    for equal, value in ((2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)):
+        assert soft_vqa(["cat"], [["cat"] * equal + ["dog"] * (10 - equal)]).tolist() == [pytest.approx(value)]

@@ -67,6 +67,12 @@ def test_predicting_the_mean_has_fidelity_one(trainer_and_held_out) -> None:
     assert summarise(errors.by_downsampler["mean"], errors.variance).ratio == pytest.approx(1.0, rel=1e-4)
 
 
+def test_a_perfect_prediction_has_a_finite_fidelity() -> None:
+    perfect = summarise(torch.tensor([[0.0, 12, 0], [0, 9, 0]], dtype=torch.float64), variance=4.0)
+    assert perfect.ratio == pytest.approx(1e12) and perfect.to_dict()["inverse_mse"] == pytest.approx(1e12)
+    assert summarise(torch.tensor([[3.0, 12, 6]], dtype=torch.float64), variance=4.0).ratio == pytest.approx(8.0)
+
+
 def test_side_metrics_tell_tiles_from_a_smooth_map(tmp_path, monkeypatch) -> None:
     side = {}
     for name in ("bilinear", "tile"):

@@ -1,0 +1,142 @@
+"""Several processes probing one backbone: who does what, and how what they found comes together.
+
+`accelerate launch -m eval_suite run ...` or torchrun starts them. In one process everything here does nothing, and
+so it does inside a program that has processes of its own (a distillation judges its student in its first process).
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from eval_suite.metrics.score import Tally
+from teachers.errors import UserError
+
+_joined = False
+PATIENCE = timedelta(days=2)  #: the first process may train a probe for long while the others wait
+
+
+@contextmanager
+def joined_processes(device: str) -> Iterator[str]:
+    """Join the processes that a launcher started, and leave them at the end; gives the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield device
+        return
+    place = torch.device(device)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    global _joined
+    _joined = True
+    try:
+        yield str(place)
+    finally:
+        _joined = False
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _joined else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def own_rows(count: int) -> range:
+    """This process' part of rows 0 .. count - 1: contiguous, so that parts in rank order are the whole in order."""
+    return range(rank() * count // world(), (rank() + 1) * count // world())
+
+
+def split_forward(function: Callable[[Tensor], Sequence[Tensor]], batch: Tensor) -> list[Tensor]:
+    """`function` of a batch [B, ...] -> tensors [B, ...], each process computing its part and all having the whole.
+
+    Without gradients: it is for frozen backbones.
+    """
+    if world() == 1:
+        return list(function(batch))
+    each = -(-len(batch) // world())
+    rows = torch.arange(rank() * each, (rank() + 1) * each).clamp(max=len(batch) - 1)  # the last row may come twice
+    out = []
+    for part in function(batch[rows.to(batch.device)]):
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world())]
+        dist.all_gather(parts, part.contiguous())
+        out.append(torch.cat(parts)[: len(batch)])
+    return out
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Mean of the gradients over processes; a parameter without one counts as zero."""
+    if world() == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world()
+
+
+def same_everywhere(module: nn.Module) -> None:
+    """Parameters and buffers of the first process in all: what was trained apart may have drifted by rounding."""
+    if world() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.data, 0)
+
+
+def gather(*metrics: Tally) -> None:
+    """What all processes saw, in each of them, in rank order."""
+    if world() > 1:
+        for metric in metrics:
+            metric.gather()
+
+
+def all_say(value: Any) -> list[Any]:
+    """What every process says, in rank order."""
+    if world() == 1:
+        return [value]
+    out: list[Any] = [None] * world()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def in_turns(make: Callable[[int, Tensor], Mapping[str, Tensor]], items: list[tuple[int, Tensor]]) -> Iterator[Mapping]:
+    """`make(*item)` of all items: each process makes every n-th, and they come out of the first process in order.
+
+    A UserError in one process is raised in all.
+    """
+    for first in range(0, len(items), world()):
+        part: Mapping[str, Tensor] = {}
+        trouble = None
+        if first + rank() < len(items):
+            try:
+                part = make(*items[first + rank()])
+            except UserError as error:
+                trouble = str(error)
+        if told := [text for text in all_say(trouble) if text is not None]:
+            raise UserError(told[0])
+        yield from (made for made in to_first(part) if made)
+
+
+def to_first(part: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    """CPU tensors by name of every process, in rank order, on the first one; the others get nothing."""
+    shapes = all_say({name: (tuple(tensor.shape), tensor.dtype) for name, tensor in part.items()})
+    if rank():
+        for tensor in part.values():
+            dist.send(tensor.contiguous(), 0)
+        return []
+    out: list[Mapping[str, Tensor]] = [part]
+    for other in range(1, world()):
+        received = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes[other].items()}
+        for tensor in received.values():
+            dist.recv(tensor, other)
+        out.append(received)
+    return out
