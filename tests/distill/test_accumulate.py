@@ -41,6 +41,7 @@ def test_uneven_micro_batches_are_refused(write_recipe: Callable[..., Path]) -> 
         train(read(write_recipe(), ["optim.accumulate=3"]))
 
 
+@pytest.mark.slow
 def test_accumulating_arms_go_on_through_stages_as_if_alone(tmp_path: Path) -> None:
     """Two partitions, two stages, two arms, stopped at the boundary: equal to the bit to one arm that never stopped."""
     arms = {"flat": ["teachers.coarse.upsampler=bilinear", "student.seed=3"], "tile": []}
