@@ -44,12 +44,17 @@ class StudentTransformer(VisionTransformer):
 
         With `taps` also those after the named blocks, in the same layout, before any norm.
         """
-        node = self.node
-        plain = node.cpe is None and node.window is None and node.window_train is None
-        if plain and not node.spectral and not node.damp and not taps:
+        if self.plain and not taps:
             return self.forward_features(images)
         tokens, kept = self._walk(images, key, taps)
         return (tokens, kept) if taps else tokens
+
+    @property
+    def plain(self) -> bool:
+        """Whether its way is timm's own."""
+        node = self.node
+        windowed = node.window is not None or node.window_train is not None
+        return node.cpe is None and not windowed and not node.spectral and not node.damp
 
     def begin(self, update: int) -> None:
         """Tell the layers which update comes next."""

@@ -24,7 +24,7 @@ class Draws:
     def next(self) -> int:
         """The key of the next training forward: another one for every update, pass and process."""
         self.forwards += 1
-        return mix(self.seed, self.rank, self.update, self.forwards)
+        return mix(self.seed, self.rank, self.update, self.forwards) >> 1  # a positive int64
 
 
 def normal(shape: tuple[int, ...], device: torch.device, *key: int) -> Tensor:

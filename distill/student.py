@@ -101,9 +101,13 @@ class Student(nn.Module):
         """[B, 3, H, W] -> summary tokens [B, T, D] and the spatial map [B, D, h, w], after the last norm."""
         grid = self.grid(images)
         # Called as a module, not its forward_features, so that ZeRO-3 sees when tokens and positions are needed.
-        key = self.draws.next() if self.training else None
-        out = self.vit((images - self.mean) / self.std, key)
+        normalised = (images - self.mean) / self.std
+        out = self.vit(normalised) if self.vit.plain else self._drawn(normalised)
         return out[:, : len(self.teachers)], to_map(out[:, self.vit.num_prefix_tokens :], grid)
+
+    @torch.compiler.disable(recursive=False)  # a key is another constant every time
+    def _drawn(self, normalised: Tensor) -> Tensor:
+        return self.vit(normalised, self.draws.next() if self.training else None)
 
     def intermediate(self, images: Tensor, blocks: Collection[int]) -> dict[int, Tensor]:
         """Maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""

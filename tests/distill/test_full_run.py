@@ -78,7 +78,7 @@ def test_everything_is_in_the_report(whole: Path) -> None:
     assert all(line["loss"] == pytest.approx(sum(line["losses"].values()), rel=1e-5) for line in lines)
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_going_on_after_any_step_changes_nothing(whole: Path, tmp_path: Path, step: int) -> None:
     shutil.copytree(whole, tmp_path / "runs" / "small")
     recipe = read(whole / "recipe.yaml", [f"out={tmp_path / 'runs'}"])
@@ -91,12 +91,9 @@ def test_going_on_after_any_step_changes_nothing(whole: Path, tmp_path: Path, st
 CHANGES = {
     "student.cpe=128": "student.cpe: 64 -> 128",
     "student.damp=0.2": "student.damp: 0.1 -> 0.2",
-    "student.window_train=[2,3]": "student.window_train",
-    "student.spectral=false": "student.spectral: True -> False",
     "loss.shift=false": "loss.shift: True -> False",
     "loss.mesa=1": "loss.mesa: 0.5 -> 1.0",
     "ema.decay=0.5": "ema.decay: 0.9 -> 0.5",
-    "student.position_dropout=0": "student.position_dropout: 0.2 -> 0.0",
 }
 
 
