@@ -1,6 +1,6 @@
 """python -m eval_suite run | record | table | data check: probe a backbone, compare probed runs, look at the data.
 
-Several processes (one for each GPU) probe one backbone with: accelerate launch -m eval_suite run ...
+Several processes probe one backbone with: accelerate launch --multi_gpu --num_processes N -m eval_suite run ...
 """
 
 import argparse
@@ -83,7 +83,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
-    from eval_suite.processes import joined_processes, rank
+    from eval_suite.processes import joined_processes, rank, world
     from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
     from teachers.registry import load_backbone
 
@@ -99,7 +99,8 @@ def run(options: argparse.Namespace) -> None:
         )
         if rank() == 0:
             write_metrics(options.out, metrics)
-            print(f"{len(metrics['results'])} results written to {options.out}")
+            by = f" by {world()} processes" if world() > 1 else ""
+            print(f"{len(metrics['results'])} results written to {options.out}{by}")
 
 
 def keep(options: argparse.Namespace) -> None:
