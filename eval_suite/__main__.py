@@ -1,6 +1,6 @@
 """python -m eval_suite run | record | vlm | table | data check: probe a backbone, compare runs, look at the data.
 
-Several processes (one for each GPU) probe one backbone with: accelerate launch -m eval_suite run ...
+Several processes probe one backbone with: accelerate launch --multi_gpu --num_processes N -m eval_suite run ...
 """
 
 import argparse
@@ -102,7 +102,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
-    from eval_suite.processes import joined_processes, rank
+    from eval_suite.processes import joined_processes, rank, world
     from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
     from teachers.registry import load_backbone
 
@@ -128,7 +128,8 @@ def keep_metrics(out: Path, metrics: dict[str, Any]) -> None:
     if not metrics["results"]:
         raise UserError(f"nothing could be measured ({'; '.join(lacking)}); probe what this backbone can do")
     write_metrics(out, metrics)
-    print(f"{len(metrics['results'])} results written to {out}")
+    by = f" by {world()} processes" if world() > 1 else ""
+    print(f"{len(metrics['results'])} results written to {out}{by}")
     for line in lacking:
         print(f"not measured: {line}")
 

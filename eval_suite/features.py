@@ -181,8 +181,6 @@ def quarter_layers(backbone: Backbone) -> tuple[Callable[[Tensor, list[int]], li
     """
     intermediate = capability(backbone, "intermediate")
     if intermediate is None:
-        raise UserError(
-            f"{backbone.spec.name} has no inner layers to probe; take a probe of its last map (`layers: last`)"
-        )
+        raise UserError(f"{backbone.spec.name} has no inner layers to probe; set `layers: last` or take another probe")
     total = int(backbone.num_blocks)
     return intermediate, [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]

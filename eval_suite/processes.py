@@ -1,7 +1,7 @@
 """Several processes probing one backbone: who does what, and how what they found comes together.
 
-`accelerate launch -m eval_suite run ...` or torchrun starts them. In one process everything here does nothing, and
-so it does inside a program that has processes of its own (a distillation judges its student in its first process).
+`accelerate launch --multi_gpu -m eval_suite run ...` or torchrun starts them. In one process everything here does
+nothing, and so it does inside a program that has processes of its own (a distillation judges its student in its first).
 """
 
 import os
