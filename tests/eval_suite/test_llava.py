@@ -325,7 +325,7 @@ def test_an_oracle_is_read_and_a_constant_backbone_is_not(language: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "train", "steps", "least"), [("tokenizer", 48, 150, 90), ("v1", 64, 120, 55)])
 def test_an_oracle_near_the_ceiling(language: Path, prompt: str, train: int, steps: int, least: float) -> None:
-    """Measured: 100 with the short prompt, 71 with Vicuna's, whose fifty words stand between picture and answer."""
+    """Measured: 100 with the short prompt, 71 with Vicuna's long one in as many steps as a test may take."""
     data, node = ToyData(train, 24), changed(recipe(language), prompt=prompt, steps=steps)
     best, worst = (probe_of(node).run(probed(backbone), data, 0)[0] for backbone in (Oracle(), Constant()))
     assert best.value > least and worst.value < 45
