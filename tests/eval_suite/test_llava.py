@@ -323,16 +323,11 @@ def test_an_oracle_is_read_and_a_constant_backbone_is_not(language: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tune", "least"), [("full", 90), ("lora", 60)])
-def test_an_oracle_is_read_with_vicunas_prompt_and_both_stages(language: Path, tune: str, least: float) -> None:
-    """LoRA leaves a random language model's own weights as they are, so it learns less here."""
-    data = {"data": "toy", "use": "captions", "batch": 16, "steps": 30, "learning_rate": 3e-3}
-    node = changed(
-        recipe(language), steps=300, tune=tune, lora={"rank": 16, "alpha": 32, "dropout": 0.0}, stage1=data,
-        learning_rate=3e-3 if tune == "full" else 1e-2,
-    )  # fmt: skip
-    best = probe_of(node).run(probed(Oracle()), ToyData(64, 24), 0)[0]
-    worst = probe_of(changed(node, steps=60)).run(probed(Constant()), ToyData(64, 24), 0)[0]
+@pytest.mark.parametrize(("prompt", "train", "steps", "least"), [("tokenizer", 48, 150, 90), ("v1", 64, 120, 55)])
+def test_an_oracle_near_the_ceiling(language: Path, prompt: str, train: int, steps: int, least: float) -> None:
+    """Measured: 100 with the short prompt, 71 with Vicuna's long one in as many steps as a test may take."""
+    data, node = ToyData(train, 24), changed(recipe(language), prompt=prompt, steps=steps)
+    best, worst = (probe_of(node).run(probed(backbone), data, 0)[0] for backbone in (Oracle(), Constant()))
     assert best.value > least and worst.value < 45
 
 
