@@ -149,7 +149,7 @@ class LinearSegmentationProbe(ProbeNode):
 def _training_batches(
     learn: DenseImages, images: Originals, labels: Originals, counts: tuple[int, int, int], generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """`counts` = steps, batch, crop: crops [b, 3, crop, crop] and classes [b, crop, crop]; read in threads."""
+    """`counts` = steps, batch, crop: crops [b, 3, crop, crop], classes [b, crop, crop]; files are read in threads."""
     steps, batch, crop = counts
     with ThreadPoolExecutor(READERS) as pool:
         for _ in range(steps):

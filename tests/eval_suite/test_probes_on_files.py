@@ -140,6 +140,32 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (suite.parent / "m.json").exists()
 
 
+def test_what_cannot_be_done_is_said_before_or_instead_of_the_work(
+    suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder as --out, a device there is not, inner layers and a text tower that the backbone lacks."""
+
+    def said(*changes: str, out: str = "m.json", device: str = "cpu") -> tuple[int, str, str]:
+        wanted = ["--suite", str(suite), "--out", str(suite.parent / out), "--device", device]
+        code = guard(main, ["run", "--backbone", "tiny:dino", *wanted, *changes])
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err and len(printed.err.strip().splitlines()) <= 2
+        return code, printed.out, printed.err
+
+    assert "is a folder; name a file in it" in said(out="squares")[2]
+    assert "--device quantum" in said(device="quantum")[2]
+    zero_shot = 'probes.names={probe: zero_shot, data: squares, templates: ["a {}"]}'
+    few = "probes.seg={probe: segmentation, data: squares, labels: semantic, steps: 1}"
+    code, printed, _ = said(few, zero_shot)
+    assert code == 0 and "1 results written" in printed
+    assert "not measured: classification/names: tiny:dino has no text tower and no adaptor to one" in printed
+    only = suite.with_name("only.yaml")
+    only.write_text(suite.read_text().split("probes:")[0] + f"probes: {{names: {zero_shot.split('=', 1)[1]}}}\n")
+    code = guard(main, ["run", "--backbone", "tiny:dino", "--suite", str(only), "--out", str(suite.parent / "n.json")])
+    assert code == 2 and "nothing could be measured" in capsys.readouterr().err
+    assert not (suite.parent / "n.json").exists()
+
+
 class Counting(Dumb):
     """Counts the images it is shown, and can be made to fail after some."""
 

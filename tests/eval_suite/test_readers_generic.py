@@ -253,6 +253,35 @@ def test_hugging_face_columns(saved: Path) -> None:
             validate(One, {"data": {**node, **change}}, "suite").data.open("toy").classes("test")
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"label": "metres"}, "classes", 'row 0 of train has the label .* in column "metres", which is none of the'),
+        ({"label": "q", "label_names": ["one", "two"]}, "classes", "has the label 'which.' in column \"q\""),
+        (
+            {"label": "label", "label_names": ["one"]},
+            "classes",
+            "row 1 of train has the label 1 .* none of the 1 classes",
+        ),
+        ({"image": "q"}, "images", 'no image in column "q" but "which'),
+        ({"masks": {"semantic": {"column": "q", "classes": 5}}}, "semantic", 'no image in column "q" but "which'),
+        ({"masks": {"semantic": {"column": "mask", "classes": 5}}}, "semantic", 'column "mask" holds the value 5'),
+        ({"depth": {"column": "label"}}, "depth", 'row 0 has no depth map in column "label"'),
+        ({"question": "q", "answer": "q", "options": "choices"}, "questions", "is none of its 2 options"),
+    ],
+)
+def test_columns_that_hold_something_else_are_named(saved: Path, change: dict, kind: str, message: str) -> None:
+    node = {"reader": "hf", "path": str(saved), "size": [make.HEIGHT, make.WIDTH], "label": "label", **change}
+    with pytest.raises(UserError, match=message):
+        data = validate(One, {"data": node}, "suite").data.open("toy")
+        if kind == "images":
+            data.classes("train").images.read(torch.arange(1))
+        elif kind in ("classes", "questions"):
+            getattr(data, kind)("train")
+        else:
+            data.dense("train").labels(kind)[torch.arange(1)]
+
+
 @pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("source", [(48, 64), (64, 48), (50, 50), (37, 91)])
 def test_images_labels_and_points_move_alike(mode: str, source: tuple[int, int]) -> None:

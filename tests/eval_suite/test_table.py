@@ -85,6 +85,16 @@ def test_html_is_escaped_and_needs_nothing_else() -> None:
     assert page.count("rgba(0, 114, 178") == 3
 
 
+def test_shipped_records_are_rows_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["recorded:tiny-dino", "recorded:tiny-sam"]
+    assert run(*names, "--baseline", "tiny:dino", "--format", "json") == 0
+    table = json.loads(capsys.readouterr().out)
+    assert set(table["rows"]) == {"tiny:dino", "tiny:sam"}
+    assert table["rows"]["tiny:sam"]["dense"]["paired"] is True
+    assert run("recorded:tiny-dyno", "--baseline", "x") == 2
+    assert 'did you mean "tiny-dino"' in capsys.readouterr().err
+
+
 def test_unknown_format_suggests() -> None:
     with pytest.raises(UserError, match='did you mean "html"'):
         render(TABLE, "htm")
