@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Pillow's own limit, a quarter of a gigabyte as RGB: beyond it a small file is more likely a bomb than a photograph.
 MAX_PIXELS = 89_478_485
@@ -52,6 +52,8 @@ def decode_image(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndar
             return np.array(_upright(_to_rgb(image), _orientation(image)))
     except BadImage:
         raise
+    except UnidentifiedImageError as error:  # Pillow's words have a memory address in them, of no use to anyone
+        raise BadImage("UnidentifiedImageError: no image of a format that is read") from error
     except Exception as error:
         # On damaged files Pillow's decoders raise nearly every exception there is (SyntaxError, struct.error, ...).
         raise BadImage(f"{type(error).__name__}: {error}") from error

@@ -13,10 +13,10 @@ from small_run import small_recipe, train
 from distill.log import read_log, without_time
 from distill.recipe import Recipe, read
 from distill.streams import Streams, with_tallies
+from imagery.errors import UserError
 from imagery.mixture import Mixture
 from imagery.sources import open_sources
 from teachers.config import validate
-from teachers.errors import UserError
 
 
 def photographs(folder: Path, count: int, broken: int) -> Path:
