@@ -119,16 +119,16 @@ def run(options: argparse.Namespace) -> None:
             device=device,
         )
         if rank() == 0:
-            keep_metrics(options.out, metrics)
+            keep_metrics(options.out, metrics, world())
 
 
-def keep_metrics(out: Path, metrics: dict[str, Any]) -> None:
+def keep_metrics(out: Path, metrics: dict[str, Any], processes: int) -> None:
     """Write what was measured, and say what was not; UserError when nothing was."""
     lacking = [f"{task}: {reason}" for task, reason in metrics.get("absent", {}).items()]
     if not metrics["results"]:
         raise UserError(f"nothing could be measured ({'; '.join(lacking)}); probe what this backbone can do")
     write_metrics(out, metrics)
-    by = f" by {world()} processes" if world() > 1 else ""
+    by = f" by {processes} processes" if processes > 1 else ""
     print(f"{len(metrics['results'])} results written to {out}{by}")
     for line in lacking:
         print(f"not measured: {line}")
