@@ -238,6 +238,7 @@ def _same_results(one: Path, two: Path) -> None:
     assert samples_path(two).is_file()
 
 
+@pytest.mark.slow
 def test_the_command_in_two_processes_gives_the_same_file(tmp_path: Path) -> None:
     """As a launcher sets them up, without the launcher (which takes its time: the slow test has it)."""
     suite = _write_data(tmp_path)
