@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_said_with_what_would_help(tmp_path: Path, monkeypa
 
 
 def test_wrong_questions_are_answered_in_words(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'no GPU "h1000".*a100'):
+    with pytest.raises(UserError, match=r'unknown GPU "h1000".*a100'):
         find_gpu("h1000")
     with pytest.raises(UserError, match="does not divide over 3"):
         Plan(recipe_of(tmp_path), 3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -183,8 +184,10 @@ def test_the_plan_counts_views_and_tokens(
 ) -> None:
     assert script(write_recipe(), "--plan") == 0
     said = capsys.readouterr().out
-    assert "5 forward passes of 2 x 2 tokens per image; target 4 x 4 (tile)" in said
-    assert "6 steps x 4 = 24 images" in said
+    assert re.search(r"coarse +1 small 2x2 \+ 4 tiles 2x2 2x2 +\S+ +\S+  4x4\n", said)
+    assert "stage main: 6 steps of 4 images" in said and "small on 1 x H100 SXM 80 GB" in said
+    assert script(write_recipe(), "--plan", "--gpu", "h1000") == 2
+    assert "h100, h200" in capsys.readouterr().err
 
 
 def test_the_environment_is_recorded(trained: Path) -> None:
