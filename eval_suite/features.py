@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.errors import UserError
 
 T = TypeVar("T")
+MAPS_KEPT = 8 << 30  #: bytes of a set's maps up to which they are kept for every probe
 #: images [b, 3, H, W] as the backbone takes them and their row numbers -> [b, ...] by name
 Forward = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
@@ -57,7 +58,8 @@ class ProbedBackbone:
         self._made: dict[str, Any] = {}
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
-        self._shared: set[tuple[str, bool]] = set()
+        self._vectors: dict[str, FeatureTable] = {}
+        self._shared: set[tuple[str, str]] = set()
 
     def features(self, images: ImageSource) -> FeatureTable:
         """Summary and last spatial map of every image of the source; extracted once."""
@@ -74,19 +76,42 @@ class ProbedBackbone:
             self._layers[images.key] = self._extract_layers(images)
         return self._layers[images.key]
 
+    def vectors(self, images: ImageSource) -> FeatureTable:
+        """What probes of whole images read: summaries and maps; of a large set the maps' means [N, C, 1, 1].
+
+        Other probes may ask for a small set's maps, so it is extracted once with them; ImageNet's take terabytes.
+        """
+        if images.key in self._tables or self._map_bytes(images) <= MAPS_KEPT:
+            return self.features(images)
+        if images.key not in self._vectors:
+            self._vectors[images.key] = self._extract(images, pooled=True)
+        return self._vectors[images.key]
+
+    def _map_bytes(self, images: ImageSource) -> int:
+        """About how much memory the maps of a set take."""
+        if not len(images):
+            return 0
+        shown = fit_images(images.read(torch.tensor([0])).float(), self.spec)
+        cells = (shown.shape[-2] // self.spec.patch_size) * (shown.shape[-1] // self.spec.patch_size)
+        return 4 * len(images) * cells * self.spec.spatial_dim
+
     def remember(self, key: str, make: Callable[[], T]) -> T:
         """What `make` gave when this key was first asked for: what several probes share, e.g. a model trained once."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
-    def extract_together(self, images: ImageSource, layers: bool = False) -> None:
-        """Extract with all processes what `features` (or `layers`) will answer from; only the first one then has it."""
-        if (images.key, layers) in self._shared or processes.world() == 1:
+    def extract_together(self, images: ImageSource, what: Literal["features", "layers", "vectors"]) -> None:
+        """Extract with all processes what the method of that name will answer from; only the first one then has it."""
+        if what == "vectors" and ((images.key, "features") in self._shared or self._map_bytes(images) <= MAPS_KEPT):
+            what = "features"
+        if (images.key, what) in self._shared or processes.world() == 1:
             return
-        self._shared.add((images.key, layers))
-        if layers:
+        self._shared.add((images.key, what))
+        if what == "layers":
             self._layers[images.key] = self._extract_layers(images, together=True)
+        elif what == "vectors":
+            self._vectors[images.key] = self._extract(images, together=True, pooled=True)
         else:
             self._tables[images.key] = self._extract(images, together=True)
         if processes.rank():
@@ -96,19 +121,21 @@ class ProbedBackbone:
         """Free the features of a set that no later probe needs."""
         self._tables.pop(images.key, None)
         self._layers.pop(images.key, None)
+        self._vectors.pop(images.key, None)
 
     @torch.no_grad()
-    def _extract(self, images: ImageSource, together: bool = False) -> FeatureTable:
+    def _extract(self, images: ImageSource, together: bool = False, pooled: bool = False) -> FeatureTable:
         if not len(images):
             raise UserError(f"{images.key} holds no images")
 
         def forward(batch: Tensor, rows: Tensor) -> dict[str, Tensor]:
             features = self.backbone(batch)
             self._check(images, rows, features)
-            found = {"spatial": features.spatial.float().cpu()}
+            spatial = features.spatial.float()
+            found = {"spatial": (spatial.mean((2, 3), keepdim=True) if pooled else spatial).cpu()}
             return found if features.summary is None else found | {"summary": features.summary.float().cpu()}
 
-        found = self._passes(images, "features", forward, together)
+        found = self._passes(images, "vectors" if pooled else "features", forward, together)
         if processes.rank() and together:
             return FeatureTable(None, torch.empty(0))
         return FeatureTable(found.get("summary"), found["spatial"])

@@ -158,7 +158,7 @@ def takes_part(probe: ProbeNode, probed: ProbedBackbone, data: LabelledData) -> 
     extracted the features that it reads."""
     if not probe.spread and processes.world() > 1:
         for images in probe.reads(data):
-            probed.extract_together(images, layers=getattr(probe, "layers", "last") == "four")
+            probed.extract_together(images, "layers" if getattr(probe, "layers", "last") == "four" else probe.reads_of)
     return probe.spread or processes.rank() == 0
 
 

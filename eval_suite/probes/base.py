@@ -33,6 +33,8 @@ class ProbeNode(Node):
 
     #: whether all processes run it together and split its work; else the first one runs it on features all extracted
     spread: ClassVar[bool] = False
+    #: what of the backbone it reads; a probe with a field `layers: four` reads "layers"
+    reads_of: ClassVar[Literal["features", "vectors"]] = "features"
 
     name: str = Field(description="task name in the results")
     group: str

@@ -1,6 +1,6 @@
 """Is what an image shows readable from its summary? Nearest neighbours, and prompts through a text tower."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -17,6 +17,8 @@ from eval_suite.text import AbsentError, text_path
 class KnnProbe(ProbeNode):
     """RADIO's nearest neighbours: unit summaries, k = 20, votes exp(similarity / 0.07); top-1 in percent."""
 
+    reads_of: ClassVar[Literal["features", "vectors"]] = "vectors"
+
     probe: Literal["knn"]
     group: str = "classification"
     k: int = Field(default=20, gt=0)
@@ -28,8 +30,8 @@ class KnnProbe(ProbeNode):
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         known, asked = data.classes(TRAIN), data.classes(TEST)
-        bank = self._vectors(backbone, backbone.features(known.images).pick(known.rows))
-        queries = self._vectors(backbone, backbone.features(asked.images).pick(asked.rows))
+        bank = self._vectors(backbone, backbone.vectors(known.images).pick(known.rows))
+        queries = self._vectors(backbone, backbone.vectors(asked.images).pick(asked.rows))
         predicted = knn_predict(
             bank, known.labels, queries, classes=len(known.names), k=self.k, temperature=self.temperature
         )
@@ -45,6 +47,8 @@ class KnnProbe(ProbeNode):
 
 class ZeroShotProbe(ProbeNode):
     """Class names in prompt templates against image vectors in the space of a text tower; top-1 in percent."""
+
+    reads_of: ClassVar[Literal["features", "vectors"]] = "vectors"
 
     probe: Literal["zero_shot"]
     group: str = "classification"
@@ -69,7 +73,7 @@ class ZeroShotProbe(ProbeNode):
         asked = data.classes(TEST)
         templates = prompt_list(self.templates) if isinstance(self.templates, str) else self.templates
         prototypes = path.classes(asked.names, templates)
-        vectors = path.images(backbone.features(asked.images).pick(asked.rows))
+        vectors = path.images(backbone.vectors(asked.images).pick(asked.rows))
         score = top1(cosine_logits(vectors, prototypes).argmax(1), asked.labels)
         named = f"zero-shot-{self.templates}" if isinstance(self.templates, str) else None
         return [self.result("top1", score, seed, protocol=named)]

@@ -1,6 +1,6 @@
 """Finding pictures of the same building: no training, the summary vector ranks a gallery."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -20,6 +20,8 @@ class InstanceRetrievalProbe(ProbeNode):
     Not one of the paper's groups, so it has a group of its own.
     """
 
+    reads_of: ClassVar[Literal["features", "vectors"]] = "vectors"
+
     probe: Literal["instance_retrieval"]
     group: str = "instance_retrieval"
     difficulties: tuple[Literal["easy", "medium", "hard"], ...] = Field(default=("medium", "hard"), min_length=1)
@@ -37,7 +39,7 @@ class InstanceRetrievalProbe(ProbeNode):
         return [self.result(f"map_{level}", score, seed) for level, score in scores.items()]
 
     def _vectors(self, backbone: ProbedBackbone, images: ImageSource) -> Tensor:
-        summary = backbone.features(images).summary
+        summary = backbone.vectors(images).summary
         if summary is None:
             raise AbsentError(f"{backbone.spec.name} has no summary vector")
         return F.normalize(summary, dim=1)

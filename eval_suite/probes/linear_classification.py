@@ -1,6 +1,6 @@
 """Linear probe of classification: logistic regression on frozen summaries."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ class LinearClassificationProbe(ProbeNode):
     Convex, so the result hangs on nothing else. Top-1 and mean class accuracy in percent.
     """
 
+    reads_of: ClassVar[Literal["features", "vectors"]] = "vectors"
+
     probe: Literal["linear_classification"]
     group: str = "classification"
     strengths: tuple[float, ...] = Field(default=(1e-5, 1e-3, 1e-1, 1e1, 1e3, 1e5), min_length=1)  #: sklearn's C
@@ -34,8 +36,8 @@ class LinearClassificationProbe(ProbeNode):
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         known, asked = data.classes(TRAIN), data.classes(TEST)
-        features = self._vectors(backbone, backbone.features(known.images).pick(known.rows))
-        queries = self._vectors(backbone, backbone.features(asked.images).pick(asked.rows))
+        features = self._vectors(backbone, backbone.vectors(known.images).pick(known.rows))
+        queries = self._vectors(backbone, backbone.vectors(asked.images).pick(asked.rows))
         predicted = torch.from_numpy(self._fit(features, known.labels.numpy(), seed).predict(queries))
         scores = {
             "top1": top1(predicted, asked.labels),

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.probes.base import Need, ProbeNode
-from eval_suite.readers.contracts import TEST, TRAIN, LabelledData, QuestionImages
+from eval_suite.readers.contracts import TEST, TRAIN, ImageSource, LabelledData, QuestionImages
 from eval_suite.results import Result
 from eval_suite.vlm.benchmarks import asking_of, prompt_of
 from eval_suite.vlm.model import Llava
@@ -46,6 +46,10 @@ class LlavaProbe(ProbeNode):
 
     def needs(self) -> list[Need]:
         return [Need("questions", TEST)]
+
+    def reads(self, data: LabelledData) -> list[ImageSource]:
+        """None: its model runs the backbone itself."""
+        return []
 
     def wants(self) -> dict[str, list[Need]]:
         out: dict[str, list[Need]] = {}

@@ -1,6 +1,6 @@
 """Finding the image of a caption and the caption of an image."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,8 @@ from eval_suite.text import text_path
 class RetrievalProbe(ProbeNode):
     """CLIP-style recall at k in percent, both directions, without training: is anything right among the first k?"""
 
+    reads_of: ClassVar[Literal["features", "vectors"]] = "vectors"
+
     probe: Literal["retrieval"]
     group: str = "retrieval"
     adaptor: str = "clip"
@@ -27,7 +29,7 @@ class RetrievalProbe(ProbeNode):
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         path = text_path(backbone, self.adaptor)
         captioned = data.captions(TEST)
-        images = path.images(backbone.features(captioned.images).pick(captioned.rows))
+        images = path.images(backbone.vectors(captioned.images).pick(captioned.rows))
         owners = torch.tensor([image for image, texts in enumerate(captioned.captions) for _ in texts])
         similarity = images @ path.texts([text for texts in captioned.captions for text in texts]).T
         results = []

@@ -5,6 +5,9 @@ import torch
 from torch import Tensor
 from toy_world import GRID, SIZE, Dumb, Oracle, Squares, ToyData, cells_of, probed
 
+from eval_suite import features
+from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
+from eval_suite.probes.retrieval import RetrievalProbe
 from teachers.contracts import Features
 from teachers.errors import UserError
 
@@ -28,6 +31,25 @@ def test_features_are_extracted_once_and_in_order() -> None:
     expected = data.sources["train"].cells * 40 / 255
     assert torch.allclose(first.spatial[:, 0], expected.float())
     assert first.summary is None
+
+
+def test_of_a_large_set_only_vectors_are_kept_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, images = ToyData(20, 10), ToyData(20, 10).sources["train"]
+    whole = probed(Oracle())
+    assert whole.vectors(images) is whole.features(images)  # a small set: maps and all, once
+    tasks = (
+        KnnProbe(probe="knn", name="knn", data="toy", k=5, vector="summary_or_mean"),
+        ZeroShotProbe(probe="zero_shot", name="zero", data="toy", templates=("a {}",)),
+        RetrievalProbe(probe="retrieval", name="retrieval", data="toy", ranks=(1,)),
+    )
+    expected = [task.run(probed(backbone), data, 0)[0].value for task in tasks for backbone in (Oracle(),)]
+    without = KnnProbe(probe="knn", name="knn", data="toy", k=5, vector="summary_or_mean").run(probed(Dumb()), data, 0)
+    monkeypatch.setattr(features, "MAPS_KEPT", 0)
+    few = probed(Oracle())
+    assert [task.run(few, data, 0)[0].value for task in tasks] == expected
+    assert not few._tables and few.vectors(images).spatial.shape == (20, 20, 1, 1)
+    assert torch.equal(few.vectors(images).summary, whole.features(images).summary)
+    assert tasks[0].run(probed(Dumb()), data, 0)[0].value == without[0].value
 
 
 def test_no_gradient_and_eval_mode() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from toy_world import Constant, Dumb, Oracle, Squares, ToyData, cells_of
 
-from eval_suite import processes
+from eval_suite import features, processes
 from eval_suite.__main__ import main
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.boundaries import Boundaries
@@ -109,11 +109,15 @@ def _one_of_two(rank: int, folder: str) -> None:
     squares = Squares("train", cells_of(23, 0))
     for backbone, cache in ((Dumb(), None), (Oracle(), Path(folder) / "cache")):
         probed = ProbedBackbone(backbone, batch_size=4, cache=cache)
-        probed.extract_together(squares)
-        probed.extract_together(squares)  # asked for twice, done once
+        probed.extract_together(squares, "features")
+        probed.extract_together(squares, "vectors")  # asked for twice, done once
         said[type(backbone).__name__] = probed._tables.get("train")
+    features.MAPS_KEPT = 0
+    probed = ProbedBackbone(Oracle(), batch_size=4)
+    probed.extract_together(squares, "vectors")
+    said["vectors"] = probed._vectors.get("train")
     try:
-        ProbedBackbone(Dumb(), batch_size=2).extract_together(Half("half", cells_of(12, 0)))
+        ProbedBackbone(Dumb(), batch_size=2).extract_together(Half("half", cells_of(12, 0)), "features")
     except UserError as error:
         said["error"] = str(error)
     torch.save(said, f"{folder}/{rank}.pt")
@@ -144,6 +148,8 @@ def test_two_processes_add_up_to_one(tmp_path: Path) -> None:
         assert torch.equal(together.spatial, alone.spatial) and second[type(backbone).__name__] is None
         assert (alone.summary is None) == (together.summary is None)
         assert alone.summary is None or torch.equal(together.summary, alone.summary)
+    assert torch.equal(first["vectors"].spatial, alone.spatial.mean((2, 3), keepdim=True)) and second["vectors"] is None
+    assert torch.equal(first["vectors"].summary, alone.summary)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 6  # each batch was written by who made it
 
 
@@ -153,7 +159,7 @@ def test_one_process_has_all_the_work() -> None:
     with processes.joined_processes("cpu") as device:
         assert device == "cpu" and processes.world() == 1
     probed = ProbedBackbone(Constant(), batch_size=4)
-    probed.extract_together(ToyData(8, 4).dense("train").images)
+    probed.extract_together(ToyData(8, 4).dense("train").images, "features")
     assert not probed._tables  # nothing to share: a probe extracts when it asks
 
 
