@@ -22,10 +22,14 @@ ZERO_BUCKET = 500_000_000
 
 @dataclass(frozen=True)
 class RoleCost:
-    """A pass of a stage and what it costs the process that does it, at each of the sizes that are drawn."""
+    """A pass of a stage and what it costs the process that does it, at each of the sizes that are drawn.
+
+    sizes: of a micro-batch, of which a step has `pieces`.
+    """
 
     role: Role
     sizes: list[PassCost]
+    pieces: int = 1
 
     @property
     def part(self) -> Pass:
@@ -39,18 +43,18 @@ class RoleCost:
 
     @property
     def student(self) -> float:
-        """FLOPs of the student, mean over sizes: each is drawn as often."""
-        return fmean(cost.student.flops for cost in self.sizes)
+        """FLOPs of the student in a step, mean over sizes: each is drawn as often."""
+        return self.pieces * fmean(cost.student.flops for cost in self.sizes)
 
     @property
     def teachers(self) -> dict[str, float]:
         """FLOPs of every teacher's forward passes, mean over sizes."""
-        return {name: fmean(cost.teachers[name] for cost in self.sizes) for name in self.part.teachers}
+        return {name: self.pieces * fmean(cost.teachers[name] for cost in self.sizes) for name in self.part.teachers}
 
     @property
     def adapters(self) -> dict[str, float]:
         """FLOPs of what is between every teacher and its target, mean over sizes."""
-        return {name: fmean(cost.adapters[name] for cost in self.sizes) for name in self.part.teachers}
+        return {name: self.pieces * fmean(cost.adapters[name] for cost in self.sizes) for name in self.part.teachers}
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,18 @@ class Plan:
         with self._fakes:
             as_fake(self.student)
             self.stages = [
-                StageCost(stage, [RoleCost(role, self._sizes(role)) for role in roles_of])
+                StageCost(stage, [RoleCost(role, self._sizes(role), self.pieces) for role in roles_of])
                 for stage, roles_of in zip(stages, done, strict=True)
             ]
 
     def _sizes(self, role: Role) -> list[PassCost]:
         sizes = sorted(set(role.part.sizes))
-        return [self.counter.count(role.part, size, role.batch_size) for size in sizes]
+        return [self.counter.count(role.part, size, role.batch_size // self.pieces) for size in sizes]
+
+    @property
+    def pieces(self) -> int:
+        """Micro-batches of a step."""
+        return self.recipe.optim.accumulate
 
     @property
     def parameters(self) -> int:
@@ -118,22 +127,24 @@ class Plan:
         return max(sum(p.numel() for p in module.parameters(recurse=False)) for module in self.student.modules())
 
     def state_bytes(self, zero: int, gpus: int | None = None) -> float:
-        """Weights, gradients and two moments on a GPU, all fp32, and the buffers of the engine that shares them out.
+        """Weights, their moving average, gradients and two moments on a GPU, all fp32, and the buffers of the engine.
 
         zero: DeepSpeed's stage, 0 without it. Without it several processes hold every gradient twice, for
         DistributedDataParallel's buckets are copies; with it there is one more copy of the weights to update.
         """
         count, gpus = self.parameters, gpus or self.gpus
+        average = 0 if self.recipe.ema.decay is None else 4
         if zero == 0:
-            return (16 if gpus == 1 else 20) * count
+            return (average + (16 if gpus == 1 else 20)) * count
         whole, shared = {1: (8, 12), 2: (4, 16), 3: (0, 20)}[zero]
         gathered = 4 * self.largest_layer if zero == 3 else 0
-        return whole * count + shared * count / gpus + gathered + 4 * ZERO_BUCKET
+        return (average + whole) * count + shared * count / gpus + gathered + 4 * ZERO_BUCKET
 
     @property
     def teacher_bytes(self) -> int:
-        """Weights of all teachers and of what sharpens them, in fp32, on every GPU."""
-        return sum(teacher.bytes for teacher in self.teachers.values())
+        """Weights of all teachers and of what sharpens them, in fp32, on every GPU; zero3 leaves each its share."""
+        whole = sum(teacher.bytes for teacher in self.teachers.values())
+        return -(-whole // self.gpus) if self.recipe.engine.teachers == "zero3" else whole
 
     def worst(self, share: float = 1.0) -> StageCost:
         """The stage that needs the most memory."""
@@ -151,7 +162,9 @@ class Plan:
         worst = self.worst()
         with self._fakes:
             passes = [
-                RoleCost(each.role, [again.count(each.part, cost.size, cost.images) for cost in each.sizes])
+                RoleCost(
+                    each.role, [again.count(each.part, cost.size, cost.images) for cost in each.sizes], each.pieces
+                )
                 for each in worst.passes
             ]
         self.student.vit.set_grad_checkpointing(self.recipe.engine.checkpointing)

@@ -243,6 +243,12 @@ class Recipe(Node):
     cache: CacheNode | None = None
 
     @model_validator(mode="after")
+    def _cache_has_whole_teachers(self) -> Self:
+        if self.cache is not None and self.engine.teachers == "zero3":  # one rank may find what another must make
+            raise ValueError("a cache of views needs whole teachers on every process: set engine.teachers: replicated")
+        return self
+
+    @model_validator(mode="after")
     def _mesa_has_an_average(self) -> Self:
         if self.loss.mesa and self.ema.decay is None:
             raise ValueError("loss.mesa compares with the moving average: set ema.decay (C-RADIOv4 has 0.9996)")
