@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.recipe import Recipe, TeacherNode
 from distill.schedule import schedule
-from featsharp_adapter.adapter_folder import find_folder
+from featsharp_adapter.adapter_folder import find_folder, read_description
 from featsharp_adapter.recipe import AdapterRecipe
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
@@ -55,7 +55,7 @@ def missing_adapters(recipe: Recipe) -> list[Missing]:
         if folder is None:
             continue
         try:
-            find_folder(folder)
+            read_description(find_folder(folder))  # a training that is not finished has none yet
         except UserError as error:
             found.append(Missing(f"teachers.{name}: {error}", adapter_command(node, folder)))
     return found

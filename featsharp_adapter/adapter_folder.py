@@ -18,6 +18,7 @@ from teachers.errors import UserError, unknown
 WEIGHTS, DESCRIPTION, CARD = "adapter.safetensors", "adapter.json", "README.md"
 SHIPPED = Path(__file__).parent / "shipped"
 BUILTIN = "builtin:"
+TRAINED = "adapter"  #: where a training puts its adapter, below its own folder
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], card: str) -> Path:
@@ -37,11 +38,15 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
 
 
 def find_folder(name: str) -> Path:
-    """The folder behind a path, `builtin:NAME`, or a Hub repository ORGANISATION/NAME (downloaded once and cached)."""
+    """The folder behind a path, `builtin:NAME`, or a Hub repository ORGANISATION/NAME (downloaded once and cached).
+
+    The folder of a training (`out` of its recipe) stands for the adapter in it.
+    """
     if name.startswith(BUILTIN):
         return _find_shipped(name.removeprefix(BUILTIN))
     if Path(name).exists():
-        return Path(name)
+        trained = Path(name) / TRAINED
+        return trained if trained.is_dir() and not (Path(name) / DESCRIPTION).exists() else Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"no adapter at {name}: there is no such folder")
     try:

@@ -1,7 +1,7 @@
 """Train an adapter: `accelerate launch featsharp_adapter/train.py RECIPE.yaml [key=value ...]`, or plain python.
 
-Writes into the recipe's `out`: recipe.yaml, log.jsonl, checkpoints/, and adapter/, the folder to use (with its fidelity
-on held-out images). Started again after an interruption it goes on where it stopped.
+Writes into the recipe's `out`: recipe.yaml, log.jsonl, checkpoints/, and adapter/ (with its fidelity on held-out
+images); `out` stands for it wherever an adapter is named. Started again after an interruption it goes on from there.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from featsharp_adapter.adapter_folder import TRAINED
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.session import train_one
 from featsharp_adapter.workshop import open_workshop
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
     adapter, fidelity = train_one(recipe, open_workshop(recipe, [recipe.upsampler]), folder=out)
-    folder = adapter.save_pretrained(out / "adapter")
+    folder = adapter.save_pretrained(out / TRAINED)
     for name, value in fidelity.items():
         print(f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {value.ratio:.2f})")
     side = adapter.meta.fidelity["side"]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from featsharp_adapter.adapter import Adapter, make_untrained
+from featsharp_adapter.adapter_folder import TRAINED, find_folder
 from featsharp_adapter.bias import BiasBuffer
 from featsharp_adapter.meta import AdapterMeta
 from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
@@ -63,6 +64,17 @@ def test_a_folder_brings_back_the_same_adapter(teacher, tmp_path: Path) -> None:
     assert torch.equal(loaded(views, images), adapter(views, images))
     card = (folder / "README.md").read_text()
     assert teacher.spec.digest in card and "featsharp 2x for test:small0" in card
+
+
+def test_the_folder_of_a_training_stands_for_its_adapter(teacher, tmp_path: Path) -> None:
+    _, _, adapter = views_and_adapter(teacher)
+    adapter.save_pretrained(tmp_path / "runs" / TRAINED)
+    assert (
+        find_folder(str(tmp_path / "runs"))
+        == tmp_path / "runs" / TRAINED
+        == find_folder(str(tmp_path / "runs" / TRAINED))
+    )
+    Adapter.from_pretrained(tmp_path / "runs", teacher.spec)
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_else(teacher, tmp_path: Path) -> None:
