@@ -42,8 +42,8 @@ class Cost:
 class Counting(PeakMemory):
     """`with Counting() as counted: ...` -> counted.flops beside counted.peak."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, meta: bool = False) -> None:
+        super().__init__(meta=meta)
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,8 +57,8 @@ class Counting(PeakMemory):
 
 
 def measure(function: Callable[[], object]) -> Cost:
-    """Of one call; inside `FakeTensorMode` nothing is computed."""
-    with Counting() as counted:
+    """Of one call inside `FakeTensorMode`, whose tensors lie on the meta device: nothing is computed."""
+    with Counting(meta=True) as counted:
         function()
     return Cost(float(counted.flops), counted.peak)
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from distill.counting import Counting
 from distill.recipe import StudentNode
 from distill.schedule import Grid
 from distill.student import HeadSpec, Student
@@ -27,26 +27,6 @@ PEAKS: dict[str, tuple[float, float]] = {
     "NVIDIA H100 PCIe": (756 * TERA, 51 * TERA),
     "NVIDIA H200": (989 * TERA, 67 * TERA),
 }
-
-
-def count_flops() -> FlopCounterMode:
-    """torch's counter, which does not know the CPU's attention by itself."""
-    aten = torch.ops.aten
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-        },
-    )
-
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
 def peak_of(device: torch.device, *, bf16: bool) -> float | None:
@@ -85,11 +65,11 @@ class StudentFlops:
         with torch.random.fork_rng(devices=()), torch.device("meta"):
             student = Student(self._node, self._size, self._heads)
             images = torch.empty(1, 3, *size)
-            with count_flops() as counter:
+            with Counting() as counted:
                 answers = student(images)
                 parts = [part for features in answers.values() for part in features if part is not None]
                 torch.stack([part.sum() for part in parts]).sum().backward()
-        return float(counter.get_total_flops())
+        return float(counted.flops)
 
 
 class Effort:
@@ -103,9 +83,9 @@ class Effort:
     def look(self, key: Hashable, look: Callable[[], Made]) -> Made:
         """What `look` gives, its FLOPs added; they are counted at the first look of this `key`."""
         if key not in self._looks:
-            with count_flops() as counter:
+            with Counting() as counted:
                 made = look()
-            self._looks[key] = float(counter.get_total_flops())
+            self._looks[key] = float(counted.flops)
         else:
             made = look()
         self.done += self._looks[key]

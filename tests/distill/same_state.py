@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-#: What names the run or its folder, and is no state.
-NAMES = {"identity", "ds_config", "ds_version"}
+#: What names the run or its folder, and is no state; and Python's and numpy's own dice, which training never throws:
+#: they are as the process found them.
+NAMES = {"identity", "ds_config", "ds_version", "random_state", "numpy_random_seed"}
 
 
 def assert_same_checkpoints(one: Path, other: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from small_run import train
 
-from distill.flops import Effort, StudentFlops, count_flops, peak_of
+from distill.counting import Counting
+from distill.flops import Effort, StudentFlops, peak_of
 from distill.log import read_log
 from distill.recipe import StudentNode, read
 from distill.student import HeadSpec, Student
@@ -40,11 +41,11 @@ def test_student_flops_are_those_of_a_real_step() -> None:
     node = StudentNode(model="vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=2, num_heads=2)
     heads = {"a": HeadSpec(32, 48), "b": HeadSpec(None, 16)}
     images = torch.rand(3, 3, 64, 96)
-    with count_flops() as counter:
+    with Counting() as counted:
         answers = Student(node, (64, 64), heads)(images)
         sum(part.square().mean() for each in answers.values() for part in each if part is not None).backward()
     before = torch.get_rng_state()
-    assert StudentFlops(node, (64, 64), heads).of(images) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert StudentFlops(node, (64, 64), heads).of(images) == pytest.approx(counted.flops, rel=0.05)
     assert torch.equal(torch.get_rng_state(), before)
 
 

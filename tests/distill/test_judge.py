@@ -65,5 +65,5 @@ def test_metrics_without_their_receipt_are_made_again(student: Backbone, tmp_pat
 
 def test_what_cannot_be_compared_is_named() -> None:
     rows = {"a": metrics(kind=2.0, part=0.0), "b": metrics(kind=3.0)}
-    assert unusable(rows["a"]) == ["dense/part/miou"]
+    assert unusable([rows["a"]]) == ["dense/part/miou"]
     assert missing_anywhere({name: [row] for name, row in rows.items()}) == {"dense/part/miou"}

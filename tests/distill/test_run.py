@@ -167,7 +167,7 @@ def test_bad_images_are_skipped_and_reported(
     folder = train(read(write_recipe(data=data, log={"trackers": ["tensorboard"]})))
     assert len(read_log(folder / "log.jsonl")) == 6
     said = capsys.readouterr().out
-    assert "images were unreadable" in said and "05.png" in said
+    assert "unreadable and replaced" in said and "05.png" in said
     assert list(folder.rglob("events.out.tfevents*"))
 
 

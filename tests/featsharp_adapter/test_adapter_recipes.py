@@ -24,8 +24,10 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_builds_on_the_meta_device(path: Path) -> None:
     recipe = load_recipe(AdapterRecipe, path)
-    tiny = isinstance(recipe.teacher, str) and recipe.teacher.startswith("tiny:")
     node = {"spec": recipe.teacher} if isinstance(recipe.teacher, str) else dict(recipe.teacher)
+    tiny = str(node["spec"]).startswith("tiny:")
+    if tiny:
+        node.pop("weights", None)  # of a teacher that the recipe's head says how to train
     teacher = load_backbone(node if tiny else {**node, "device": "meta"})
     with torch.device("meta"):
         size = {"dim": teacher.spec.spatial_dim, "factor": recipe.factor}
