@@ -223,7 +223,7 @@ class Counter:
             step = DistillStep(self.student, lambda images: dict(targets), self.recipe, everyone, part)
             for parameter in self.student.parameters():
                 parameter.grad = torch.empty_like(parameter)
-            with Counting() as counted:
+            with Counting(meta=True) as counted:
                 result = step.learn(pixels, targets)
                 held = counted.current
                 result.loss.backward()

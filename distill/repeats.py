@@ -34,7 +34,7 @@ class Repeats:
 
     def measure(self, function: Callable[[], object]) -> Cost:
         """As `distill.counting.measure`."""
-        with Counting() as self.counted, self.skipped():
+        with Counting(meta=True) as self.counted, self.skipped():
             function()
         cost = Cost(float(self.counted.flops), self.counted.peak)
         self.counted = None
