@@ -11,21 +11,23 @@ import torch
 from torch import Tensor
 
 from distill.counting import Counting
+from distill.gpus import GPUS
 from distill.recipe import StudentNode
 from distill.schedule import Grid
 from distill.student import HeadSpec, Student
 
 Made = TypeVar("Made")
 TERA = 1e12
-#: torch.cuda.get_device_name -> dense peak in FLOP/s, (bf16, fp32 without TF32).
-PEAKS: dict[str, tuple[float, float]] = {
-    "NVIDIA A100-SXM4-40GB": (312 * TERA, 19.5 * TERA),
-    "NVIDIA A100-SXM4-80GB": (312 * TERA, 19.5 * TERA),
-    "NVIDIA A100-PCIE-40GB": (312 * TERA, 19.5 * TERA),
-    "NVIDIA A100 80GB PCIe": (312 * TERA, 19.5 * TERA),
-    "NVIDIA H100 80GB HBM3": (989 * TERA, 67 * TERA),
-    "NVIDIA H100 PCIe": (756 * TERA, 51 * TERA),
-    "NVIDIA H200": (989 * TERA, 67 * TERA),
+#: torch.cuda.get_device_name -> name in `distill.gpus.GPUS`.
+DEVICES = {
+    "NVIDIA L40S": "l40s",
+    "NVIDIA A100-SXM4-40GB": "a100-40",
+    "NVIDIA A100-PCIE-40GB": "a100-40",
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA A100 80GB PCIe": "a100",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200",
 }
 
 
@@ -33,8 +35,8 @@ def peak_of(device: torch.device, *, bf16: bool) -> float | None:
     """FLOP/s of one device at its best, None where no data sheet's figure is known."""
     if device.type != "cuda":
         return None
-    known = PEAKS.get(torch.cuda.get_device_name(device))
-    return known and known[0 if bf16 else 1]
+    name = DEVICES.get(torch.cuda.get_device_name(device))
+    return None if name is None else TERA * (GPUS[name].bf16 if bf16 else GPUS[name].fp32)
 
 
 def peak_in_words(device: torch.device, *, bf16: bool) -> str:

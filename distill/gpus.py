@@ -1,4 +1,4 @@
-"""GPUs that a plan can be made for, by NVIDIA's data sheets."""
+"""GPUs by NVIDIA's data sheets: what a plan can be made for, and what a run's MFU is held against."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ GPUS = {
     "a100-40": Gpu("A100 40 GB", 39.5, 312, 19.5),
     "a100": Gpu("A100 80 GB", 79.2, 312, 19.5),
     "h100": Gpu("H100 SXM 80 GB", 79.2, 989, 67),
+    "h100-pcie": Gpu("H100 PCIe 80 GB", 79.2, 756, 51),
     "h200": Gpu("H200 141 GB", 139.8, 989, 67),
 }
 #: Of a GPU's memory: what tensors may take. The rest is the CUDA context, NCCL's buffers and fragmentation.

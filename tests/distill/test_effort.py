@@ -8,7 +8,8 @@ import torch
 from small_run import train
 
 from distill.counting import Counting
-from distill.flops import Effort, StudentFlops, peak_of
+from distill.flops import DEVICES, Effort, StudentFlops, peak_of
+from distill.gpus import GPUS
 from distill.log import read_log
 from distill.recipe import StudentNode, read
 from distill.student import HeadSpec, Student
@@ -57,3 +58,11 @@ def test_mfu_is_what_was_done_over_the_peak() -> None:
     assert effort.done == 2 * 2 * 10 * 20 * 10
     assert effort.rate(0.0, 1e-4)["mfu"] == pytest.approx(0.08)
     assert peak_of(torch.device("cpu"), bf16=True) is None
+
+
+def test_a_known_gpus_peak_is_its_data_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(DEVICES.values()) <= set(GPUS)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    assert peak_of(torch.device("cuda"), bf16=True) == 989e12
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU of next year")
+    assert peak_of(torch.device("cuda"), bf16=True) is None
