@@ -3,10 +3,10 @@
     python benchmarks/arms_together.py [RECIPE.yaml] [--arm featsharp] [--rounds 5] [--threads 1] [field=value ...]
 
 Without a recipe: the quickstart with one arm for each of five upsamplers. Steps one arm alone and all arms of the
-ablation side by side, by turns and on the same images, and prints a step's time of each and their ratio: without
-drawing the images, with drawing them (both pay it once), and over the whole training, in which a scene is drawn once
-and then comes from the cache. With `--threads 2 engine.student_threads=1` the arms take their steps at the same time;
-the one arm alone always uses all threads for its step. Processor times, which other programs on the machine disturb
+ablation side by side, by turns, and prints a step's time of each and their ratio: on images that lie in memory, on
+images that are drawn, and over the whole training, in which a scene is drawn once and then comes from the cache. With
+`--threads 2 engine.arm_threads=1` the arms take their steps at the same time; the one arm alone always uses all threads
+for its step, which is the faster way for it. Processor times, which other programs on the machine disturb
 less, are printed beside the wall times.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from loop_steps import Party, Times, alternating, below
 
 from distill.groups import group
+from distill.loop import Fetch
 from distill.recipe import Recipe, read_arms
 from distill.schedule import schedule
 from distill.streams import Streams
@@ -27,22 +28,30 @@ from imagery.sources import open_source
 from teachers.errors import UserError, add_debug_flag, guard, unknown
 
 QUICKSTART = "recipes/quickstart.yaml"
+#: One arm and all of them, on images that lie in memory and on images that are drawn.
+PARTIES = ("one", "every", "one drawing", "every drawing")
 UPSAMPLERS = ("bilinear", "tile", "s2", "featup", "featsharp")
 
 
-def report(times: Mapping[str, Times], recipe: Recipe, scenes: int | None) -> str:
+def report(times: Mapping[str, Times], recipe: Recipe, scenes: int) -> str:
     """The times of a step in both measures, with and without drawing, and their ratios."""
+    images = recipe.optim.steps * recipe.optim.batch_size
+    fresh = min(1.0, scenes / images)  # share of the steps that draw
     lines = []
     for number, measure in enumerate(("wall", "processor")):
-        one, every, drawing = (times[name].medians()[number] for name in ("one", "every", "drawing"))
-        images = recipe.optim.steps * recipe.optim.batch_size
-        fresh = 1.0 if scenes is None else min(1.0, scenes / images)
+        one, every, one_drawing, every_drawing = (times[name].medians()[number] for name in PARTIES)
+        whole = mixed(every, every_drawing, fresh) / mixed(one, one_drawing, fresh)
         lines.append(
-            f"{measure:9}  one arm {one:.3f} s, all arms {every:.3f} s a step, drawing a batch {drawing:.3f} s; ratio "
-            f"{every / one:.2f} without drawing, {(every + drawing) / (one + drawing):.2f} with drawing, "
-            f"{(every + fresh * drawing) / (one + fresh * drawing):.2f} over the recipe's {recipe.optim.steps} steps"
+            f"{measure:9}  one arm {one:.3f} s a step, {one_drawing:.3f} s drawing its images; all arms {every:.3f} s "
+            f"and {every_drawing:.3f} s; ratio {every / one:.2f} without drawing, {every_drawing / one_drawing:.2f} "
+            f"with drawing, {whole:.2f} over the recipe's {recipe.optim.steps} steps"
         )
     return "\n".join(lines)
+
+
+def mixed(without: float, drawing: float, fresh: float) -> float:
+    """Mean time of a step when a share `fresh` of them draws."""
+    return fresh * drawing + (1 - fresh) * without
 
 
 def main(argv: list[str]) -> None:
@@ -62,24 +71,18 @@ def main(argv: list[str]) -> None:
         if arguments.recipe is None:
             settings.append(f"arms={json.dumps({name: arm(name) for name in UPSAMPLERS})}")
         together = read_arms(path, [*settings, *below(folder, "together")])
-        alone = read_arms(path, [*settings, *below(folder, "alone"), "engine.student_threads=null"])
+        alone = read_arms(path, [*settings, *below(folder, "alone"), "engine.arm_threads=null"])
         if arguments.arm not in alone:
             raise unknown("arm", arguments.arm, alone)
         if len(group(together.items())) > 1:
             raise UserError(f"the arms of {path} do not all share their teachers' pass")
-        every, one = Party.of(together), Party.of({arguments.arm: alone[arguments.arm]})
-        taken = every.stream.take(0)
         recipe = alone[arguments.arm]
-        uncached = recipe.data.train.replace(",cache=true", "")  # every batch is drawn anew
-        fresh = Streams(recipe, open_source(uncached), 0, 1)
-        times = alternating(
-            {"one": lambda: one.step(taken), "every": lambda: every.step(taken), "drawing": lambda: fresh.next()},
-            arguments.rounds,
-        )
-    print(
-        f"{arguments.arm} against {len(together)} arms, {arguments.threads} threads, {every.crew.hands} arms at a time"
-    )
-    print(report(times, schedule_of(recipe), scenes_in(recipe)))
+        one = {arguments.arm: recipe}
+        parties = [Party.of(one), Party.of(together), Party.of(one, drawn(recipe)), Party.of(together, drawn(recipe))]
+        times = alternating({name: party.step for name, party in zip(PARTIES, parties, strict=True)}, arguments.rounds)
+    hands = parties[1].loop.crew.hands
+    print(f"{arguments.arm} against {len(together)} arms, {arguments.threads} threads, {hands} at a time")
+    print(report(times, schedule_of(recipe), len(open_source(recipe.data.train))))
 
 
 def arm(upsampler: str) -> list[str]:
@@ -94,9 +97,9 @@ def schedule_of(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def scenes_in(recipe: Recipe) -> int | None:
-    """How many different images the recipe's source has."""
-    return len(open_source(recipe.data.train))
+def drawn(recipe: Recipe) -> Fetch:
+    """The recipe's images, every one drawn anew."""
+    return Streams(recipe, open_source(recipe.data.train.replace(",cache=true", "")), 0, 1).take
 
 
 if __name__ == "__main__":

@@ -3,17 +3,15 @@
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.arm import Arm, assemble, teacher_pool
-from distill.crew import Crew
-from distill.learner import Learner
-from distill.loop import update
+from distill.loop import Fetch, Loop
 from distill.recipe import Recipe
 from distill.runtime import start
-from distill.streams import Streams, Taken
+from distill.streams import Streams
 from imagery.sources import open_sources
 
 #: Nothing is saved, and statistics come from one batch: what is timed is a step.
@@ -24,32 +22,26 @@ SHORT = ["normaliser.batches=1", "checkpoint.every=1000000", "log.every=1", "opt
 class Party:
     """Arms that train on one pass of their teachers, as `distill.loop.train` steps them."""
 
-    learners: list[Learner]
+    loop: Loop
     stream: Streams
-    crew: Crew
     done: int = 0
 
     @classmethod
-    def of(cls, recipes: Mapping[str, Recipe]) -> "Party":
-        """The arms of these recipes, ready for their first update."""
+    def of(cls, recipes: Mapping[str, Recipe], fetch: Fetch | None = None) -> "Party":
+        """The arms of these recipes, ready for their first update; without `fetch` all on the stream's first images."""
         accelerators = start(recipes)
         arms = [Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
         ready = assemble(arms, open_sources(arms[0].recipe.data.train), teacher_pool(arms), untrained=None)
         if ready is None:
             raise RuntimeError("these arms are finished")
         _, learners, stream = ready
-        for learner in learners:
-            learner.engine.model.train()
-        return cls(learners, stream, Crew(arms[0].recipe.engine, accelerators[arms[0].name], len(learners)))
+        taken = stream.take(0)
+        return cls(Loop(learners, fetch or (lambda _: taken), accelerators[arms[0].name].device), stream)
 
-    def step(self, taken: Sequence[Taken]) -> None:
+    def step(self) -> None:
         """One update of every arm, its line in the log included."""
         self.done += 1
-        device = self.learners[0].engine.accelerator.device
-        update(self.learners, self.done, taken, self.crew, device)
-        for learner in self.learners:
-            with learner.turn():
-                learner.finish(self.done, taken)
+        self.loop.update(self.done)
 
 
 @dataclass

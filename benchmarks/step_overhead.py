@@ -82,9 +82,9 @@ def main(argv: list[str]) -> None:
         settings = [f"engine.threads={arguments.threads}", *below(Path(scratch), "step"), *arguments.overrides]
         recipe = read(arguments.recipe, settings)
         party = Party.of({recipe.name: recipe})
-        taken = party.stream.take(0)
-        bare = bare_step(recipe, to_float(taken[0][1]))
-        times = alternating({"step": lambda: party.step(taken), "bare": bare}, arguments.rounds)
+        (_, images), *_ = party.loop.fetch(0)
+        bare = bare_step(recipe, to_float(images))
+        times = alternating({"step": party.step, "bare": bare}, arguments.rounds)
     (wall, cores), (bare_wall, bare_cores) = times["step"].medians(), times["bare"].medians()
     print(f"step {wall:.3f} s, bare {bare_wall:.3f} s; processor {cores:.3f} s and {bare_cores:.3f} s")
     print(f"ratio {wall / bare_wall:.3f} in wall time, {cores / bare_cores:.3f} in processor time")

@@ -200,7 +200,8 @@ def make_learner(
 
     def capture(suspect: Suspect) -> str:
         average = None if company.average is None else company.average.state_dict()
-        return write_capture(suspect, recipe, engine, targets.normaliser_state(), average, stream.keys)
+        names = stream.names(suspect.step - 1)
+        return write_capture(suspect, recipe, engine, targets.normaliser_state(), average, names)
 
     flops = StudentFlops(recipe.student, recipe.data.size, targets.heads())
     for size in {size for stage in schedule(recipe) for part in stage.passes for size in part.sizes}:

@@ -1,7 +1,8 @@
 """Several arms of one process taking their steps at the same time, on the CPU.
 
 A small student leaves a second core half idle: its layers are too short to be worth cutting up. Two students, each on a
-core of its own, do not. torch lets go of the interpreter lock while it computes, so threads are enough.
+core of its own, do not. torch lets go of the interpreter lock while it computes, so threads are enough. Beside them the
+next update's images and targets are made (`distill.loop`), on as many threads as a student has.
 
 torch has one source of random numbers for all threads. So only students that draw none take part, which is seen on the
 first update of a stage, made one arm at a time; the others go on taking turns. That nobody drew is checked every time.
@@ -10,6 +11,7 @@ first update of a stage, made one arm at a time; the others go on taking turns. 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,17 +19,20 @@ from accelerate import Accelerator
 from distill.dice import read_dice, same_dice
 from distill.recipe import EngineNode
 
+Done = TypeVar("Done")
+
 
 class Crew:
-    """Runs jobs of equal kind, `hands` at a time; each computes with `engine.student_threads` threads."""
+    """Runs jobs that do not depend on each other, `hands` at a time; each has `engine.arm_threads` threads."""
 
     def __init__(self, node: EngineNode, accelerator: Accelerator, arms: int) -> None:
         self.device = accelerator.device
         whole = torch.get_num_threads()
-        self.each = min(node.student_threads or whole, whole)
+        self.each = min(node.arm_threads or whole, whole)
         alone = accelerator.num_processes > 1 or accelerator.state.deepspeed_plugins is not None
-        # Collectives of several arms may not overlap, and arms on a GPU share it anyway.
-        self.hands = 1 if alone or self.device.type != "cpu" else min(whole // self.each, arms)
+        # Collectives of several arms may not overlap, and arms on a GPU share it anyway. One hand more than the arms is
+        # for what is made ahead.
+        self.hands = 1 if alone or self.device.type != "cpu" else min(whole // self.each, arms + 1)
         self._pool: ThreadPoolExecutor | None = None
         if self.hands > 1:
             self._pool = ThreadPoolExecutor(self.hands, thread_name_prefix="arm")
@@ -44,16 +49,16 @@ class Crew:
         for done in [self._pool.submit(job) for job in jobs]:
             done.result()
         if not same_dice(before, read_dice(self.device)):
-            raise RuntimeError("a student drew random numbers beside others; set engine.student_threads to null")
+            raise RuntimeError("a student drew random numbers beside others; set engine.arm_threads to null")
 
-    def alone(self, job: Callable[[], None]) -> None:
+    def alone(self, job: Callable[[], Done]) -> Done:
         """One of them, with as many threads as beside others, so that its sums have the same bits."""
         whole = torch.get_num_threads()
         if self.device.type != "cpu" or self.each == whole:
             return job()
         torch.set_num_threads(self.each)
         try:
-            job()
+            return job()
         finally:
             torch.set_num_threads(whole)
 

@@ -31,8 +31,8 @@ Seen = list[Mapping[str, Features]]
 class Learner:
     """One student: its steps, engine, log, its own random numbers, and the updates it has behind it.
 
-    An update is `begin`, then for each micro-batch `look` and `learn`, then `finish`. Only `learn` may run beside other
-    learners' (`distill.crew`), all others need `turn`.
+    An update is `begin`, then for each micro-batch `look` and `learn`, then `finish`. `learn` and `targets` may run
+    beside other learners' (`distill.crew`), all others need `turn`.
     """
 
     steps: Mapping[tuple[str, str], DistillStep]  #: by stage and partition: every pass this process does
@@ -81,6 +81,12 @@ class Learner:
         self._before = self.dice.state
 
     def look(self, shown: Sequence[Shown], first: bool) -> Seen:
+        """`targets`, timed."""
+        targets = self.targets(shown, first)
+        self.clock.lap("teachers")
+        return targets
+
+    def targets(self, shown: Sequence[Shown], first: bool) -> Seen:
         """The targets of a micro-batch. first: whether no other learner has looked at it yet, which costs most."""
         targets = []
         for each in shown:
@@ -88,8 +94,22 @@ class Learner:
             key = (self.recipe.name, first, each.role.part.stage, each.role.part.partition, size)
             targets.append(self.effort.look(key, lambda step=step, each=each: step.look(each.images)))
             self.effort.done += self.flops.of(each.images)  # of the student, here because `learn` runs beside others
-        self.clock.lap("teachers")
         return targets
+
+    def looks_ahead(self, done: int) -> bool:
+        """Whether update `done + 1` may be taken and looked at before update `done` is finished."""
+        last_of_stage = stage_at(self.engine.stages, done) is not stage_at(self.engine.stages, done - 1)
+        return not (
+            self.draws
+            or self.saves(done)
+            or last_of_stage
+            or self.company.shifts is not None  # it holds where the crops of one update lie
+            or self.recipe.optim.accumulate > 1  # one micro-batch at a time in memory
+        )
+
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after update `done`."""
+        return done % self.recipe.checkpoint.every == 0 or done == self.recipe.optim.steps
 
     def learn(self, shown: Sequence[Shown], targets: Seen, last: bool) -> None:
         """Forward and backward on a micro-batch, and with the last one the update, unless something is not finite."""
@@ -116,8 +136,7 @@ class Learner:
         taken: the images of the update. UserError, with everything kept for a replay, when it was impossible.
         """
         self.draws = self.draws and not same_dice(self._before, read_dice(self.dice.device))
-        recipe, engine = self.recipe, self.engine
-        save_now = done % recipe.checkpoint.every == 0 or done == recipe.optim.steps
+        recipe, engine, save_now = self.recipe, self.engine, self.saves(done)
         if not self._suspect and not save_now and done % recipe.log.every:
             return None
         result, by_ranks = mean_result(self._results), stage_at(engine.stages, done - 1).by_ranks

@@ -18,7 +18,7 @@ from distill.shift import margin
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
 from imagery.order import mix
-from imagery.stream import ImageStream, to_float
+from imagery.stream import Batch, ImageStream, to_float
 from teachers.errors import UserError
 
 _PARTITION = 0x9A87  # keeps these random numbers apart from the other uses of a seed
@@ -102,7 +102,7 @@ class Streams:
         self._names = list(dict.fromkeys(part.partition for stage in self.stages for part in stage.passes))
         self._states: dict[str, Any] = {}  # where partitions stood that no stream of ours is at now
         self._open: dict[str, tuple[Role, ImageStream]] = {}
-        self.keys: dict[str, list[str]] = {}  #: by partition, the names of the images last given out
+        self._keys: dict[int, dict[str, list[str]]] = {}  # of the last two steps: names of the images, by partition
         self.stage = self.stages[0]
         self._start(self.stage)
 
@@ -111,13 +111,18 @@ class Streams:
         stage = stage_at(self.stages, step)
         if stage is not self.stage:
             self._move(stage)
-        return self.next()
+        given = self._given()
+        before = {known: keys for known, keys in self._keys.items() if known == step - 1}
+        self._keys = before | {step: {role.part.partition: batch.keys for role, batch in given}}
+        return [(role, batch.images) for role, batch in given]
+
+    def names(self, step: int) -> dict[str, list[str]]:
+        """By partition, the names of the images of update `step`: of the one last taken, or of the one before it."""
+        return self._keys.get(step, {})
 
     def next(self) -> list[Taken]:
         """The next batch of every stream of the current stage, whatever the step."""
-        given = [(role, next(stream)) for role, stream in self._open.values()]
-        self.keys = {role.part.partition: batch.keys for role, batch in given}
-        return [(role, batch.images) for role, batch in given]
+        return [(role, batch.images) for role, batch in self._given()]
 
     def state_dict(self) -> dict[str, Any]:
         """Where every partition stands; plain JSON types."""
@@ -149,6 +154,9 @@ class Streams:
         """Stop the threads."""
         for _, stream in self._open.values():
             stream.close()
+
+    def _given(self) -> list[tuple[Role, Batch]]:
+        return [(role, next(stream)) for role, stream in self._open.values()]
 
     def _all_states(self) -> dict[str, Any]:
         return self._states | {name: stream.state_dict() for name, (_, stream) in self._open.items()}

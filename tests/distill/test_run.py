@@ -187,7 +187,7 @@ def test_the_plan_counts_views_and_tokens(
     assert re.search(r"coarse +1 small 2x2 \+ 4 tiles 2x2 2x2 +\S+ +\S+  4x4\n", said)
     assert "stage main: 6 steps of 4 images" in said and "small on 1 x H100 SXM 80 GB" in said
     assert script(write_recipe(), "--plan", "--gpu", "h1000") == 2
-    assert "h100, h200" in capsys.readouterr().err
+    assert "h100, h100-pcie, h200" in capsys.readouterr().err
 
 
 def test_the_environment_is_recorded(trained: Path) -> None:
