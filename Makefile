@@ -22,8 +22,9 @@ PROCESSES ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || $(PYTHON) -c "im
 quickstart: install
 	$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES) distill/ablate.py recipes/quickstart.yaml
 
+# One file of tests a process at a time, as many processes as cores, up to four: each imports torch.
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow --timeout 3600

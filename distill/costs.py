@@ -5,6 +5,7 @@ the library takes the kernels it takes for real ones (its fused attention keeps 
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.counting import Cost, Counting, Unfilled, as_fake, measure, parameter_bytes
+from distill.linear import StudentLinear
 from distill.recipe import Recipe, StudentNode, TeacherNode
-from distill.repeats import Repeats
+from distill.repeats import Repeats, signature
 from distill.schedule import Grid, Pass, View, views
 from distill.sharpen import plain_upsampler
 from distill.stand_in import shapes_only
@@ -27,6 +29,9 @@ from featsharp_adapter.phi_s import PhiS
 from featsharp_adapter.views import Views
 from teachers.contracts import BackboneSpec, Features
 from teachers.frozen import FrozenBackbone
+
+#: Depths at which a student of like blocks is counted, to tell what a block adds.
+SHORT = (1, 2)
 
 
 class PlannedTeacher:
@@ -43,6 +48,7 @@ class PlannedTeacher:
         self._frozen: FrozenBackbone | None = None
         self._looks: dict[Grid, tuple[Cost, int]] = {}
         self._faked: dict[str, nn.Module] = {}
+        self._sharp: dict[tuple[str, tuple[int, ...], Grid], tuple[Cost, Grid]] = {}
 
     def _make(self, node: TeacherNode) -> nn.Module | None:
         """What sharpens it in a pass: the adapter, trained or still to be trained; an upsampler; None."""
@@ -84,6 +90,12 @@ class PlannedTeacher:
 
     def sharpen(self, node: TeacherNode, images: Tensor, low: Grid) -> tuple[Cost, Grid]:
         """Cost of everything between the views of images [b, 3, H, W] and the target; the target's grid."""
+        key = (node.model_dump_json(), tuple(images.shape), low)
+        if key not in self._sharp:
+            self._sharp[key] = self._sharpen(node, images, low)
+        return self._sharp[key]
+
+    def _sharpen(self, node: TeacherNode, images: Tensor, low: Grid) -> tuple[Cost, Grid]:
         module, dim = self._working(node), self.spec.spatial_dim
         normaliser = PhiS(dim)
         tiles = {n: torch.empty(len(images), dim, n * low[0], n * low[1]) for n in self.tile_grids(node)}
@@ -115,7 +127,11 @@ def adapter_meta(folder: str, node: TeacherNode, spec: BackboneSpec) -> AdapterM
 def build_student(node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec], *, bf16: bool) -> Student:
     """The student without its numbers; its starting weights change nothing here."""
     with torch.device("meta"), Unfilled():
-        return Student(node.model_copy(update={"weights": None}), size, heads, bf16=bf16)
+        student = Student(node.model_copy(update={"weights": None}), size, heads, bf16=bf16)
+    for layer in student.modules():
+        if isinstance(layer, StudentLinear):
+            layer.index = 0  # which numbers it would draw makes it no other layer
+    return student
 
 
 @dataclass(frozen=True)
@@ -162,6 +178,15 @@ class Counter:
     def __init__(self, recipe: Recipe, teachers: Mapping[str, PlannedTeacher], student: Student) -> None:
         self.recipe, self.teachers, self.student = recipe, teachers, student
         self._learnt: dict[str, Learning] = {}
+        self._updates = 0
+        windowed = student.node.window is not None or student.node.window_train is not None
+        self._alike = not windowed and len({signature(block) for block in student.vit.blocks}) == 1
+
+    def anew(self) -> "Counter":
+        """One that counts the student again, for it has been changed."""
+        again = copy(self)
+        again._learnt = {}
+        return again
 
     def count(self, part: Pass, size: Grid, images: int) -> PassCost:
         """Everything that one pass costs a process that does it on so many images of this size."""
@@ -221,12 +246,85 @@ class Counter:
         if key not in self._learnt:
             everyone = dict.fromkeys(self.recipe.teachers, 1.0)
             step = DistillStep(self.student, lambda images: dict(targets), self.recipe, everyone, part)
-            for parameter in self.student.parameters():
-                parameter.grad = torch.empty_like(parameter)
-            with Counting(meta=True) as counted:
-                result = step.learn(pixels, targets)
-                held = counted.current
-                result.loss.backward()
-            self._learnt[key] = Learning(float(counted.flops), counted.peak, held)
-            self.student.zero_grad()
+            self._learnt[key] = self._of_like_blocks(step, pixels, targets) or self._learn(step, pixels, targets)
         return self._learnt[key]
+
+    def _of_like_blocks(self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features]) -> Learning | None:
+        """The same from two depths, for a student whose blocks are all alike: each further block adds as much.
+
+        The most memory is needed either while blocks wait for the way back, and then it grows with their number, or
+        before and after, and then it does not; the two are measured apart.
+        """
+        vit = self.student.vit
+        blocks = vit.blocks
+        if len(blocks) <= sum(SHORT) or not self._alike:
+            return None
+        found = []
+        for depth in SHORT:
+            vit.blocks = blocks[:depth]
+            try:
+                with Within(vit.blocks[0]) as within:
+                    cost = self._learn(step, pixels, targets, within)
+                found.append((cost, within))
+            finally:
+                vit.blocks = blocks
+        (less, short), (more, longer) = found
+        further = len(blocks) - SHORT[1]
+        inside = longer.peak + further * (longer.peak - short.peak)
+        return Learning(
+            more.flops + further * (more.flops - less.flops),
+            max(inside, longer.outside),
+            more.held + further * (more.held - less.held),
+        )
+
+    def _learn(
+        self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features], within: "Within | None" = None
+    ) -> Learning:
+        for parameter in self.student.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        self._updates += 1
+        self.student.begin(self._updates)  # a spectral layer does more in the first forward of an update
+        with Counting(meta=True) as counted:
+            if within is not None:
+                within.counted = counted
+            result = step.learn(pixels, targets)
+            held = counted.current
+            result.loss.backward()
+        if within is not None:
+            within.end()
+        self.student.zero_grad()
+        return Learning(float(counted.flops), counted.peak, held)
+
+
+class Within:
+    """The peak of a count from where `first`, a block, begins until its gradient is known, and the peak outside.
+
+    A context manager around one forward and backward pass; `counted` is the count that goes on in it.
+    """
+
+    def __init__(self, first: nn.Module) -> None:
+        self.first = first
+        self.counted: Counting | None = None
+        self.peak = self.outside = 0
+
+    def __enter__(self) -> "Within":
+        self._handle = self.first.register_forward_pre_hook(self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def end(self) -> None:
+        """The count is over: what it saw last was outside."""
+        if self.counted is not None:
+            self.outside = max(self.outside, self.counted.peak)
+
+    def _begin(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if self.counted is not None and not self.peak:  # again on the way back, where activations are computed again
+            self.outside, self.counted.peak = self.counted.peak, self.counted.current
+            given[0].register_hook(lambda _: self._done())
+            self.peak = 1
+
+    def _done(self) -> None:
+        if self.counted is not None:
+            self.peak, self.counted.peak = self.counted.peak, self.counted.current

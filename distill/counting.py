@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -31,6 +32,9 @@ FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry) | {
 }
 
 
+_DEVICE = torch.ops.prim.device.default
+
+
 @dataclass(frozen=True)
 class Cost:
     """flops: of a call. peak: bytes of tensors it made that lived at one time, results included."""
@@ -48,6 +52,8 @@ class Counting(PeakMemory):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # questions of which device and layout, of which there are more than of operations
+            if func is _DEVICE and isinstance(args[0], FakeTensor):
+                return args[0].fake_device  # what FakeTensorMode would say after a long way
             return func(*args, **(kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
         formula = FORMULAS.get(func._overloadpacket)

@@ -158,7 +158,7 @@ class Plan:
     def checkpointed(self, zero: int) -> float:
         """`bytes_on_a_gpu` if the student's activations were computed again on the way back."""
         self.student.vit.set_grad_checkpointing(True)
-        again = Counter(self.recipe, self.teachers, self.student)
+        again = self.counter.anew()
         worst = self.worst()
         with self._fakes:
             passes = [

@@ -68,9 +68,14 @@ class Repeats:
     def _signature(self, module: nn.Module) -> Key | None:
         """What makes modules alike; None for the ones without parts, which are as quick to run."""
         if id(module) not in self._alike:
-            parts = tuple(_part(name, each) for name, each in module.named_modules()) if module._modules else None
+            parts = signature(module) if module._modules else None
             self._alike[id(module)] = module, parts
         return self._alike[id(module)][1]
+
+
+def signature(module: nn.Module) -> Key:
+    """What modules that are alike have in common, and others do not."""
+    return tuple(_part(name, each) for name, each in module.named_modules())
 
 
 def _part(name: str, module: nn.Module) -> Key:

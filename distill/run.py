@@ -7,6 +7,7 @@ python distill/run.py --replay RUN/nan/step-...                     say where an
 """
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -60,6 +61,7 @@ def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None
     from distill.plan_text import plan_text
 
     named, world = find_gpu(gpu), int(os.environ.get("WORLD_SIZE", "1"))
+    gc.freeze()  # or the collector walks through all that was imported, again and again: a tenth of the time
     if int(os.environ.get("RANK", "0")) == 0:
         print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
 

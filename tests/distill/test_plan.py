@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill import plan_text as words
+from distill.costs import Counter
 from distill.counting import FORMULAS
 from distill.gpus import GPUS, Gpu, find_gpu
 from distill.plan import TERA, Plan, deepspeed_estimate
@@ -110,6 +111,30 @@ CASES: dict[str, dict[str, Any]] = {
     "partitions": {"stages": PARTITIONS},
     "checkpointing": {"engine": {"checkpointing": True, "threads": 1}},
 }
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"depth": 7},
+        {"depth": 5, "cpe": 128, "spectral": True},  # large positions: the most memory is not where the blocks are
+        {"depth": 9, "damp": 0.1, "registers": 2},
+        {"depth": 6, "window": 2, "global_blocks": 2},  # blocks that are not alike: all are counted
+        {"depth": 6, "drop_path": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("engine", [{}, {"checkpointing": True}], ids=["kept", "checkpointing"])
+def test_a_deep_student_is_counted_from_two_blocks(
+    student: dict[str, Any], engine: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = small_recipe(tmp_path)
+    recipe = Recipe.model_validate(base | {"student": base["student"] | student, "engine": engine})
+    quick = Plan(recipe, 1)
+    alike = not {"window", "drop_path"} & set(student)
+    assert quick.counter._alike == alike
+    monkeypatch.setattr(Counter, "_of_like_blocks", lambda *_: None)
+    assert quick.stages[0].passes[0].sizes[0].student == Plan(recipe, 1).stages[0].passes[0].sizes[0].student
 
 
 @pytest.mark.parametrize("case", CASES)
