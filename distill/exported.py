@@ -16,10 +16,10 @@ from torch import Tensor
 from distill.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
 from distill.recipe import StudentNode
 from distill.student import HeadSpec, Student
-from distill.teacher import load_teacher
 from featsharp_adapter.adapter_folder import upload_folder
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
 from teachers.errors import UserError, unknown
+from teachers.registry import load_seeded
 
 HUB = "hub:"
 
@@ -55,7 +55,7 @@ class TextAdaptor(StudentAdaptor):
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
         if self._loaded is None:
-            loaded = load_teacher(self._teacher["backbone"])
+            loaded = load_seeded(self._teacher["backbone"])
             if loaded.spec.digest != self._teacher["spec"]["digest"]:
                 raise UserError(
                     f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"

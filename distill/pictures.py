@@ -16,10 +16,10 @@ from torch import Tensor
 from distill.exported import ExportedStudent
 from distill.recipe import Recipe
 from distill.sharpen import Sharpener
-from distill.teacher import load_teacher
 from featsharp_adapter.pictures import save_panels
 from featsharp_adapter.views import Views, teacher_views
 from teachers.contracts import Backbone
+from teachers.registry import load_seeded
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def draw(arms: Mapping[str, Recipe], students: Mapping[str, ExportedStudent], im
     answers = {arm: student(images) for arm, student in students.items()}
     sheets = []
     for name in first.teachers:
-        backbone = load_teacher(first.teachers[name].backbone)
+        backbone = load_seeded(first.teachers[name].backbone)
         maps = teacher_maps(name, backbone, arms, images)
         for arm, student in students.items():
             adaptor = student.adaptor(name)

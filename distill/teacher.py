@@ -13,23 +13,11 @@ from distill.schedule import Grid
 from distill.shift import Shifts
 from distill.view_cache import CachedBackbone, remembered, small_name, tiles_name
 from featsharp_adapter.views import Views, stitch, teacher_views, tile_images
-from teachers.contracts import Backbone, Features, chunked, resize_images
+from teachers.contracts import Features, chunked, resize_images
 from teachers.frozen import FrozenBackbone
-from teachers.registry import load_backbone
+from teachers.registry import load_seeded
 
-SEED = 0
 Made = TypeVar("Made")
-
-
-def load_teacher(node: str | Mapping[str, Any]) -> Backbone:
-    """`load_backbone`, with the random numbers fixed around it and untouched by it.
-
-    A debug recipe's teachers have random weights; what trained the student, what is drawn and what is probed must be
-    one and the same network, in whatever process and order it is loaded.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        return load_backbone(node)
 
 
 class TeacherPool:
@@ -51,7 +39,7 @@ class TeacherPool:
         """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
         key = json.dumps([node, str(dtype), chunk], sort_keys=True)
         if key not in self._loaded:
-            made = load_teacher(node)
+            made = load_seeded(node)
             self._loaded[key] = (
                 FrozenBackbone(made, dtype, chunk)
                 if self.cache is None

@@ -104,14 +104,14 @@ def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
     from eval_suite.processes import joined_processes, rank, world
     from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
-    from teachers.registry import load_backbone
+    from teachers.registry import load_seeded
 
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)
     check_device(options.device)
     with joined_processes(options.device) as device:
         metrics = run_suite(
-            load_backbone(backbone_node(options.backbone)),
+            load_seeded(backbone_node(options.backbone)),
             suite,
             progress=sys.stderr.isatty() and rank() == 0,
             samples=True,
@@ -161,7 +161,7 @@ def vlm(options: argparse.Namespace) -> None:
     from eval_suite.readers.remembered import Remembered
     from eval_suite.suite import load_suite
     from eval_suite.vlm.training import Where, trained
-    from teachers.registry import load_backbone
+    from teachers.registry import load_seeded
 
     suite = load_suite(options.suite, options.overrides)
     if suite.vlm is None:
@@ -170,7 +170,7 @@ def vlm(options: argparse.Namespace) -> None:
     data = {name: Remembered(suite.data[name].open(name)) for name in wanted}
     node = backbone_node(options.backbone)
     where = Where(torch.device(options.device), options.out, node=node, progress=sys.stderr.isatty())
-    trained(load_backbone(node), suite.vlm, data, suite.seed, where)
+    trained(load_seeded(node), suite.vlm, data, suite.seed, where)
     print(f"the model is in {options.out}")
 
 
@@ -178,10 +178,10 @@ def keep(options: argparse.Namespace) -> None:
     """Probe a backbone and keep the answer where later runs find it."""
     from eval_suite.recorded import record
     from eval_suite.suite import load_suite
-    from teachers.registry import load_backbone
+    from teachers.registry import load_seeded
 
     suite = load_suite(options.suite, options.overrides)
-    backbone = load_backbone(backbone_node(options.backbone))
+    backbone = load_seeded(backbone_node(options.backbone))
     print(f"written to {record(backbone, suite, progress=sys.stderr.isatty())}")
 
 

@@ -204,10 +204,22 @@ class ProbedBackbone:
 def quarter_layers(backbone: Backbone) -> tuple[Callable[[Tensor, list[int]], list[Tensor]], list[int]]:
     """What shows a backbone's inner maps, and the blocks L/4-1, L/2-1, 3L/4-1, L-1 (Probe3D).
 
-    UserError where the backbone cannot show its inner blocks.
+    UserError where the backbone cannot show its inner blocks, and when they differ in width, as a convolutional one's.
     """
     intermediate = capability(backbone, "intermediate")
     if intermediate is None:
         raise UserError(f"{backbone.spec.name} has no inner layers to probe; set `layers: last` or take another probe")
-    total = int(backbone.num_blocks)
-    return intermediate, [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]
+    total, width = int(backbone.num_blocks), backbone.spec.spatial_dim
+
+    def layers(images: Tensor, blocks: list[int]) -> list[Tensor]:
+        found: list[Tensor] = intermediate(images, blocks)
+        if any(layer.shape[1] != width for layer in found):
+            widths = ", ".join(str(layer.shape[1]) for layer in found)
+            raise UserError(
+                f"{backbone.spec.name} has inner layers of {widths} channels; "
+                f"this probe is for a ViT, whose layers are all as wide as its map ({width}); set `layers: last` where "
+                "the probe has it, or take another probe"
+            )
+        return found
+
+    return layers, [max(0, total * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+import torch
+
 from teachers.contracts import Backbone
 from teachers.errors import UserError, nearest, unknown
 from teachers.known import KNOWN
@@ -46,6 +48,16 @@ def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]
     if prefix not in known:
         raise unknown("backbone library", prefix, known)
     return prefix, rest, options
+
+
+def load_seeded(node: str | Mapping[str, Any]) -> Backbone:
+    """`load_backbone`, with the random numbers fixed around it and untouched by it.
+
+    A backbone of random weights is then one and the same network in whatever process and order it is loaded.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return load_backbone(node)
 
 
 def load_backbone(node: str | Mapping[str, Any]) -> Backbone:

@@ -18,7 +18,7 @@ class Layered(Dumb):
     num_blocks = 8
 
     def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
-        return [torch.full((len(images), 3, GRID, GRID), float(block)) for block in blocks]
+        return [torch.full((len(images), self.spec.spatial_dim, GRID, GRID), float(block)) for block in blocks]
 
 
 def test_features_are_extracted_once_and_in_order() -> None:
@@ -87,12 +87,21 @@ class _PoisonSecondBatch(Dumb):
 def test_four_layers_are_at_the_quarters_of_the_depth() -> None:
     layers = probed(Layered()).layers(Squares("x", cells_of(3, 0)))
     assert [float(layer.mean()) for layer in layers] == [1.0, 3.0, 5.0, 7.0]
-    assert all(layer.shape == (3, 3, GRID, GRID) for layer in layers)
+    assert all(layer.shape == (3, Dumb().spec.spatial_dim, GRID, GRID) for layer in layers)
 
 
 def test_a_backbone_without_layers_says_what_to_set() -> None:
     with pytest.raises(UserError, match="layers: last"):
         probed(Dumb()).layers(Squares("x", cells_of(3, 0)))
+
+
+def test_a_convolutional_backbone_says_why_its_layers_do_not_do() -> None:
+    class Pyramid(Layered):
+        def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
+            return [layer[:, : 1 + number] for number, layer in enumerate(super().intermediate(images, blocks))]
+
+    with pytest.raises(UserError, match=r"inner layers of 1, .* channels; this probe is for a ViT"):
+        probed(Pyramid()).layers(Squares("x", cells_of(3, 0)))
 
 
 def test_images_are_fitted_to_a_fixed_size_backbone() -> None:
