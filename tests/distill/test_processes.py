@@ -144,10 +144,14 @@ def wide_teachers(**changes: Any) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [None, 2, 3])
 def test_teachers_in_shares_say_the_same(write_recipe: Callable[..., Path], stage: int | None) -> None:
-    """ZeRO-3 teachers beside a student on DDP, ZeRO-2 and ZeRO-3: every logged number as with whole teachers."""
+    """ZeRO-3 teachers beside a student on DDP, ZeRO-2 and ZeRO-3: every logged number as with whole teachers.
+
+    Not to the bit: gathered weights lie at other addresses, and where a matrix begins can move its product's last bit.
+    """
     recipe = write_recipe(**wide_teachers())
     whole, shared = (launch(recipe, f"engine.teachers={how}", stage=stage, name=how) for how in ("replicated", "zero3"))
-    assert without_time(read_log(shared / "log.jsonl")) == without_time(read_log(whole / "log.jsonl"))
+    for ours, theirs in zip(numbers(shared), numbers(whole), strict=True):
+        assert ours == pytest.approx(theirs, rel=TOLERANCE)
 
 
 @pytest.mark.slow
