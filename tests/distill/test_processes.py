@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -186,11 +186,14 @@ def test_two_processes_killed_go_on_as_if_nothing_had_been(tmp_path: Path, stage
     command, environment = command_line(
         "distill/run.py", str(recipe), "name=killed", *settings, processes=2, stage=stage
     )
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     while not (log.exists() and log.read_text().count("\n") >= lines):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for each in everyone:  # by name: torch's launcher gives every process a session of its own
+        each.kill()
+    psutil.wait_procs(everyone)
     process.communicate()
     assert not (log.parent / "student").exists()
     killed, whole = (launch(recipe, *settings, stage=stage, name=name) for name in ("killed", "whole"))
