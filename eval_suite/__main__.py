@@ -88,7 +88,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("sources", nargs="+", metavar="RUN_OR_JSON", help=help_sources)
     parser.add_argument("--baseline", required=True, metavar="NAME", help="the row the others are compared with")
-    parser.add_argument("--format", default="md", metavar="|".join(FORMATS), help="default: md")
+    parser.add_argument("--format", metavar="|".join(FORMATS), help="default: what --out ends in, else md")
     parser.add_argument("--out", type=Path, help="write there instead of printing")
     parser.add_argument(
         "--allow-missing",
@@ -216,7 +216,8 @@ def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     rows = read_rows(options.sources)
     built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing)
-    text = render(built, options.format)
+    ending = options.out.suffix.removeprefix(".") if options.out else ""
+    text = render(built, options.format or (ending if ending in FORMATS else "md"))
     if options.out is None:
         print(text, end="")
     else:

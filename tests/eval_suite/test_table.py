@@ -114,6 +114,8 @@ def test_command_line_on_runs_and_files(runs: Path, form: str, capsys: pytest.Ca
     out = runs / "out" / f"table.{form}"
     assert run(*sources, "--baseline", "bilinear", "--format", form, "--out", str(out)) == 0
     text = out.read_text()
+    other = runs / f"other.{form}"
+    assert run(*sources, "--baseline", "bilinear", "--out", str(other)) == 0 and other.read_text() == text
     assert str(out) in capsys.readouterr().out
     assert all(name in text for name in ("bilinear", "sharp", "again"))
 
