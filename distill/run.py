@@ -57,11 +57,13 @@ def print_replay(folder: Path) -> None:
 
 def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None:
     """By one process, whatever was launched."""
+    gc.disable()  # or the collector walks through all that is imported, again and again: a tenth of the time
     from distill.plan import Plan
     from distill.plan_text import plan_text
 
+    gc.freeze()
+    gc.enable()
     named, world = find_gpu(gpu), int(os.environ.get("WORLD_SIZE", "1"))
-    gc.freeze()  # or the collector walks through all that was imported, again and again: a tenth of the time
     if int(os.environ.get("RANK", "0")) == 0:
         print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
 
