@@ -1,5 +1,6 @@
 """COCO boxes with a frozen backbone: it learns from colours, it can't from nothing, and goes on where it stopped."""
 
+import dataclasses
 from pathlib import Path
 
 import layout_fixtures as make
@@ -51,7 +52,19 @@ def coloured_boxes(root: Path, train: int, test: int) -> LabelledData:
     return opened("coco", root, instances="annotations/instances_{split}.json")
 
 
-class Blank(Colours):
+class Shades(Colours):
+    """Colours in 32 channels: the pyramid's finest level, where small boxes are looked up, keeps a quarter of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = dataclasses.replace(self.spec, spatial_dim=32)
+        self.mix = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, images: torch.Tensor) -> Features:
+        return Features(None, torch.einsum("dc,bchw->bdhw", self.mix, super().forward(images).spatial))
+
+
+class Blank(Shades):
     """As large a map, and nothing in it."""
 
     def forward(self, images: torch.Tensor) -> Features:
@@ -68,8 +81,8 @@ def probe(**fields: object) -> DetectionProbe:
 @pytest.mark.timeout(1800)
 def test_boxes_are_found_by_colour_and_not_without(tmp_path: Path) -> None:
     data = coloured_boxes(tmp_path, 48, 12)
-    task = probe(epochs=12, learning_rate=2e-3, channels=32)
-    best, worst = (task.run(probed(backbone), data, 0)[0] for backbone in (Colours(), Blank()))
+    task = probe(epochs=12, learning_rate=2e-3, channels=32, side=128)
+    best, worst = (task.run(probed(backbone), data, 0)[0] for backbone in (Shades(), Blank()))
     assert best.value > 35 and worst.value < 10, (best.value, worst.value)
     assert best.stderr is not None
 
