@@ -11,7 +11,6 @@ from distill.arm import Arm, assemble, teacher_pool
 from distill.loop import Fetch, Loop
 from distill.recipe import Recipe
 from distill.runtime import start
-from distill.streams import Streams
 from imagery.sources import open_sources
 
 #: Nothing is saved, and statistics come from one batch: what is timed is a step.
@@ -23,7 +22,6 @@ class Party:
     """Arms that train on one pass of their teachers, as `distill.loop.train` steps them."""
 
     loop: Loop
-    stream: Streams
     done: int = 0
 
     @classmethod
@@ -36,7 +34,7 @@ class Party:
             raise RuntimeError("these arms are finished")
         _, learners, stream = ready
         taken = stream.take(0)
-        return cls(Loop(learners, fetch or (lambda _: taken), accelerators[arms[0].name].device), stream)
+        return cls(Loop(learners, fetch or (lambda _: taken), accelerators[arms[0].name].device))
 
     def step(self) -> None:
         """One update of every arm, its line in the log included."""
