@@ -7,7 +7,6 @@ python distill/run.py --replay RUN/nan/step-...                     say where an
 """
 
 import argparse
-import gc
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from distill.gpus import GPUS, find_gpu
 from distill.recipe import UNTRAINED, Recipe, read
 from teachers.errors import UserError, add_debug_flag, guard
+from teachers.imports import many_imports
 
 if TYPE_CHECKING:  # a plan is made in seconds, half of which these imports would take
     from distill.arm import Arm
@@ -57,12 +57,9 @@ def print_replay(folder: Path) -> None:
 
 def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None:
     """By one process, whatever was launched."""
-    gc.disable()  # or the collector walks through all that is imported, again and again: a tenth of the time
-    from distill.plan import Plan
-    from distill.plan_text import plan_text
-
-    gc.freeze()
-    gc.enable()
+    with many_imports():
+        from distill.plan import Plan
+        from distill.plan_text import plan_text
     named, world = find_gpu(gpu), int(os.environ.get("WORLD_SIZE", "1"))
     if int(os.environ.get("RANK", "0")) == 0:
         print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
@@ -70,9 +67,10 @@ def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None
 
 def run(recipe: Recipe, *, prepare: bool) -> None:
     """Train, or go on training, then judge."""
-    from distill.arm import Arm, run_arm
-    from distill.missing import find_missing, make, open_once, refuse
-    from distill.runtime import start
+    with many_imports():
+        from distill.arm import Arm, run_arm
+        from distill.missing import find_missing, make, open_once, refuse
+        from distill.runtime import start
 
     missing = find_missing([recipe])
     refuse(make(missing) if prepare else missing)
@@ -90,13 +88,14 @@ def wants_untrained(recipe: Recipe) -> bool:
 
 def judge(recipe: Recipe, arm: "Arm") -> None:
     """Probe, print the table against the untrained student, write the report."""
-    from distill.verdict import EvalRoom, probe_all, publish
-    from eval_suite.recorded import recall_or_run
-    from eval_suite.report import write_report
-    from eval_suite.results import read_metrics, write_metrics
-    from eval_suite.suite import load_suite
-    from eval_suite.table import build_table
-    from eval_suite.table_formats import render
+    with many_imports():
+        from distill.verdict import EvalRoom, probe_all, publish
+        from eval_suite.recorded import recall_or_run
+        from eval_suite.report import write_report
+        from eval_suite.results import read_metrics, write_metrics
+        from eval_suite.suite import load_suite
+        from eval_suite.table import build_table
+        from eval_suite.table_formats import render
 
     room = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
     arms = {recipe.name: [recipe]}

@@ -17,6 +17,7 @@ from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
 from teachers.config import read_recipe
 from teachers.errors import UserError, add_debug_flag, guard
+from teachers.imports import many_imports
 
 HELP_BACKBONE = (
     "PREFIX:REST, e.g. tiny:dino, timm:NAME, run:runs/NAME; or a node with options, inline or a file: "
@@ -102,9 +103,10 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
-    from eval_suite.processes import joined_processes, rank, world
-    from eval_suite.suite import load_suite, run_suite  # torch, datasets and all: `table` does without them
-    from teachers.registry import load_seeded
+    with many_imports():  # torch, datasets and all: `table` does without them
+        from eval_suite.processes import joined_processes, rank, world
+        from eval_suite.suite import load_suite, run_suite
+        from teachers.registry import load_seeded
 
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)

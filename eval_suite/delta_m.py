@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from eval_suite.metrics.score import Samples
 from eval_suite.results import GROUPS, Key, Metrics
@@ -305,7 +305,7 @@ def _estimate(value: float, sampling: float, parts: list[tuple[float, int]], pai
     doubt = sum(part**2 / (runs - 1) for part, runs in parts if runs > 1)
     freedom = variance**2 / doubt if doubt > 0 else np.inf
     stderr = variance**0.5
-    reach = float(student.ppf(0.975, freedom)) * stderr
+    reach = float(stdtrit(freedom, 0.975)) * stderr
     return Estimate(value, stderr, (value - reach, value + reach), paired)
 
 

@@ -3,9 +3,9 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from eval_suite.maps import length, unit
 from eval_suite.metrics.score import Tally, mean_at, same_shape
 from teachers.errors import UserError
 
@@ -33,7 +33,7 @@ class Normals(Tally):
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Vectors [b, 3, h, w]; the prediction need not be of unit length, label pixels of length 0 do not count."""
         same_shape(pred, target)
-        valid = (target.double().norm(dim=1) > 0.5).flatten(1)
+        valid = (length(target.double()) > 0.5).flatten(1)
         if not torch.isfinite(pred).all():
             raise UserError("a predicted normal is not finite; check the features for NaN")
         angles = angular_error(pred, target).flatten(1)
@@ -50,6 +50,6 @@ def angular_error(pred: Tensor, target: Tensor) -> Tensor:
 
     2 atan2(|p - q|, |p + q|) stays exact at small angles, where the arc cosine of a rounded product does not.
     """
-    pred, target = F.normalize(pred.double(), dim=1), F.normalize(target.double(), dim=1)
-    angle = 2.0 * torch.atan2((pred - target).norm(dim=1), (pred + target).norm(dim=1))
-    return torch.rad2deg(torch.where(pred.norm(dim=1) > 0, angle, torch.pi / 2))
+    pred, target = unit(pred.double()), unit(target.double())
+    angle = 2.0 * torch.atan2(length(pred - target), length(pred + target))
+    return torch.rad2deg(torch.where(length(pred) > 0, angle, torch.pi / 2))

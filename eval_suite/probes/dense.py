@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
+from eval_suite.maps import best_class
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import LinearHead, batches, seeded, shrink_labels, train
@@ -60,5 +61,5 @@ class SegmentationProbe(ProbeNode):
         maps, metric = judge.labels(self.labels), Segmentation(len(judge.names[self.labels]))
         for rows in torch.arange(len(spatial)).split(50):
             truth = maps[rows]
-            metric.update(head(spatial[rows], (truth.shape[-2], truth.shape[-1])).argmax(1), truth)
+            metric.update(best_class(head(spatial[rows], (truth.shape[-2], truth.shape[-1]))), truth)
         return self.result("miou", metric.scores()["miou"], seed)

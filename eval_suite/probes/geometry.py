@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
+from eval_suite.maps import resize_map
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
 from eval_suite.probes.base import Need, ProbeNode
-from eval_suite.probes.heads import resize_map
 from eval_suite.probes.ridge import RidgeHead, fit_ridge
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, ImageSource, LabelledData, LabelMaps
 from eval_suite.results import Result

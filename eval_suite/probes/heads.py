@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eval_suite.maps import channel_moments, resize_map
+
 
 class Standardise(nn.Module):
     """[B, C, h, w] -> zero mean, unit variance per channel, with the statistics of a training set.
@@ -21,8 +23,8 @@ class Standardise(nn.Module):
 
     def __init__(self, spatial: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", spatial.mean((0, 2, 3), keepdim=True))
-        deviation = spatial.std((0, 2, 3), keepdim=True)
+        mean, deviation = channel_moments(spatial)
+        self.register_buffer("mean", mean)
         dead = deviation < self.DEAD * deviation.mean()
         self.register_buffer("scale", deviation.clamp(min=1e-6).masked_fill(dead, float("inf")))
 
@@ -59,11 +61,6 @@ class ConvHead(nn.Module):
     def forward(self, spatial: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         shared = self.trunk(self.normalise(spatial))
         return {task: resize_map(head(shared), size) for task, head in self.tasks.items()}
-
-
-def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, K, h, w] -> [B, K, *size], bilinear, pixel centres (align_corners False)."""
-    return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
 @contextmanager

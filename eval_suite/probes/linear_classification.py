@@ -1,11 +1,10 @@
 """Linear probe of classification: logistic regression on frozen summaries."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
 
 from eval_suite.features import FeatureTable, ProbedBackbone
 from eval_suite.metrics.classification import mean_class_accuracy, top1
@@ -13,6 +12,9 @@ from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.results import Result
 from eval_suite.text import AbsentError
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 class LinearClassificationProbe(ProbeNode):
@@ -45,7 +47,7 @@ class LinearClassificationProbe(ProbeNode):
         }
         return [self.result(name, scores[name], seed, protocol="logistic-regression") for name in self.metrics]
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray, seed: int) -> LogisticRegression:
+    def _fit(self, features: np.ndarray, labels: np.ndarray, seed: int) -> "LogisticRegression":
         order = np.random.default_rng(seed).permutation(len(features))
         held, rest = order[: len(order) // 5], order[len(order) // 5 :]
         best = self.strengths[len(self.strengths) // 2]
@@ -54,7 +56,9 @@ class LinearClassificationProbe(ProbeNode):
             best = self.strengths[int(np.argmax([model.score(features[held], labels[held]) for model in tried]))]
         return self._regression(best).fit(features, labels)
 
-    def _regression(self, strength: float) -> LogisticRegression:
+    def _regression(self, strength: float) -> "LogisticRegression":
+        from sklearn.linear_model import LogisticRegression  # takes seconds to import; most suites do without
+
         return LogisticRegression(C=strength, max_iter=self.iterations)
 
     def _vectors(self, backbone: ProbedBackbone, table: FeatureTable) -> np.ndarray:

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
+from eval_suite.maps import resize_map
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.crops import keep_ratio, training_crop
-from eval_suite.probes.heads import resize_map, seeded
+from eval_suite.probes.heads import seeded
 from eval_suite.probes.losses import class_loss
 from eval_suite.probes.windows import slide
 from eval_suite.read_ahead import ahead

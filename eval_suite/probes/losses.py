@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eval_suite.maps import unit
 from eval_suite.readers.contracts import IGNORE
 
 
@@ -40,5 +41,5 @@ def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
 def normal_loss(prediction: Tensor, normals: Tensor) -> Tensor:
     """Mean absolute difference of unit vectors [B, 3, h, w], pixels without a normal left out."""
     valid = normals.square().sum(1) > 0.25
-    difference = (F.normalize(prediction, dim=1) - normals).abs().sum(1)
+    difference = (unit(prediction) - normals).abs().sum(1)
     return difference[valid].sum() / (3 * valid.sum().clamp(min=1))

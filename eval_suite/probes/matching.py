@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eval_suite.probes.heads import resize_map
+from eval_suite.maps import resize_map
 
 
 def sample_points(spatial: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
+from eval_suite.maps import best_class
 from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
@@ -110,9 +111,13 @@ class MultitaskProbe(ProbeNode):
     def _judge(self, head: "ScaledHead", spatial: Tensor, judge: DenseImages, seed: int) -> list[Result]:
         metrics = {task: _metric(task, judge, self.group) for task in self.tasks}
         for rows in torch.arange(len(spatial)).split(50):
+            outputs: dict[tuple[int, ...], dict[str, Tensor]] = {}  # by size: most labels share one
             for task, metric in metrics.items():
                 truth = judge.labels(task)[rows]
-                metric.update(_answer(task, head(spatial[rows], (truth.shape[-2], truth.shape[-1]))[task]), truth)
+                size = (truth.shape[-2], truth.shape[-1])
+                if size not in outputs:
+                    outputs[size] = head(spatial[rows], size)
+                metric.update(_answer(task, outputs[size][task]), truth)
         results = []
         for task, metric in metrics.items():
             key, higher = REPORTED[TASKS[task]]
@@ -178,7 +183,7 @@ def _answer(task: str, output: Tensor) -> Tensor:
     """What the metric of the task reads: classes [b, h, w], a probability, metres, or vectors [b, 3, h, w]."""
     kind = TASKS[task]
     if kind == CLASSES:
-        return output.argmax(1)
+        return best_class(output)
     if kind in (SALIENCY, EDGE):
         return output[:, 0].sigmoid()
     return output[:, 0] if kind == DEPTH else output

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval_suite.probes.heads import Standardise, resize_map
+from eval_suite.maps import resize_map
+from eval_suite.probes.heads import Standardise
 from eval_suite.readers.contracts import LabelMaps
 
 PENALTIES = tuple(10.0**power for power in range(-6, 1))  #: of the mean squared feature; chosen on held-out images

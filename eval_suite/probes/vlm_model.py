@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eval_suite.probes.heads import Standardise, resize_map
+from eval_suite.maps import resize_map
+from eval_suite.probes.heads import Standardise
 from eval_suite.readers.contracts import AskedQuestion
 
 PAD, UNKNOWN, ANSWER, END = 0, 1, 2, 3

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eval_suite.probes.heads import resize_map
+from eval_suite.maps import resize_map
 
 
 def window_starts(side: int, crop: int, stride: int) -> list[int]:

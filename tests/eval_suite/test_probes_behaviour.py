@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from toy_world import GRID, SIZE, Constant, Dumb, Oracle, ToyData, probed
 
+from eval_suite.maps import resize_map
 from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
 from eval_suite.probes.correspondence import KeypointProbe, draw_pairs
 from eval_suite.probes.dense import SegmentationProbe
 from eval_suite.probes.geometry import DepthProbe, ValidDepth
-from eval_suite.probes.heads import LinearHead, Standardise, batches, resize_map
+from eval_suite.probes.heads import LinearHead, Standardise, batches
 from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, normal_loss
 from eval_suite.probes.matching import match_pairs
 from eval_suite.probes.multitask import MultitaskProbe

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from toy_world import Constant, Dumb, Oracle, Squares, ToyData, cells_of
+from two_processes import said_by_two
 
 from eval_suite import features, processes
 from eval_suite.__main__ import main
@@ -81,12 +81,9 @@ class Half(Squares):
         return super().read(rows)
 
 
-def _one_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo", RANK=str(rank), WORLD_SIZE="2")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    processes._joined = True
-    rows, said = processes.own_rows(IMAGES), {}
+def _parts(folder: Path) -> dict[str, object]:
+    rows = processes.own_rows(IMAGES)
+    said: dict[str, object] = {}
     for name in METRICS:
         metric = _seen(name, rows)
         processes.gather(metric)
@@ -103,11 +100,11 @@ def _one_of_two(rank: int, folder: str) -> None:
     layer(batch).square().mean().backward()
     processes.average_gradients(layer)
     said["gradient"] = layer.weight.grad
-    torch.nn.init.constant_(layer.bias, rank + 5.0)
+    torch.nn.init.constant_(layer.bias, processes.rank() + 5.0)
     processes.same_everywhere(layer)
     said["bias"] = layer.bias.detach()
     squares = Squares("train", cells_of(23, 0))
-    for backbone, cache in ((Dumb(), None), (Oracle(), Path(folder) / "cache")):
+    for backbone, cache in ((Dumb(), None), (Oracle(), folder / "cache")):
         probed = ProbedBackbone(backbone, batch_size=4, cache=cache)
         probed.extract_together(squares, "features")
         probed.extract_together(squares, "vectors")  # asked for twice, done once
@@ -120,15 +117,11 @@ def _one_of_two(rank: int, folder: str) -> None:
         ProbedBackbone(Dumb(), batch_size=2).extract_together(Half("half", cells_of(12, 0)), "features")
     except UserError as error:
         said["error"] = str(error)
-    torch.save(said, f"{folder}/{rank}.pt")
-    dist.barrier()
-    processes._joined = False
-    dist.destroy_process_group()
+    return said
 
 
 def test_two_processes_add_up_to_one(tmp_path: Path) -> None:
-    mp.start_processes(_one_of_two, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    first, second = said_by_two(_parts, tmp_path, tmp_path)
     for name in METRICS:  # the very same sums in the same order: no tolerance
         assert first[name] == second[name] == _seen(name, range(IMAGES)).scores(), name
     assert first["instances"] == second["instances"] == _instances(range(IMAGES)).scores()
