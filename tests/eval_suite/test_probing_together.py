@@ -37,7 +37,7 @@ def found_by(name: str) -> list[Result]:
     return task.run_on(backbone, {"toy": data}, 0) if takes_part(task, backbone, data) else []
 
 
-@pytest.mark.parametrize("name", list(PROBES))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "vlm")) for n in PROBES])
 def test_a_probe_in_two_processes(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone = found_by(name)
