@@ -102,32 +102,48 @@ class VisionLanguageModel(nn.Module):
         self.language = LlamaForCausalLM(config)
 
     def forward(self, spatial: Tensor, prompts: Prompts) -> Tensor:
-        """-> logits [B, Q, L, V]; the logits at position i say what follows token i."""
-        images, asked, length = prompts.tokens.shape
+        """-> logits [B, Q, L, V]; the logits at position i say what follows token i. They are 0 at padding."""
         visual = self.merge(resize_map(self.normalise(spatial), self.grid)).flatten(2).transpose(1, 2)
         visual = self.projector(visual) + self.places
-        text = self.language.get_input_embeddings()(prompts.tokens.flatten(1))
+        count, (asked, length) = visual.shape[1], prompts.tokens.shape[1:]
+        flat = prompts.tokens.flatten(1)
+        used = used_first(flat)  # short questions are half padding, which costs as much as words
+        block = torch.where(flat.gather(1, used) == PAD, asked, used // length)  # padding left over is a question apart
         hidden = self.language.model(
-            inputs_embeds=torch.cat([visual, text], 1),
-            attention_mask=block_mask(visual.shape[1], asked, length).to(visual.dtype),
-            position_ids=positions(visual.shape[1], asked, length).expand(images, -1),
+            inputs_embeds=torch.cat([visual, self.language.get_input_embeddings()(flat.gather(1, used))], 1),
+            attention_mask=block_mask(count, block),
+            position_ids=positions(count, used % length),
             use_cache=False,
         ).last_hidden_state
-        return self.language.lm_head(hidden[:, visual.shape[1] :]).unflatten(1, (asked, length))
+        logits = self.language.lm_head(hidden[:, count:])
+        logits = logits * (block < asked)[..., None]
+        out = logits.new_zeros(*flat.shape, logits.shape[-1])
+        return out.scatter(1, used[..., None].expand_as(logits), logits).unflatten(1, (asked, length))
 
 
-def block_mask(visual: int, asked: int, length: int) -> Tensor:
-    """Additive mask [1, 1, T, T]: causal, and no question sees another one."""
-    total = visual + asked * length
-    block = torch.cat([torch.full((visual,), -1), torch.arange(asked).repeat_interleave(length)])
-    allowed = (block[None] == -1) | (block[None] == block[:, None])
-    allowed &= torch.ones(total, total, dtype=torch.bool).tril()
-    return torch.zeros(total, total).masked_fill(~allowed, torch.finfo(torch.float32).min)[None, None]
+def used_first(tokens: Tensor) -> Tensor:
+    """Tokens [B, N] -> int64 [B, n], the places of those that are not padding, in order; n is the most of an image.
+
+    Images with fewer have places of padding at the end.
+    """
+    padding = tokens == PAD
+    return padding.int().argsort(dim=1, stable=True)[:, : int((~padding).sum(1).max())]
 
 
-def positions(visual: int, asked: int, length: int) -> Tensor:
-    """Position numbers [1, T]: every question begins right after the image."""
-    return torch.cat([torch.arange(visual), (visual + torch.arange(length)).repeat(asked)])[None]
+def block_mask(visual: int, block: Tensor) -> Tensor:
+    """Each token's number of its question [B, n] -> additive mask [B, 1, T, T] over the image's tokens and them.
+
+    Causal, and no question sees another one.
+    """
+    block = torch.nn.functional.pad(block, (visual, 0), value=-1)
+    allowed = (block[:, None] == -1) | (block[:, None] == block[:, :, None])
+    allowed &= torch.ones(block.shape[1], block.shape[1], dtype=torch.bool).tril()
+    return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
+
+
+def positions(visual: int, place: Tensor) -> Tensor:
+    """Places in their question [B, n] -> position numbers [B, T]: every question begins right after the image."""
+    return torch.cat([torch.arange(visual).expand(len(place), -1), visual + place], 1)
 
 
 @torch.no_grad()

@@ -310,3 +310,26 @@ def test_questions_of_one_image_do_not_see_each_other() -> None:
     assert torch.allclose(before[:, 1], single[:, 0], atol=1e-5)
     assert not torch.allclose(before[:, 0], after[:, 0], atol=1e-3)
     assert not torch.allclose(before, moved, atol=1e-4)  # and they do see the image
+
+
+def test_questions_of_any_length_are_answered_as_if_alone() -> None:
+    """Padding is left out before the model sees it; one question at a time, without any, is the slow twin."""
+    torch.manual_seed(0)
+    spatial = torch.randn(2, 6, 5, 7)
+    model = VisionLanguageModel(spatial, 20, side=2, merge=2, width=32, layers=2, longest=6).eval()
+    tokens = torch.randint(4, 20, (2, 3, 6))
+    for image, asked, length in ((0, 0, 2), (0, 2, 4), (1, 0, 5), (1, 1, 1), (1, 2, 3)):
+        tokens[image, asked, length:] = 0
+    logits = model(spatial, Prompts(tokens, tokens))
+    weights = torch.randn(logits.shape) * (tokens != 0)[..., None]
+    together = torch.autograd.grad((logits * weights).sum(), list(model.parameters()))
+    total = torch.zeros(())
+    for image in range(2):
+        for asked in range(3):
+            words = tokens[image, asked][tokens[image, asked] != 0]
+            one = model(spatial[image : image + 1], Prompts(words[None, None], words[None, None]))[0, 0]
+            torch.testing.assert_close(logits[image, asked, : len(words)], one, atol=1e-5, rtol=1e-5)
+            assert not logits[image, asked, len(words) :].any()
+            total = total + (one * weights[image, asked, : len(words)]).sum()
+    for ours, twin in zip(together, torch.autograd.grad(total, list(model.parameters())), strict=True):
+        torch.testing.assert_close(ours, twin, atol=2e-5, rtol=1e-4)
