@@ -1,6 +1,6 @@
 """Operations on maps [B, C, h, w] that the probes spend their time in, where the library's own are slow on a CPU.
 
-Each has the library's function for a twin in tests/eval_suite/test_maps.py; on a GPU it is that function.
+Each has the library's function for a twin in tests/eval_suite/test_maps.py; benchmarks/probe_maps.py times both.
 """
 
 from functools import lru_cache
@@ -13,8 +13,8 @@ from torch import Tensor
 def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
     """[B, K, h, w] -> [B, K, *size], bilinear, pixel centres (align_corners False).
 
-    Bilinear resizing is linear and separable, so that on a CPU it is two matrix products: several times faster than
-    `F.interpolate`, and more so backwards, where that one adds up pixel by pixel.
+    Bilinear resizing is linear and separable, so that on a CPU it is two matrix products, which are faster
+    than `F.interpolate` both ways; elsewhere it is that function.
     """
     h, w = values.shape[-2:]
     if (h, w) == size:

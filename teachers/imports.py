@@ -9,7 +9,7 @@ from contextlib import contextmanager
 def many_imports() -> Iterator[None]:
     """No collections while torch and its like are imported, and none of what was imported ever after.
 
-    The collector would look through every object made so far, again and again, and find nothing: a quarter of the time.
+    The collector would look through every object made so far, again and again, and find nothing.
     """
     enabled = gc.isenabled()
     gc.disable()

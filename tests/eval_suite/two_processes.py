@@ -15,7 +15,7 @@ from eval_suite import processes
 def said_by_two(work: Callable[..., Any], folder: Path, *given: Any) -> tuple[Any, Any]:
     """What `work(*given)` returned in each of two processes, the first one's first."""
     folder.mkdir(parents=True, exist_ok=True)
-    mp.start_processes(_one, args=(str(folder), work, given), nprocs=2, start_method="fork")
+    mp.start_processes(_one, args=(str(folder), work, given), nprocs=2, start_method="fork")  # imports take 8 s
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     return first, second
 
