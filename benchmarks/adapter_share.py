@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from timing import add_device, describe, now_ms, open_device
 
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.phi_s import PhiS
-from featsharp_adapter.sharp import SharpenedBackbone
-from teachers.errors import add_debug_flag, guard
+from common.errors import add_debug_flag, guard
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model.phi_s import PhiS
+from featsharp_adapter.sharpening.backbone import SharpenedBackbone
 from teachers.registry import load_backbone
 
 TEACHER, JBU, FUSION, TOTAL, BARE = "teacher", "JBU", "fusion block", "sharpened teacher", "bare passes"

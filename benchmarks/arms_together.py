@@ -19,13 +19,13 @@ from pathlib import Path
 
 from loop_steps import Party, Times, alternating, below
 
-from distill.groups import group
-from distill.loop import Fetch
+from common.errors import UserError, add_debug_flag, guard, unknown
 from distill.recipe import Recipe, read_arms
 from distill.schedule import schedule
-from distill.streams import Streams
+from distill.training.arm_groups import group
+from distill.training.data import Streams
+from distill.training.loop import Fetch
 from imagery.sources import open_source
-from teachers.errors import UserError, add_debug_flag, guard, unknown
 
 QUICKSTART = "recipes/quickstart.yaml"
 #: One arm and all of them, on images that lie in memory and on images that are drawn.

@@ -17,11 +17,11 @@ import torch
 from timing import alternating_ms, table
 from torch.utils.flop_counter import FlopCounterMode
 
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.phi_s import PhiS
-from featsharp_adapter.views import Views
-from teachers.errors import UserError, add_debug_flag, guard
+from common.errors import UserError, add_debug_flag, guard
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model.phi_s import PhiS
+from featsharp_adapter.model.views import Views
 from teachers.registry import load_backbone
 
 Call = Callable[[], object]

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from timing import add_device, alternating_ms, describe, open_device, peak_mib, table
 from torch import Tensor
 
-from featsharp_adapter.jbu import RADIUS, JBULevel, JBUStack
-from teachers.errors import add_debug_flag, guard
+from common.errors import add_debug_flag, guard
+from featsharp_adapter.model.jbu import RADIUS, JBULevel, JBUStack
 
 TAPS = 2 * RADIUS + 1
 

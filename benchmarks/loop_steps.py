@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.arm import Arm, assemble, teacher_pool
-from distill.loop import Fetch, Loop
 from distill.recipe import Recipe
-from distill.runtime import start
+from distill.training.arms import Arm, assemble, teacher_pool
+from distill.training.engine import start
+from distill.training.loop import Fetch, Loop
 from imagery.sources import open_sources
 
 #: Nothing is saved, and statistics come from one batch: what is timed is a step.
@@ -19,7 +19,7 @@ SHORT = ["normaliser.batches=1", "checkpoint.every=1000000", "log.every=1", "opt
 
 @dataclass
 class Party:
-    """Arms that train on one pass of their teachers, as `distill.loop.train` steps them."""
+    """Arms that train on one pass of their teachers, as `distill.training.loop.train` steps them."""
 
     loop: Loop
     done: int = 0

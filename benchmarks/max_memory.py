@@ -17,13 +17,13 @@ import time
 import torch
 from timing import table
 
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.max_memory import return_freed_memory
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.peak_memory import PeakMemory
-from featsharp_adapter.phi_s import PhiS
-from featsharp_adapter.sharpener import Sharpener, SharpenSettings
-from teachers.errors import add_debug_flag, guard
+from common.errors import add_debug_flag, guard
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model.phi_s import PhiS
+from featsharp_adapter.sharpening.max_memory import return_freed_memory
+from featsharp_adapter.sharpening.peak_memory import PeakMemory
+from featsharp_adapter.sharpening.sharpener import Sharpener, SharpenSettings
 from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from loop_steps import Party, alternating, below
 from torch import Tensor
 
-from distill.optim import build_optimiser
+from common.errors import add_debug_flag, guard
 from distill.recipe import Recipe, read
-from distill.student import Student
-from distill.targets import Targets
-from featsharp_adapter.views import Views, stitch, tile_images
+from distill.student.model import Student
+from distill.targets.targets import Targets
+from distill.training.optim import build_optimiser
+from featsharp_adapter.model.views import Views, stitch, tile_images
 from imagery.stream import to_float
 from teachers.contracts import resize_images
-from teachers.errors import add_debug_flag, guard
 
 
 def bare_step(recipe: Recipe, images: Tensor) -> Callable[[], None]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from featsharp_adapter.peak_memory import PeakMemory
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.sharpening.peak_memory import PeakMemory
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

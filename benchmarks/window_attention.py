@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from timing import add_device, alternating_ms, describe, open_device, peak_mib, table
 from torch import Tensor
 
-from featsharp_adapter.local_attention import LocalAttention, block_bias
-from teachers.errors import add_debug_flag, guard
+from common.errors import add_debug_flag, guard
+from featsharp_adapter.model.local_attention import LocalAttention, block_bias
 
 #: Tokens up to which the eager form is tried.
 EAGER = 1024

@@ -10,19 +10,19 @@ the teachers; each is equal to the bit to the run it would have been alone. `tog
 import argparse
 import sys
 
-from distill.arm import Arm, run_together
-from distill.groups import group
-from distill.missing import find_missing, make, open_once, refuse
+from common.errors import UserError, add_debug_flag, guard
+from distill.evaluation.probe_and_report import EvalRoom, probe_all, publish
+from distill.preflight import find_missing, make, open_once, refuse
 from distill.recipe import read, read_arms, runs_of
-from distill.runtime import start
-from distill.verdict import EvalRoom, probe_all, publish
+from distill.training.arm_groups import group
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
 from eval_suite.recorded import recall_or_run
 from eval_suite.report import write_report
 from eval_suite.results import read_metrics, write_metrics
 from eval_suite.suite import load_suite
 from eval_suite.table import build_table
 from eval_suite.table_formats import render
-from teachers.errors import UserError, add_debug_flag, guard
 
 ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
 

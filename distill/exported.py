@@ -13,12 +13,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
+from common.errors import UserError, unknown
 from distill.recipe import StudentNode
-from distill.student import HeadSpec, Student
-from featsharp_adapter.adapter_folder import upload_folder
+from distill.student.model import HeadSpec, Student
+from distill.training.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
+from featsharp_adapter.adapter.folder import upload_folder
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
-from teachers.errors import UserError, unknown
 from teachers.registry import load_seeded
 
 HUB = "hub:"

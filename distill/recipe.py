@@ -1,4 +1,4 @@
-"""The recipe of a distillation: one typed object, read from YAML (`teachers.config` does the reading).
+"""The recipe of a distillation: one typed object, read from YAML (`common.recipes` does the reading).
 
 Every field is read by the code that does the work; a field that nobody reads would be a lie. `fingerprint` says which
 fields decide the numbers of a run, so that a resumed run can name what changed.
@@ -10,10 +10,10 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, field_validator, model_validator
 
-from distill.stage_nodes import Align, AugmentNode, Input, StageNode, WeightNode
+from common.errors import UserError, unknown
+from common.recipes import Node, read_recipe, validate
+from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNode
 from featsharp_adapter.upsamplers.table import UPSAMPLERS
-from teachers.config import Node, read_recipe, validate
-from teachers.errors import UserError, unknown
 
 UNTRAINED = "untrained"
 
@@ -40,7 +40,7 @@ class StudentNode(Node):
     weights: str | None = None  #: "pretrained" (timm's own) or a local file; None starts from scratch
     seed: int | None = None  #: of its first weights and its stochastic depth; None: the recipe's seed, as the data's is
     registers: int = Field(0, ge=0)  #: tokens without a target, beside one summary token per teacher
-    head: Literal["mlp", "v1", "v2", "attention"] = "mlp"  #: family of the heads, see `distill.heads`
+    head: Literal["mlp", "v1", "v2", "attention"] = "mlp"  #: family of the heads, see `distill.student.heads`
     head_hidden: int | None = None  #: hidden width of the heads; None takes the student's width
     head_inner: int = Field(0, ge=0)  #: further hidden layers (v1) or residual blocks (v2, attention)
     head_upsample: int = Field(1, ge=1)  #: how much finer than the student's grid its spatial answers are
@@ -115,14 +115,14 @@ class TeacherNode(Node):
 
 
 class LossNode(Node):
-    """Which loss compares student and teacher (`distill.losses`)."""
+    """Which loss compares student and teacher (`distill.losses.losses`)."""
 
     summary: Literal["cosine", "angular"] = "cosine"
     spatial: Literal["mse", "hybrid", "hybrid_map"] = "mse"
     cosine_share: float = Field(0.9, ge=0, le=1)  #: of the hybrid losses; the rest is smooth L1
     beta: float = Field(1.0, gt=0)  #: where smooth L1 turns from square to line
     drop_teachers: float = Field(0.0, ge=0, lt=1)  #: chance to leave a teacher out for an image, its hardest excepted
-    shift: bool = False  #: student and teachers see crops shifted by whole patches (C-RADIOv4, `distill.shift`)
+    shift: bool = False  #: student and teachers see crops shifted by whole patches (C-RADIOv4, equation 1)
     mesa: float = Field(0.0, ge=0)  #: weight of the distance to the student's own moving average (`ema`)
 
     @model_validator(mode="after")
@@ -158,7 +158,7 @@ class OptimNode(Node):
 
 
 class EmaNode(Node):
-    """A moving average of the student's weights, kept after every update (`distill.average`)."""
+    """A moving average of the student's weights, kept after every update (`distill.student.ema`)."""
 
     decay: float | None = Field(None, ge=0, lt=1)  #: None: none is kept
     export: bool = False  #: export the average in the place of the student
@@ -200,7 +200,7 @@ class LogNode(Node):
 
 
 class CacheNode(Node):
-    """Teacher views kept on disk (`distill.view_cache`). It changes nothing that is computed."""
+    """Teacher views kept on disk (`distill.targets.view_cache`). It changes nothing that is computed."""
 
     folder: str
     max_gib: float = Field(50.0, gt=0)  #: a run that may need more does not start

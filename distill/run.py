@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.gpus import GPUS, find_gpu
+from common.errors import UserError, add_debug_flag, guard
+from distill.planning.gpus import GPUS, find_gpu
 from distill.recipe import UNTRAINED, Recipe, read
-from teachers.errors import UserError, add_debug_flag, guard
 from teachers.imports import many_imports
 
 if TYPE_CHECKING:  # a plan is made in seconds, half of which these imports would take
-    from distill.arm import Arm
+    from distill.training.arms import Arm
 
 
 def main(argv: list[str]) -> None:
@@ -50,7 +50,7 @@ def print_replay(folder: Path) -> None:
     """On a GPU where there is one."""
     import torch
 
-    from distill.replay import replay
+    from distill.training.nan_replay import replay
 
     print(replay(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
@@ -58,8 +58,8 @@ def print_replay(folder: Path) -> None:
 def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None:
     """By one process, whatever was launched."""
     with many_imports():
-        from distill.plan import Plan
-        from distill.plan_text import plan_text
+        from distill.planning.plan import Plan
+        from distill.planning.plan_text import plan_text
     named, world = find_gpu(gpu), int(os.environ.get("WORLD_SIZE", "1"))
     if int(os.environ.get("RANK", "0")) == 0:
         print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
@@ -68,9 +68,9 @@ def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None
 def run(recipe: Recipe, *, prepare: bool) -> None:
     """Train, or go on training, then judge."""
     with many_imports():
-        from distill.arm import Arm, run_arm
-        from distill.missing import find_missing, make, open_once, refuse
-        from distill.runtime import start
+        from distill.preflight import find_missing, make, open_once, refuse
+        from distill.training.arms import Arm, run_arm
+        from distill.training.engine import start
 
     missing = find_missing([recipe])
     refuse(make(missing) if prepare else missing)
@@ -89,7 +89,7 @@ def wants_untrained(recipe: Recipe) -> bool:
 def judge(recipe: Recipe, arm: "Arm") -> None:
     """Probe, print the table against the untrained student, write the report."""
     with many_imports():
-        from distill.verdict import EvalRoom, probe_all, publish
+        from distill.evaluation.probe_and_report import EvalRoom, probe_all, publish
         from eval_suite.recorded import recall_or_run
         from eval_suite.report import write_report
         from eval_suite.results import read_metrics, write_metrics

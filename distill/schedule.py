@@ -19,11 +19,11 @@ from typing import Any
 import timm
 import torch
 
+from common.errors import UserError
+from common.recipes import validate
 from distill.recipe import OptimNode, Recipe, StudentNode, TeacherNode
-from distill.stage_nodes import Align, AugmentNode, PartitionNode, StageNode, TeacherPart
-from teachers.config import validate
+from distill.recipe_stages import Align, AugmentNode, PartitionNode, StageNode, TeacherPart
 from teachers.contracts import BackboneSpec
-from teachers.errors import UserError
 
 ONLY = "all"  #: name of the one partition of a recipe without any
 Grid = tuple[int, int]

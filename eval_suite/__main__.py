@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
+from common.errors import UserError, add_debug_flag, guard
+from common.recipes import read_recipe
 from eval_suite.results import write_metrics, write_text
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
-from teachers.config import read_recipe
-from teachers.errors import UserError, add_debug_flag, guard
 from teachers.imports import many_imports
 
 HELP_BACKBONE = (

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from common.errors import UserError
 from eval_suite.probes.base import Need
 from eval_suite.readers.contracts import DenseImages, ImageSource, LabelledData
 from eval_suite.readers.scenes import ScenesNode
 from eval_suite.suite import Suite
-from teachers.errors import UserError
 
 LOOKED_AT = 8  #: images of each set that are decoded, evenly spread
 

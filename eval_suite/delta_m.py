@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
+from common.errors import UserError
 from eval_suite.metrics.score import Samples
 from eval_suite.results import GROUPS, Key, Metrics
 from eval_suite.sample_scores import SetSamples
-from teachers.errors import UserError
 
 DELTA_M = "delta_m"
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite import processes
 from eval_suite.feature_cache import CachePart, FeatureCache
 from eval_suite.read_ahead import ReadAhead
 from eval_suite.readers.contracts import ImageSource
 from teachers.contracts import Backbone, Features, capability, fit_images
-from teachers.errors import UserError
 
 T = TypeVar("T")
 MAPS_KEPT = 8 << 30  #: bytes of a set's maps up to which they are kept for every probe

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.errors import UserError
 from eval_suite.metrics.score import Tally
-from teachers.errors import UserError
 
 _joined = False
 PATIENCE = timedelta(days=2)  #: the first process may train a probe for long while the others wait

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from common.errors import UserError
 from eval_suite.charts import Points, curves, forest, row_colours
 from eval_suite.delta_m import DELTA_M, Estimate, Measured, group_order, measure
 from eval_suite.page import fill, heads, heat_rows, interval_text, minus, shade
 from eval_suite.results import Key, Metrics, write_text
 from eval_suite.table import Table, caption, title_of
 from eval_suite.table_formats import render
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

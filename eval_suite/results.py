@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PrivateAttr
 
+from common.errors import UserError
+from common.recipes import Node, validate
 from eval_suite.metrics.score import Samples, Score
 from eval_suite.sample_scores import Owner, SetSamples, check_belongs, read_samples, samples_path, write_samples
-from teachers.config import Node, validate
-from teachers.errors import UserError
 
 #: groups of the paper, in its order; a suite may add more
 GROUPS = ("classification", "dense", "3d", "retrieval", "pascal_context", "nyudv2", "vlm")

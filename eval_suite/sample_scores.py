@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import UserError
 from eval_suite.metrics.score import Samples
-from teachers.errors import UserError
 
 SUFFIX = ".samples.npz"
 Owner = tuple[str, str, str, int | None]  #: group, task, metric, seed

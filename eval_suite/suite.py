@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
+from common.errors import unknown
+from common.recipes import Node, load_recipe
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.probes.base import ProbeNode
@@ -33,9 +35,7 @@ from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result, samples_of
 from eval_suite.text import AbsentError
 from eval_suite.vlm.recipe import VlmRecipe
-from teachers.config import Node, load_recipe
 from teachers.contracts import Backbone
-from teachers.errors import unknown
 
 ProbeRecipe = Annotated[
     KnnProbe

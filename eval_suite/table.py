@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import UserError, unknown
 from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, unchanged
 from eval_suite.results import Key, Metrics
-from teachers.errors import UserError, unknown
 
 TITLES = {
     "classification": "Classification",

@@ -5,10 +5,10 @@ import io
 import json
 from collections.abc import Callable
 
+from common.errors import unknown
 from eval_suite.delta_m import DELTA_M, Estimate
 from eval_suite.page import table_page
 from eval_suite.table import Table, caption, signed, title_of
-from teachers.errors import unknown
 
 
 def render(table: Table, form: str) -> str:

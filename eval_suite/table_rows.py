@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from common.errors import UserError, unknown
 from eval_suite.results import Metrics, read_metrics, validate_metrics
-from teachers.errors import UserError, unknown
 
 _COLUMNS = ("row", "group", "task", "metric", "value", "higher_is_better")
 _OPTIONAL = ("seed", "n", "stderr")

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.features import FeatureTable, ProbedBackbone
 from eval_suite.metrics.classification import zero_shot_weights
 from teachers.contracts import Features, capability
-from teachers.errors import UserError
 
 CHUNK = 256
 

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from featsharp_adapter.compare_command import add_compare
-from featsharp_adapter.convert_command import add_convert
-from featsharp_adapter.judging import Judge
-from featsharp_adapter.measure_command import add_measure
-from featsharp_adapter.sharpen_command import add_sharpen
+from common.errors import add_debug_flag, guard
+from featsharp_adapter.compare.command import add_compare
+from featsharp_adapter.compare.measure_command import add_measure
+from featsharp_adapter.compare.probing import Judge
+from featsharp_adapter.convert.command import add_convert
+from featsharp_adapter.sharpening.command import add_sharpen
 from teachers.contracts import Backbone
-from teachers.errors import add_debug_flag, guard
 
 
 def open_judge(path: Path, overrides: Sequence[str]) -> Judge:

@@ -1,16 +1,16 @@
-"""The recipe of an adapter: one typed object, read from YAML (`teachers.config` does the reading)."""
+"""The recipe of an adapter: one typed object, read from YAML (`common.recipes` does the reading)."""
 
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from featsharp_adapter.multiview import ViewSettings
-from featsharp_adapter.normalisers import NORMALISERS
-from featsharp_adapter.options import check_options
+from common.errors import unknown
+from common.recipes import Node
+from featsharp_adapter.model.multiview import ViewSettings
+from featsharp_adapter.model.normalisers import NORMALISERS
+from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import UPSAMPLERS
 from imagery.augment import Augment
-from teachers.config import Node
-from teachers.errors import unknown
 
 
 class DataNode(Node):

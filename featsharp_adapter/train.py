@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from featsharp_adapter.adapter_folder import TRAINED
+from common.errors import UserError, add_debug_flag, guard
+from common.recipes import dump, load_recipe
+from featsharp_adapter.adapter.folder import TRAINED
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.session import train_one
-from featsharp_adapter.workshop import open_workshop
-from teachers.config import dump, load_recipe
-from teachers.errors import UserError, add_debug_flag, guard
+from featsharp_adapter.training.teacher_data import open_workshop
+from featsharp_adapter.training.train_one import train_one
 
 
 def main(argv: list[str]) -> int:

@@ -1,1 +1,1 @@
-"""Where images come from: safe decoding, resumable streams, and a procedural 3D world. Imports nothing of ours."""
+"""Where images come from: safe decoding, resumable streams, and a procedural 3D world. Imports `common` alone."""

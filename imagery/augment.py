@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from imagery.errors import UserError
-from imagery.order import mix
+from common.errors import UserError
+from common.keyed_random import mix
 
 _AUGMENT = 0xA06  # keeps these random numbers apart from the other uses of (seed, position)
 

@@ -7,10 +7,10 @@ replacements should it turn out bad. Replacements too are a pure function of (se
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from common.errors import UserError
+from common.keyed_random import index_at, mix, permute
 from imagery.contracts import Item, Reader, SequentialSource, Source
-from imagery.errors import UserError
 from imagery.mixture import BLOCK, Mixture
-from imagery.order import index_at, mix, permute
 
 Candidates = Callable[[int], Item]
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.errors import UserError
+from common.keyed_random import mix, permute
 from imagery.contracts import Item
-from imagery.errors import UserError
 from imagery.hub_values import decode_value, digest_value, image_column, undecoded
-from imagery.order import mix, permute
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.errors import UserError
 from imagery.decode import BadImage, decode_image, read_file
-from imagery.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

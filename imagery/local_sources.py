@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from imagery.decode import SUFFIXES, decode_image, is_image_name
-from imagery.errors import UserError
 from imagery.patterns import expand_braces
 from imagery.scenes import render_scene
 from imagery.scenes.settings import PRESETS

@@ -7,9 +7,9 @@ split over ranks, resuming and threads are as for a single source, and each sour
 
 from collections.abc import Mapping
 
+from common.errors import UserError
+from common.keyed_random import mix, permute
 from imagery.contracts import SequentialSource, Source
-from imagery.errors import UserError
-from imagery.order import mix, permute
 
 BLOCK = 256
 _MIXTURE = 0x313  # keeps these random numbers apart from the other uses of a seed

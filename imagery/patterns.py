@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 
-from imagery.errors import UserError
+from common.errors import UserError
 
 MAX_PATHS = 1_000_000
 _GROUP = re.compile(r"\{([^{}]*)\}")

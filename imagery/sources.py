@@ -13,8 +13,8 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from common.errors import UserError
 from imagery.contracts import SequentialSource, Source
-from imagery.errors import UserError
 from imagery.hub_sources import WINDOW, HubDataset, HubSource, HubStream
 from imagery.local_sources import FolderSource, ScenesSource
 from imagery.mixture import Mixture

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import UserError
 from imagery.augment import Augment
 from imagery.contracts import SequentialSource, Source
 from imagery.cursor import Candidates, open_cursor
 from imagery.decode import BadImage
-from imagery.errors import UserError
 from imagery.mixture import Mixture
 from imagery.tally import Tally, examples
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from imagery.errors import UserError
+from common.errors import UserError
 
 MIN_READ_TO_JUDGE = 100  # below this many reads one bad file would already be a large share
 MAX_KEYS_LISTED = 1000

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from common.errors import UserError
 from imagery.decode import BadImage, decode_image, is_image_name
-from imagery.errors import UserError
 from imagery.patterns import expand_braces
 
 

@@ -1,1 +1,1 @@
-"""Frozen backbones behind one contract. Imports nothing of ours."""
+"""Frozen backbones behind one contract. Imports `common` alone."""

@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from teachers.config import read_recipe
+from common.errors import UserError, add_debug_flag, guard
+from common.recipes import read_recipe
 from teachers.contracts import Backbone, Features, capability, fit_images
-from teachers.errors import UserError, add_debug_flag, guard
 from teachers.fetch import fetch
 from teachers.frozen import FrozenBackbone, count_parameters
 from teachers.known import KNOWN, KnownTeacher, gating_of

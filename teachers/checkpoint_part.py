@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

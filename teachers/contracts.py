@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 
 class Features(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 
 import huggingface_hub.constants
 
+from common.errors import UserError
 from teachers.contracts import BackboneSpec, capability
-from teachers.errors import UserError
 from teachers.known import gating_of
 from teachers.registry import load_backbone, parse_spec
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Backbone, Features, capability, chunked
-from teachers.errors import UserError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

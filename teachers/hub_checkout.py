@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Features
-from teachers.errors import UserError
 from teachers.library import (
     Facts,
     LibraryBackbone,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError, unknown
 from teachers.contracts import Backbone, BackboneSpec, Features, check_size, state_digest
-from teachers.errors import UserError, unknown
 from teachers.known import licence_of
 
 RANDOM = "random initialisation"

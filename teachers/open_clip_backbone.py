@@ -19,8 +19,8 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Features
-from teachers.errors import UserError
 from teachers.library import (
     RANDOM,
     Facts,

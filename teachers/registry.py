@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from common.errors import UserError, nearest, unknown
 from teachers.contracts import Backbone
-from teachers.errors import UserError, nearest, unknown
 from teachers.known import KNOWN
 from teachers.user_class import check, find
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Features
-from teachers.errors import UserError
 from teachers.library import Tower, to_map
 
 

@@ -13,8 +13,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Features
-from teachers.errors import UserError
 from teachers.library import (
     RANDOM,
     Facts,

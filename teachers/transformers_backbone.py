@@ -14,8 +14,8 @@ import torch
 import transformers
 from torch import nn
 
+from common.errors import UserError
 from teachers.checkpoint_part import read_part
-from teachers.errors import UserError
 from teachers.library import (
     RANDOM,
     Facts,

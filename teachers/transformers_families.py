@@ -7,7 +7,7 @@ configuration and weights are in it, so that only they are read.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from teachers.errors import UserError, unknown
+from common.errors import UserError, unknown
 from teachers.transformers_sam import Sam2Tower, Sam3Tower, SamTower
 from teachers.transformers_towers import (
     TEXT_AND_IMAGE,

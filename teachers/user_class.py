@@ -9,8 +9,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from common.errors import UserError, nearest
 from teachers.contracts import Backbone, BackboneSpec
-from teachers.errors import UserError, nearest
 
 
 def find(dotted: str) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 PREFERRED = (
     "model.safetensors",

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import Sam3VideoConfig
 
+from common.recipes import load_recipe
 from distill.recipe import Recipe, read, read_arms, runs_of
-from distill.student import HeadSpec, Student
+from distill.student.model import HeadSpec, Student
 from eval_suite.suite import Suite
 from featsharp_adapter.recipe import AdapterRecipe
-from teachers.config import load_recipe
 from teachers.contracts import Backbone
 from teachers.known import KNOWN
 from teachers.registry import load_backbone

@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from common.errors import UserError, unknown
 from eval_suite.metrics.answer_words import vqa_words
 from eval_suite.metrics.answers import anls, exact, mean_answer, mme_score, relaxed, yes_no_f1
 from eval_suite.metrics.mmmu_replies import choice_of, open_right
 from eval_suite.metrics.score import Score
-from teachers.errors import UserError, unknown
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "ocr")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score, cluster_rows, clustered_mean, score_of
-from teachers.errors import UserError
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ import torch
 from scipy.ndimage import convolve1d, map_coordinates
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.pairing import Pairing
 from eval_suite.metrics.score import Tally, same_shape
 from eval_suite.metrics.thinning import thin, thin_levels
-from teachers.errors import UserError
 
 PASCAL, NYUD = 0.0075, 0.011  #: the farthest match, as a share of the diagonal
 LEVELS = (0.001, *(level / 100 for level in range(1, 100)), 0.999)

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score, clustered_mean, mean_class_share, score_of
-from teachers.errors import UserError
 
 
 def knn_predict(

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score, cluster_rows, mean_at, mean_class_share, score_of
-from teachers.errors import UserError
 
 
 def recall_at(errors: Tensor, valid: Tensor, thresholds: Sequence[float]) -> dict[float, Score]:

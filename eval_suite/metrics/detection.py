@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score
-from teachers.errors import UserError
 
 LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 MOST = 100

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score, clustered_mean
-from teachers.errors import UserError
 
 
 def average_precision(ranks: Tensor, positives: int) -> float:

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.maps import length, unit
 from eval_suite.metrics.score import Tally, mean_at, same_shape
-from teachers.errors import UserError
 
 THRESHOLDS = (11.25, 22.5, 30.0)
 

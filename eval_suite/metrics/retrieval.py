@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score, clustered_mean
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Tally, same_shape
-from teachers.errors import UserError
 
 BETA_SQUARED = 0.3
 THRESHOLDS = torch.arange(1, 20, dtype=torch.float64) / 20  #: 0.05, 0.10, ... 0.95

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 #: sums [..., k] of per-image statistics -> values [...]
 Statistic = Callable[[Tensor], Tensor]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.metrics.score import Tally, same_shape
-from teachers.errors import UserError
 
 
 class Segmentation(Tally):

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from common.recipes import Node
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.score import Score
 from eval_suite.readers.contracts import ImageSource, LabelledData
 from eval_suite.results import Result
-from teachers.config import Node
 
 
 @dataclass(frozen=True)

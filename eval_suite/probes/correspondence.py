@@ -7,13 +7,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.matching import match_in_boxes, match_pairs, sample_points
 from eval_suite.readers.contracts import TEST, KeypointObject, LabelledData
 from eval_suite.results import Result
-from teachers.errors import UserError
 
 Pair = tuple[int, KeypointObject, KeypointObject]  #: number of the kind, source, target
 

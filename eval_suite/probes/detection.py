@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.detection import Boxes, box_ap
@@ -17,7 +18,6 @@ from eval_suite.probes.detector import CHANNELS, frozen_faster_rcnn
 from eval_suite.probes.long_training import KeptState, ahead
 from eval_suite.readers.contracts import TEST, TRAIN, InstanceImages, LabelledData
 from eval_suite.results import Result
-from teachers.errors import UserError
 
 PROTOCOL = "frozen-fasterrcnn"
 EPOCHS, BATCH, RATE, DECAY, CLIP = 12, 16, 1e-4, 1e-4, 1.0

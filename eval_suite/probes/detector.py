@@ -9,9 +9,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from common.errors import UserError
 from eval_suite.features import ProbedBackbone
 from teachers.contracts import fit_images
-from teachers.errors import UserError
 
 CHANNELS = 256  #: of the pyramid; the box head has four times as many
 SCALES = (4.0, 2.0, 1.0, 0.5)  #: of the frozen grid; a max-pooled fifth level follows (ViTDet)

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.maps import resize_map
@@ -29,7 +30,6 @@ from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.readers.image_files import READERS
 from eval_suite.results import Result
 from teachers.contracts import fit_images
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PrivateAttr
 from tqdm import tqdm
 
+from common.errors import UserError, unknown
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.probes.base import Need, ProbeNode
@@ -17,7 +18,6 @@ from eval_suite.vlm.model import Llava
 from eval_suite.vlm.prompts import encode
 from eval_suite.vlm.recipe import VlmRecipe
 from eval_suite.vlm.training import Where, picture_of, trained
-from teachers.errors import UserError, unknown
 
 
 class LlavaProbe(ProbeNode):

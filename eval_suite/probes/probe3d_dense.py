@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as colour
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone, quarter_layers
 from eval_suite.metrics.depth import Depth
@@ -25,7 +26,6 @@ from eval_suite.probes.probe3d_losses import depth_loss, normal_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.results import Result
 from teachers.contracts import fit_images
-from teachers.errors import UserError
 
 HEADS: dict[str, Head] = {"probe3d-dpt": "dpt", "probe3d-linear": "linear", "probe3d-multiscale": "multiscale"}
 EPOCHS, BATCH, RATE, WARMUP_EPOCHS, LEAST = 10, 8, 5e-4, 1.5, 0.01

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.correspondence import recall_at
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.readers.contracts import TEST, ImagePairs, LabelledData, PairGeometry
 from eval_suite.results import Result
-from teachers.errors import UserError
 
 CHUNK = 1024
 

@@ -1,6 +1,6 @@
 """Published prompt lists by name, taken from the library that publishes them."""
 
-from teachers.errors import unknown
+from common.errors import unknown
 
 
 def prompt_list(name: str) -> tuple[str, ...]:

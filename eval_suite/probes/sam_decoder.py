@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from teachers.errors import UserError
+from common.errors import UserError
 from teachers.weights import loading
 
 Entry = Literal["neck", "decoder"]

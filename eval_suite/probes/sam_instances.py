@@ -10,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.instance_masks import InstanceIou
@@ -19,7 +20,6 @@ from eval_suite.readers.contracts import TEST, InstanceImages, InstanceObject, L
 from eval_suite.results import Result
 from eval_suite.text import AbsentError
 from teachers.contracts import Features, capability, fit_images
-from teachers.errors import UserError
 
 PROMPTED_AT_ONCE = 64
 

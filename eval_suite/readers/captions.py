@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, CaptionedImages, LabelledData
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, existing_file, read_lines, rows_of, split_of
-from teachers.errors import UserError
 
 FLICKR_ENDINGS = (".jpg,", ".jpeg,", ".png,")
 

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, ClassifiedImages, LabelledData
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
 from imagery.decode import is_image_name
-from teachers.errors import UserError
 
 IMAGENET_CLASSES = 1000
 

@@ -10,6 +10,7 @@ import torch
 from pycocotools import mask as coco_masks
 from pydantic import Field, model_validator
 
+from common.errors import UserError
 from eval_suite.readers.captions import captioned
 from eval_suite.readers.contracts import (
     IGNORE,
@@ -27,7 +28,6 @@ from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.label_files import FILL, DecodedMaps, read_raster
 from eval_suite.readers.nodes import FileReaderNode, existing_file, rows_of, split_of
 from eval_suite.readers.rle import decode_rle
-from teachers.errors import UserError
 
 
 class CocoNode(FileReaderNode):

@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 IGNORE = 255  #: class maps: a pixel that does not count
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
@@ -22,7 +23,6 @@ from eval_suite.readers.label_files import (
 )
 from eval_suite.readers.nodes import FileReaderNode, read_lines, rows_of, split_of
 from imagery.decode import is_image_name
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import IGNORE, TEST, TRAIN
 from eval_suite.readers.dense_folders import DenseFolders, LabelPlan, matched
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.label_files import read_raster, to_classes
 from eval_suite.readers.layout_names import COCO_STUFF_COARSE, VOC_CLASSES, coarse_of_fine
 from eval_suite.readers.nodes import FileReaderNode, read_lines, split_of
-from teachers.errors import UserError
 
 
 class SegmentationLayout(FileReaderNode):

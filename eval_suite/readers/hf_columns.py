@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from pydantic import Field, model_validator
 
+from common.errors import UserError, unknown
+from common.recipes import Node
 from eval_suite.readers.contracts import (
     TEST,
     TRAIN,
@@ -27,8 +29,6 @@ from eval_suite.readers.label_files import FILL, RASTER_FORMATS, DecodedMaps, to
 from eval_suite.readers.nodes import ReaderNode, expanded, rows_of, split_of
 from eval_suite.readers.question_files import letters_of
 from imagery.decode import MAX_PIXELS, BadImage, decode_image
-from teachers.config import Node
-from teachers.errors import UserError, unknown
 
 
 class MaskColumn(Node):

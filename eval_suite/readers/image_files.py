@@ -11,10 +11,10 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from common.errors import UserError
 from eval_suite.readers.contracts import ImageSource
 from eval_suite.readers.fitting import Fit
 from imagery.decode import FORMATS, BadImage, decode_image
-from teachers.errors import UserError
 
 QUARTER_TURNS = (5, 6, 7, 8)  #: EXIF orientations that swap width and height
 READERS = min(8, os.cpu_count() or 1)  #: photographs decoded at a time

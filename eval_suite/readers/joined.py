@@ -1,5 +1,6 @@
 """Training data and test data from two different sets."""
 
+from common.errors import UserError
 from eval_suite.readers.contracts import (
     TRAIN,
     CaptionedImages,
@@ -12,7 +13,6 @@ from eval_suite.readers.contracts import (
     QuestionImages,
     RankedImages,
 )
-from teachers.errors import UserError
 
 
 class Joined(LabelledData):

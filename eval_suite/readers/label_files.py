@@ -11,11 +11,11 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from common.errors import UserError
+from common.recipes import Node
 from eval_suite.readers.contracts import IGNORE
 from eval_suite.readers.fitting import Fit
 from imagery.decode import MAX_PIXELS
-from teachers.config import Node
-from teachers.errors import UserError
 
 KEEP_BYTES = 1 << 30  #: label maps held in memory once decoded
 RASTER_FORMATS = ("PNG", "BMP", "TIFF", "PPM", "GIF", "JPEG")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.metrics.thinning import thin
 from eval_suite.readers.contracts import IGNORE, TEST, TRAIN
 from eval_suite.readers.dense_folders import DenseFolders, LabelPlan
@@ -14,7 +15,6 @@ from eval_suite.readers.dense_layouts import SegmentationLayout, inside
 from eval_suite.readers.label_files import read_mat, read_raster, to_classes, to_normals
 from eval_suite.readers.layout_names import HUMAN_PARTS, PART_NAMES, VOC_CLASSES
 from eval_suite.readers.nodes import read_lines, split_of
-from teachers.errors import UserError
 
 PERSON = 15  #: VOC's number of the class whose parts count
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, DenseImages, ImagePairs, LabelledData, PairGeometry
 from eval_suite.readers.image_files import Crop, FileImages
 from eval_suite.readers.label_files import DecodedMaps, DepthLabels
 from eval_suite.readers.nodes import FileReaderNode, rows_of
 from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
-from teachers.errors import UserError
 
 #: metres of a stored value v are 65535 * 10 / v / 1000 (NAVI README: scale_depth 10, millimetres)
 DISPARITY = DepthLabels(kind="disparity", files="*", scale=65535 * 10 / 1000)

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from common.errors import UserError
+from common.recipes import Node
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.readers.fitting import Fit, Mode
-from teachers.config import Node
-from teachers.errors import UserError
 
 
 class ReaderNode(Node):

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, DenseImages, ImageSource, LabelledData
 from eval_suite.readers.image_files import MadeImages, files_digest
 from eval_suite.readers.label_files import DecodedMaps, read_mat
 from eval_suite.readers.nodes import FileReaderNode, existing_file, rows_of
 from eval_suite.readers.safe_pickle import array_of, read_pickle
-from teachers.errors import UserError
 
 #: added twice to the mean-shifted images of the GeoNet release (Probe3D's loader)
 GEONET_MEAN = np.array([122.175, 116.169, 103.508])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import (
     TEST,
     TRAIN,
@@ -19,7 +20,6 @@ from eval_suite.readers.contracts import (
 )
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, existing_file, split_of
-from teachers.errors import UserError
 
 IMAGE_MARK = "<image>"
 

@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import torch
 
+from common.errors import UserError
 from eval_suite.readers.contracts import LabelledData, RankedImages
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode
 from eval_suite.readers.safe_pickle import read_pickle
-from teachers.errors import UserError
 
 DATASETS = ("roxford5k", "rparis6k")
 

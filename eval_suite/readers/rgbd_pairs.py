@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import ImagePairs, LabelledData, PairGeometry
 from eval_suite.readers.dense_folders import matched
 from eval_suite.readers.fitting import Fit
@@ -16,7 +17,6 @@ from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.label_files import DepthLabels
 from eval_suite.readers.nodes import FileReaderNode, existing_file
 from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 
 def decode_rle(counts: Sequence[int] | str | bytes, height: int, width: int) -> np.ndarray:

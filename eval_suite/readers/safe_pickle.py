@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 _ALLOWED = {
     ("numpy", "ndarray"),

@@ -13,6 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 import imagery.scenes
+from common.errors import unknown
+from common.recipes import Node
 from eval_suite.readers.contracts import (
     TEST,
     TRAIN,
@@ -32,8 +34,6 @@ from eval_suite.readers.scene_packs import CLASS_MAPS, PairPack, ScenePack
 from eval_suite.readers.store import Stored, cache_folder, stored
 from imagery.scenes import Scene, SceneSet, SceneSettings, vocab
 from imagery.scenes.cache import render_many
-from teachers.config import Node
-from teachers.errors import unknown
 
 PAIRS = "pairs"
 RENDER_CHUNK = 100  #: scenes held with full-size labels at a time

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, KeypointImages, KeypointObject, LabelledData
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, split_of
-from teachers.errors import UserError
 
 
 class SpairNode(FileReaderNode):

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, AskedQuestion, LabelledData, QuestionImages
 from eval_suite.readers.nodes import FileReaderNode, existing_file
 from eval_suite.readers.question_files import letters_of, question_images, read_entries
 from imagery.decode import SUFFIXES
-from teachers.errors import UserError
 
 Found = list[tuple[str, AskedQuestion]]  #: (image file under the root, question)
 BenchmarkName = Literal[

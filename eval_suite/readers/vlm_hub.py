@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from common.errors import UserError
 from eval_suite.readers.contracts import TEST, AskedQuestion, LabelledData, QuestionImages
 from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.hf_columns import HfNode, hf_question, load
@@ -20,7 +21,6 @@ from eval_suite.readers.nodes import ReaderNode, expanded
 from eval_suite.readers.question_files import letters_of
 from eval_suite.readers.vlm_benchmarks import BENCHMARKS, BenchmarkName
 from imagery.decode import BadImage, decode_image
-from teachers.errors import UserError
 
 Row = Mapping[str, Any]
 Place = tuple[int, str, int]  #: table row, image column, position in it

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from common.errors import UserError
 from eval_suite.vlm.model import Llava
-from teachers.errors import UserError
 
 WEIGHTS, OPTIMISER, STATE = "learned.safetensors", "optimiser.pt", "progress.json"
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from eval_suite.vlm.recipe import VlmRecipe
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

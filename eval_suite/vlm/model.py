@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import UserError
 from eval_suite.vlm.language import add_lora, load_language
 from eval_suite.vlm.projector import Projector
 from eval_suite.vlm.prompts import IMAGE, NO_TARGET, Encoded
 from eval_suite.vlm.recipe import VlmRecipe
 from eval_suite.vlm.views import Views, anyres_views, single_view
 from teachers.contracts import Backbone, capability, check_size
-from teachers.errors import UserError
 
 CHUNK = 64  #: views in a pass of the backbone
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import UserError
 from eval_suite.vlm.recipe import Prompt
-from teachers.errors import UserError
 
 IMAGE_MARK = "<image>"
 IMAGE = -200  #: stands in the ids where a picture's tokens are spliced in

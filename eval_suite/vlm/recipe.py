@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from teachers.config import Node
+from common.recipes import Node
 
 Prompt = Literal["plain", "v1", "tokenizer"]
 Positive = Annotated[int, Field(gt=0)]

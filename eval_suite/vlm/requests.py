@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.prompts import IMAGE_MARK, Encoded, encode
 from eval_suite.vlm.views import Views
-from teachers.errors import UserError
 
 LONGEST = 1024  #: tokens of a reply where a task sets no limit
 TaskDict = Mapping[str, Mapping[str, Sequence[Any]]]

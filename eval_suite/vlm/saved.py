@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from common.errors import UserError
+from common.recipes import validate
 from eval_suite.readers.contracts import ConversationImages
 from eval_suite.vlm.checkpoints import WEIGHTS, Checkpoints, Progress, load_learned
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.recipe import VlmRecipe
-from teachers.config import validate
 from teachers.contracts import Backbone, BackboneSpec
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 CARD = "vlm.json"

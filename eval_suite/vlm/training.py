@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.errors import UserError
 from eval_suite.readers.contracts import ConversationImages, ImageSource, LabelledData
 from eval_suite.vlm.checkpoints import Checkpoints, Progress
 from eval_suite.vlm.conversations import training_data
@@ -20,7 +21,6 @@ from eval_suite.vlm.prompts import NO_TARGET, encode
 from eval_suite.vlm.recipe import Stage, VlmRecipe
 from eval_suite.vlm.saved import describe, training_digest
 from teachers.contracts import Backbone
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.errors import UserError
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.parts import pool_guidance
-from teachers.errors import UserError
 
 #: Consent for adapter folders: what a folder says of itself is never consent, it may come from anywhere.
 CONSENT = "ADAPTER_TRUST_REMOTE_CODE"

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import UserError, unknown
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.parts import check_divides
 from featsharp_adapter.upsamplers.taps import to_map
-from teachers.errors import UserError, unknown
 
 STYLES = ("lp", "pl")
 

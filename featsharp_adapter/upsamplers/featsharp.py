@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featsharp_adapter.fusion import BlockKind, FusionBlock, PartialBlock, build_block
-from featsharp_adapter.jbu import JBUStack, prime_factors
-from featsharp_adapter.local_attention import Position
+from common.errors import UserError, unknown
+from featsharp_adapter.model.fusion import BlockKind, FusionBlock, PartialBlock, build_block
+from featsharp_adapter.model.jbu import JBUStack, prime_factors
+from featsharp_adapter.model.local_attention import Position
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.strips import in_strips, resized_rows
-from teachers.errors import UserError, unknown
 
 INPUTS = ("jbu", "bilinear", "tiles", "rgb")
 #: Width of the image among the fusion inputs, as published.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from featsharp_adapter.jbu import JBUStack
+from featsharp_adapter.model.jbu import JBUStack
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.strips import in_strips
 

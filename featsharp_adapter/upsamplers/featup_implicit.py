@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featsharp_adapter.downsampler import AverageDownsampler
-from featsharp_adapter.multiview import inside_share, warp
+from common.errors import UserError
+from featsharp_adapter.model.downsampler import AverageDownsampler
+from featsharp_adapter.model.multiview import inside_share, warp
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.parts import ChannelNorm, FourierFeatures, coordinates
-from teachers.errors import UserError
 
 
 @dataclass(frozen=True)

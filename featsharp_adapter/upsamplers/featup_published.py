@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from featsharp_adapter.adaptive_upsample import adaptive_upsample
-from featsharp_adapter.exactness import check_backend
-from featsharp_adapter.jbu import KEY_DIM, RADIUS, JBULevel
+from common.errors import UserError
+from featsharp_adapter.model.adaptive_upsample import adaptive_upsample
+from featsharp_adapter.model.exactness import check_backend
+from featsharp_adapter.model.jbu import KEY_DIM, RADIUS, JBULevel
 from featsharp_adapter.upsamplers.base import Upsampler
-from teachers.errors import UserError
 
 TAPS = (2 * RADIUS + 1) ** 2
 #: The published stack is given images normalised by ImageNet's mean and standard deviation.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featsharp_adapter.jbu import prime_factors
+from featsharp_adapter.model.jbu import prime_factors
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.parts import GROUPS, same_conv
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from teachers.errors import UserError
+from common.errors import UserError
 
 #: Attention logits that exist at one time; more queries than fit go one part after the other.
 LOGITS = 2**24

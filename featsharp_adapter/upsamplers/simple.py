@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UserError
 from featsharp_adapter.upsamplers.base import Upsampler
-from teachers.errors import UserError
 
 
 def resize_features(low: Tensor, factor: int) -> Tensor:

@@ -3,7 +3,8 @@
 import inspect
 from typing import Any
 
-from featsharp_adapter.jbu import RADIUS
+from common.errors import UserError, nearest, unknown
+from featsharp_adapter.model.jbu import RADIUS
 from featsharp_adapter.upsamplers.anyup import AnyUpUpsampler
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.carafe import CarafeUpsampler
@@ -19,7 +20,6 @@ from featsharp_adapter.upsamplers.naf import NafUpsampler
 from featsharp_adapter.upsamplers.resfu import ResfuUpsampler
 from featsharp_adapter.upsamplers.sapa import SapaUpsampler
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, NoUpsampler, S2Upsampler, TileUpsampler
-from teachers.errors import UserError, nearest, unknown
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {
     "none": NoUpsampler,

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from imagery.errors import UserError
+from common.errors import UserError
 from imagery.scenes.preview import write_sheet
 from imagery.scenes.settings import PRESETS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imagery.errors import UserError
+from common.errors import UserError
 from imagery.scenes import colouring, vocab
 from imagery.scenes.render import render_scene
 from imagery.scenes.scene import Scene, SecondView

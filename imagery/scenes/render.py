@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from imagery.errors import UserError
+from common.errors import UserError
 from imagery.scenes.captions import captions
 from imagery.scenes.facts import object_facts
 from imagery.scenes.geometry import surfels

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from imagery.errors import UserError
+from common.errors import UserError
 from imagery.scenes.render import render_scene
 from imagery.scenes.scene import Scene
 from imagery.scenes.settings import DEFAULT, SceneSettings

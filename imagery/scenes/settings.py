@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from imagery.errors import UserError
+from common.errors import UserError
 
 
 @dataclass(frozen=True)

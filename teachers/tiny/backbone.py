@@ -8,7 +8,7 @@ from teachers.tiny.model import MEAN, STD, TinyBackbone, TinyTextBackbone
 
 
 def load(name: str, weights: str | None = None) -> Backbone:
-    """`tiny:clip`, `tiny:dino` or `tiny:sam`; `weights` is a folder that teachers.tiny.train wrote."""
+    """`tiny:clip`, `tiny:dino` or `tiny:sam`; `weights` is a folder that tools.tiny_teachers.train wrote."""
     folder = SHIPPED if weights is None else Path(weights)
     network, card = load_teacher(folder, name)
     architecture = network.architecture

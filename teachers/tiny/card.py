@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from common.errors import UserError, unknown
 from teachers.contracts import state_digest
-from teachers.errors import UserError, unknown
 from teachers.tiny.model import Architecture, TinyNetwork
 from teachers.tiny.text import Tokenizer
 

@@ -8,8 +8,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Backbone, BackboneSpec, Features, check_size
-from teachers.errors import UserError
 from teachers.tiny.text import TextTower, Tokenizer
 
 MEAN = STD = (0.5, 0.5, 0.5)

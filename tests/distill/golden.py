@@ -32,7 +32,7 @@ def first_steps(out: Path) -> list[dict[str, Any]]:
     """Loss, losses per teacher, gradient norm and rate of the first steps, from the log of a run below `out`."""
     from small_run import train
 
-    from distill.log import read_log
+    from common.jsonl import read_log
     from distill.recipe import read
 
     recipe = read(ROOT / "recipes" / "debug.yaml", [f"out={out}", "engine.threads=1"])

@@ -10,11 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small_run import small_recipe
 
 from distill.recipe import Recipe
-from distill.runtime import start
 from distill.schedule import schedule
-from distill.sharded import shard
-from distill.targets import Targets
-from distill.teacher import TeacherPool
+from distill.targets.sharded_teachers import shard
+from distill.targets.targets import Targets
+from distill.targets.teacher_views import TeacherPool
+from distill.training.engine import start
 
 data = small_recipe(Path("unused")) | {"engine": {"teachers": "zero3", "threads": 1}}
 for teacher in data["teachers"].values():

@@ -2,10 +2,10 @@
 
 import sys
 
-from distill.arm import Arm, run_together
-from distill.groups import group
 from distill.recipe import read_arms
-from distill.runtime import start
+from distill.training.arm_groups import group
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
 from imagery.sources import open_source
 
 recipes = read_arms(sys.argv[1])

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from distill.arm import Arm, run_arm
 from distill.recipe import Recipe
-from distill.runtime import start
+from distill.training.arms import Arm, run_arm
+from distill.training.engine import start
 from imagery.sources import open_sources
 
 

@@ -12,13 +12,13 @@ from small_run import train
 from test_processes import assert_close, launch
 from test_resolution import staged
 
-from distill.arm import Arm, run_together
-from distill.log import read_log, without_time
+from common.errors import UserError
+from common.jsonl import read_log, without_time
 from distill.recipe import read, read_arms
-from distill.runtime import start
-from distill.streams import micro_batches
+from distill.training.arms import Arm, run_together
+from distill.training.data import micro_batches
+from distill.training.engine import start
 from imagery.sources import open_source
-from teachers.errors import UserError
 
 
 def test_accumulation_is_the_whole_batch(trained: Path, write_recipe: Callable[..., Path]) -> None:

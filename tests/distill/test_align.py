@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.align import common_grid, resize_map
+from distill.losses.align import common_grid, resize_map
 
 
 @pytest.mark.parametrize(

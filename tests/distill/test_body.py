@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.draws import Draws
-from distill.linear import StudentLinear, bake
-from distill.positions import ASPECTS, SCALES, crop, crop_boxes, positions, window
+from common.errors import UserError
+from common.keyed_tensors import Draws
 from distill.recipe import StudentNode
-from distill.student import HeadSpec, Student
-from distill.windows import Windows, global_blocks
-from teachers.errors import UserError
+from distill.student.cropped_positions import ASPECTS, SCALES, crop, crop_boxes, positions, window
+from distill.student.model import HeadSpec, Student
+from distill.student.spectral import StudentLinear, bake
+from distill.student.window_attention import Windows, global_blocks
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
 HEADS = {"a": HeadSpec(summary_dim=7, spatial_dim=5), "b": HeadSpec(summary_dim=None, spatial_dim=6)}

@@ -12,9 +12,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from distill.checkpoint import Checkpoints, refuse_difference
-from distill.log import Log, read_log
-from teachers.errors import UserError
+from common.errors import UserError
+from common.jsonl import Log, read_log
+from distill.training.checkpoint import Checkpoints, refuse_difference
 
 IDENTITY = {"seed": 0, "optim.lr": 0.1}
 
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_previous_one(write_recipe: Callable[..., Path]) 
     recipe = write_recipe()
     script = f"""
 import resource, sys
-from distill.checkpoint import Checkpoints
+from distill.training.checkpoint import Checkpoints
 whole = Checkpoints.save
 def save(self, step, *rest):
     if step > 3:
@@ -121,7 +121,7 @@ Checkpoints.save = save
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from small_run import train
 from distill.recipe import read
-from teachers.errors import guard
+from common.errors import guard
 sys.exit(guard(lambda argv: train(read(argv[0])) and None, [{str(recipe)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

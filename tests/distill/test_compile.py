@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from small_run import train
 
+from common.jsonl import read_log, without_time
 from distill.exported import load
-from distill.log import read_log, without_time
 from distill.recipe import read
 
 

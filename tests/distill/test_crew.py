@@ -10,15 +10,15 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from small_run import small_recipe, train
 
-from distill.arm import Arm, assemble, run_together, teacher_pool
-from distill.crew import Crew
-from distill.log import read_log, without_time
-from distill.loop import Loop
+from common.errors import UserError
+from common.jsonl import read_log, without_time
 from distill.recipe import EngineNode, Recipe, read_arms
-from distill.runtime import start
-from distill.streams import Streams, Taken
+from distill.training.arms import Arm, assemble, run_together, teacher_pool
+from distill.training.crew import Crew
+from distill.training.data import Streams, Taken
+from distill.training.engine import start
+from distill.training.loop import Loop
 from imagery.sources import open_source
-from teachers.errors import UserError
 
 #: `dropped` draws random numbers in every step, so it takes its turn alone.
 ARMS = {"one": [], "two": ["student.seed=3", "student.embed_dim=32"], "dropped": ["student.drop_path=0.3"]}

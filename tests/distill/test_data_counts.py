@@ -10,13 +10,13 @@ import yaml
 from PIL import Image
 from small_run import small_recipe, train
 
-from distill.log import read_log, without_time
+from common.errors import UserError
+from common.jsonl import read_log, without_time
+from common.recipes import validate
 from distill.recipe import Recipe, read
-from distill.streams import Streams, with_tallies
-from imagery.errors import UserError
+from distill.training.data import Streams, with_tallies
 from imagery.mixture import Mixture
 from imagery.sources import open_sources
-from teachers.config import validate
 
 
 def photographs(folder: Path, count: int, broken: int) -> Path:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from small_run import train
 
-from distill.counting import Counting
-from distill.flops import DEVICES, Effort, StudentFlops, peak_of
-from distill.gpus import GPUS
-from distill.log import read_log
+from common.jsonl import read_log
+from distill.planning.counting import Counting
+from distill.planning.gpus import GPUS
+from distill.planning.mfu import DEVICES, Effort, StudentFlops, peak_of
 from distill.recipe import StudentNode, read
-from distill.student import HeadSpec, Student
+from distill.student.model import HeadSpec, Student
 
 
 def test_shares_add_up(trained: Path) -> None:

@@ -8,13 +8,13 @@ import torch
 from small_run import small_recipe
 from torch import Tensor
 
-from distill.arm import UNTRAINED
+from common.errors import UserError
+from common.recipes import validate
 from distill.recipe import Recipe, StudentNode
-from distill.student import HeadSpec, Student
-from distill.targets import Targets
-from teachers.config import validate
+from distill.student.model import HeadSpec, Student
+from distill.targets.targets import Targets
+from distill.training.arms import UNTRAINED
 from teachers.contracts import Backbone, Features, capability
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 

@@ -15,19 +15,19 @@ from safetensors.torch import load_file, save_file
 from small_run import train
 from test_processes import start as launch_script
 
-from distill import known_statistics
-from distill.arm import Arm, run_together
+from common.errors import UserError
+from common.jsonl import read_log, without_time
 from distill.exported import ExportedStudent, from_pretrained
-from distill.groups import group, upstream
-from distill.linear import bake
-from distill.log import read_log, without_time
 from distill.recipe import Recipe, read, read_arms
-from distill.runtime import start
-from distill.student import timm_options
-from distill.targets import Targets
-from distill.timm_form import to_timm
+from distill.student.model import timm_options
+from distill.student.spectral import bake
+from distill.student.timm_export import to_timm
+from distill.targets import statistics as known_statistics
+from distill.targets.targets import Targets
+from distill.training.arm_groups import group, upstream
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
 from imagery.sources import open_source
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 

@@ -9,13 +9,13 @@ import torch
 from small_run import small_recipe, train
 from torch import nn
 
-from distill.export import fold_normaliser
-from distill.heads import last_layer, summary_head, unfold
+from common.errors import UserError
+from common.recipes import validate
 from distill.recipe import Recipe, StudentNode, read
-from distill.student import HeadSpec, Student
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from teachers.config import validate
-from teachers.errors import UserError
+from distill.student.heads import last_layer, summary_head, unfold
+from distill.student.model import HeadSpec, Student
+from distill.training.export import fold_normaliser
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 from teachers.registry import load_backbone
 
 SIZES: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from distill.judge import Judge
-from distill.verdict import missing_anywhere, unusable
+from distill.evaluation.probe_and_report import missing_anywhere, unusable
+from distill.evaluation.probe_once import Judge
 from eval_suite.results import Metrics, read_metrics, validate_metrics, write_metrics
 from teachers.contracts import Backbone
 from teachers.registry import load_backbone

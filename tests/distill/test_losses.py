@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.dispersion import DirectionStatistics, angles
-from distill.dropping import drop, keep, per_image
-from distill.losses import angular, cosine, hybrid, hybrid_map, mse, spatial_loss, summary_loss
+from common.errors import UserError
+from distill.losses.losses import angular, cosine, hybrid, hybrid_map, mse, spatial_loss, summary_loss
+from distill.losses.teacher_dropping import drop, keep, per_image
 from distill.recipe import LossNode
-from teachers.errors import UserError
+from distill.targets.dispersion import DirectionStatistics, angles
 
 
 def angle(a: Tensor, b: Tensor) -> float:

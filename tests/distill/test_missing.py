@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from distill import missing
-from distill.missing import Missing, find_missing, make, refuse
+from common.errors import UserError
+from distill import preflight as missing
+from distill.preflight import Missing, find_missing, make, refuse
 from distill.recipe import Recipe, read
-from teachers.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "runs/adapters/of/nowhere"

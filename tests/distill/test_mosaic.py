@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from small_run import small_vit
 from torch import Tensor
 
-from distill.mosaic import cut_back, lay_out
-from distill.teacher import Seen, TeacherPool
+from common.errors import UserError
+from distill.targets.mosaic import cut_back, lay_out
+from distill.targets.teacher_views import Seen, TeacherPool
 from teachers.contracts import BackboneSpec, resize_images
-from teachers.errors import UserError
 
 
 def spec_of(height: int, width: int, patch: int = 4) -> BackboneSpec:

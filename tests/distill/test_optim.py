@@ -10,11 +10,19 @@ import torch
 from safetensors.torch import load_file
 from small_run import train
 
-from distill.log import read_log, without_time
-from distill.optim import Place, build_optimiser, learning_rate, local_batch, parameter_groups, place_in, rate_shares
+from common.errors import UserError
+from common.jsonl import read_log, without_time
 from distill.recipe import OptimNode, StudentNode, read
-from distill.student import HeadSpec, Student
-from teachers.errors import UserError
+from distill.student.model import HeadSpec, Student
+from distill.training.optim import (
+    Place,
+    build_optimiser,
+    learning_rate,
+    local_batch,
+    parameter_groups,
+    place_in,
+    rate_shares,
+)
 
 NODE = OptimNode(steps=10, batch_size=6, lr=2.0, warmup_steps=4, final_share=0.1)
 

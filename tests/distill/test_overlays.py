@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from small_run import train
 
-from distill.arm import Arm, run_together
-from distill.groups import group
-from distill.log import read_log
+from common.jsonl import read_log
 from distill.recipe import Recipe, read, read_arms
-from distill.runtime import start
-from distill.stage_nodes import PartitionNode
+from distill.recipe_stages import PartitionNode
+from distill.training.arm_groups import group
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
 from imagery.sources import open_sources
 
 ROOT = Path(__file__).parents[2]

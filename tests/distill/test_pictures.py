@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distill.evaluation.pictures import draw, enlarge, pca_colours, save_sheet
 from distill.exported import load
-from distill.pictures import draw, enlarge, pca_colours, save_sheet
 from distill.recipe import read
 
 

@@ -10,21 +10,21 @@ from small_run import small_recipe, small_vit, train
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill import plan_text as words
-from distill.costs import Counter
-from distill.counting import FORMULAS
-from distill.gpus import GPUS, Gpu, find_gpu
-from distill.plan import TERA, Plan, deepspeed_estimate
-from distill.plan_text import plan_text
+from common.errors import UserError
+from common.recipes import validate
+from distill.losses.step import DistillStep
+from distill.planning import plan_text as words
+from distill.planning.costs import Counter
+from distill.planning.counting import FORMULAS
+from distill.planning.gpus import GPUS, Gpu, find_gpu
+from distill.planning.plan import TERA, Plan, deepspeed_estimate
+from distill.planning.plan_text import plan_text
+from distill.planning.weightless_backbones import TableBackbone
 from distill.recipe import Recipe, read
 from distill.schedule import schedule
-from distill.stand_in import TableBackbone
-from distill.step import DistillStep
-from distill.student import Student
-from distill.targets import Targets
-from featsharp_adapter.peak_memory import PeakMemory
-from teachers.config import validate
-from teachers.errors import UserError
+from distill.student.model import Student
+from distill.targets.targets import Targets
+from featsharp_adapter.sharpening.peak_memory import PeakMemory
 from teachers.known import KNOWN
 
 ROOT = Path(__file__).parents[2] / "recipes"
@@ -184,7 +184,7 @@ def test_zero_shares_out_and_deepspeed_is_asked_too(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_said_with_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.plan.ZERO_BUCKET", 0)
+    monkeypatch.setattr("distill.planning.plan.ZERO_BUCKET", 0)
     made = Plan(recipe_of(tmp_path), 1)
     whole = made.bytes_on_a_gpu(2) / words.GIB
     text = plan_text(made, Gpu("toy", 0.7 * whole / words.USABLE, 1, 1), 0.4)

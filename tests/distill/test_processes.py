@@ -18,7 +18,7 @@ from same_state import assert_same_checkpoints
 from small_run import small_recipe
 from test_resolution import STAGES, staged
 
-from distill.log import read_log, without_time
+from common.jsonl import read_log, without_time
 
 ROOT = Path(__file__).parents[2]
 #: Sums run in another order over two processes; nothing else may differ. Relative, on losses and gradient norms.

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from small_run import small_recipe
 
+from common.errors import UserError
+from common.errors import UserError as ImageError
+from common.recipes import validate
 from distill.recipe import Recipe, read, read_arms, runs_of
-from imagery.errors import UserError as ImageError
-from teachers.config import validate
-from teachers.errors import UserError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

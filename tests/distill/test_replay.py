@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from small_run import train
 from test_run import script
 
-from distill.log import read_log
+from common.errors import UserError
+from common.jsonl import read_log
 from distill.recipe import read
-from teachers.errors import UserError
 
 
 def test_a_nan_is_kept_and_replayed(write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,18 +14,18 @@ from safetensors.torch import load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
-from distill.arm import Arm, run_together
-from distill.groups import group
-from distill.log import read_log, without_time
-from distill.losses import mse
+from common.jsonl import read_log, without_time
+from common.recipes import validate
+from distill.losses.losses import mse
+from distill.losses.step import DistillStep
 from distill.recipe import Recipe, read, read_arms
-from distill.runtime import start
 from distill.schedule import schedule
-from distill.step import DistillStep
-from distill.student import Student
-from distill.targets import Targets
+from distill.student.model import Student
+from distill.targets.targets import Targets
+from distill.training.arm_groups import group
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
 from imagery.sources import open_source
-from teachers.config import validate
 from teachers.contracts import Features
 
 CPU = torch.device("cpu")

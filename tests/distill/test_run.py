@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from same_state import assert_same_checkpoints
 from small_run import train
 
-from distill.arm import TRACKERS
-from distill.log import read_log, without_time
+from common.errors import UserError
+from common.jsonl import read_log, without_time
 from distill.recipe import read
-from teachers.errors import UserError
+from distill.training.arms import TRACKERS
 
 ROOT = Path(__file__).parents[2]
 

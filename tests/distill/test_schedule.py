@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from small_run import small_recipe
 
+from common.errors import UserError
+from common.recipes import dump, validate
 from distill.recipe import Recipe, read
 from distill.schedule import Pass, schedule, stage_at, student_patch, views
-from teachers.config import dump, validate
 from teachers.contracts import BackboneSpec
-from teachers.errors import UserError
 
 #: RADIO's order on a small scale: two stages of one size, then a low and a high partition.
 STAGES: dict[str, Any] = {

@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from small_run import small_recipe
 from torch import Tensor
 
-from distill.average import MovingAverage, mesa
-from distill.losses import hybrid, hybrid_positions, mse, mse_positions
+from common.errors import UserError
+from common.recipes import apply_override, validate
+from distill.losses.losses import hybrid, hybrid_positions, mse, mse_positions
+from distill.losses.shift_equivariance import MOST, Shifts, cut, margin, middle, move, overlap_mean
+from distill.losses.step import AVERAGE, STUDENT, DistillStep
 from distill.recipe import Recipe, StudentNode
-from distill.shift import MOST, Shifts, cut, margin, middle, move, overlap_mean
-from distill.step import AVERAGE, STUDENT, DistillStep
-from distill.student import BODY, HeadSpec, Student
-from distill.targets import Board, Targets
-from teachers.config import apply_override, validate
+from distill.student.ema import MovingAverage, mesa
+from distill.student.model import BODY, HeadSpec, Student
+from distill.targets.targets import Board, Targets
 from teachers.contracts import Features
-from teachers.errors import UserError
 
 CPU = torch.device("cpu")
 PATCH, GRID = 8, 6

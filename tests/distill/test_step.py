@@ -9,9 +9,9 @@ import torch
 from small_run import small_recipe
 from torch import Tensor
 
+from common.recipes import apply_override, validate
+from distill.losses.step import DistillStep
 from distill.recipe import Recipe
-from distill.step import DistillStep
-from teachers.config import apply_override, validate
 from teachers.contracts import Features
 
 

@@ -10,15 +10,15 @@ import torch
 from small_run import small_recipe
 from torch import Tensor
 
-from distill import streams
+from common.errors import UserError
+from common.recipes import validate
 from distill.recipe import Recipe
 from distill.schedule import schedule
-from distill.streams import Streams, newest, roles
+from distill.training import data as streams
+from distill.training.data import Streams, newest, roles
 from imagery.augment import Augment
 from imagery.sources import open_source
 from imagery.stream import ImageStream
-from teachers.config import validate
-from teachers.errors import UserError
 
 #: A stage at two sizes, then a low and a high partition, then the low one alone.
 STAGES: dict[str, Any] = {

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.errors import UserError
 from distill.recipe import StudentNode
-from distill.student import HeadSpec, Student
-from teachers.errors import UserError
+from distill.student.model import HeadSpec, Student
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 HEADS = {"a": HeadSpec(summary_dim=7, spatial_dim=5), "b": HeadSpec(summary_dim=None, spatial_dim=6)}

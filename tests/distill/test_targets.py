@@ -8,11 +8,11 @@ import torch
 from small_run import small_recipe, small_vit
 from torch import Tensor
 
+from common.errors import UserError
+from common.recipes import apply_override, validate
 from distill.recipe import Recipe
-from distill.targets import Targets
-from featsharp_adapter.adapter import make_untrained
-from teachers.config import apply_override, validate
-from teachers.errors import UserError
+from distill.targets.targets import Targets
+from featsharp_adapter.adapter.adapter import make_untrained
 
 CPU = torch.device("cpu")
 

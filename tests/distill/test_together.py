@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
-from distill import learner
-from distill.arm import Arm, run_together
-from distill.groups import group, split, upstream
-from distill.log import read_log, without_time
+from common.jsonl import read_log, without_time
 from distill.recipe import Recipe, read_arms
-from distill.runtime import start
-from distill.targets import Targets
-from distill.teacher import Seen, TeacherPool, tile_view
-from featsharp_adapter.adapter import make_untrained
-from featsharp_adapter.views import teacher_views
+from distill.targets.targets import Targets
+from distill.targets.teacher_views import Seen, TeacherPool, tile_view
+from distill.training import update as learner
+from distill.training.arm_groups import group, split, upstream
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
+from featsharp_adapter.adapter.adapter import make_untrained
+from featsharp_adapter.model.views import teacher_views
 from imagery.sources import open_source
 from teachers.frozen import FrozenBackbone
 

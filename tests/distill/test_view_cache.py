@@ -10,18 +10,18 @@ from safetensors.torch import load, load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
-from distill.arm import Arm, run_together
-from distill.cache_forecast import check_cache, forecast
-from distill.log import read_log, without_time
+from common.errors import UserError
+from common.jsonl import read_log, without_time
+from common.recipes import validate
 from distill.recipe import Recipe
-from distill.runtime import start
 from distill.schedule import schedule
-from distill.targets import Targets
-from distill.teacher import Seen, TeacherPool
-from distill.view_cache import WRITING
+from distill.targets.targets import Targets
+from distill.targets.teacher_views import Seen, TeacherPool
+from distill.targets.view_cache import WRITING
+from distill.targets.view_cache_size import check_cache, forecast
+from distill.training.arms import Arm, run_together
+from distill.training.engine import start
 from imagery.sources import open_source
-from teachers.config import validate
-from teachers.errors import UserError
 from teachers.frozen import FrozenBackbone
 
 STILL = {"zoom": [1, 1], "hflip": 0, "random_crop": False}

@@ -4,11 +4,11 @@ import pytest
 from sklearn.metrics import f1_score
 from test_readers_layouts import EXPECTED
 
+from common.errors import UserError
 from eval_suite.metrics.answer_rules import RULES, letter_of, llava_yes_no, mme_reply, score_replies, vqa_accuracy
 from eval_suite.metrics.answer_words import vqa_words
 from eval_suite.metrics.mmmu_replies import choice_of, open_right
 from eval_suite.readers.contracts import AskedQuestion
-from teachers.errors import UserError
 
 
 def asked(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from common.errors import UserError
 from eval_suite.readers.coco import instance_mask
 from eval_suite.readers.rle import decode_rle
-from teachers.errors import UserError
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,8 +5,8 @@ from pathlib import Path
 import layout_fixtures as make
 import pytest
 
+from common.errors import guard
 from eval_suite.__main__ import main
-from teachers.errors import guard
 
 SUITE = """
 name: own

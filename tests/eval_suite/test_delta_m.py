@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import t as student
 from table_files import NUMBERS, metrics, without
 
+from common.errors import UserError
 from eval_suite.delta_m import DELTA_M, Comparison, Measured, compare, measure
 from eval_suite.results import Key, Metrics
 from eval_suite.table import Table, build_table
-from teachers.errors import UserError
 
 
 def compared(row: list[Metrics], base: list[Metrics]) -> Comparison:

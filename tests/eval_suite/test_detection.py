@@ -12,13 +12,13 @@ from test_linear_protocols import Colours
 from test_readers_layouts import opened
 from toy_world import Constant, probed
 
+from common.errors import UserError
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.detection import box_ap
 from eval_suite.probes.detection import DetectionProbe, labelled, rate
 from eval_suite.probes.detector import SimpleFeaturePyramid, frozen_faster_rcnn
 from eval_suite.readers.contracts import LabelledData
 from teachers.contracts import BackboneSpec, Features
-from teachers.errors import UserError
 
 KINDS = ((220, 40, 40), (40, 60, 220))
 

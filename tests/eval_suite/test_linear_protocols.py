@@ -9,13 +9,13 @@ from PIL import Image
 from test_readers_layouts import opened
 from toy_world import Constant, ToyBackbone, probed
 
+from common.errors import UserError
 from eval_suite.probes.crops import distort, keep_ratio, training_crop
 from eval_suite.probes.linear_protocols import SCHEDULES, LinearSegmentationProbe, linear_head
 from eval_suite.readers.contracts import IGNORE, DenseImages
 from eval_suite.readers.image_files import MadeImages
 from eval_suite.readers.scenes import ScenesNode
 from teachers.contracts import BackboneSpec, Features
-from teachers.errors import UserError
 
 COLOURS = np.array([[220, 30, 30], [30, 200, 40], [40, 60, 220], [235, 235, 60]], np.uint8)
 

@@ -12,6 +12,8 @@ from tiny_language import tiny_language, tiny_tokenizer
 from toy_world import Constant, Oracle, ToyData, probed
 from transformers import get_cosine_schedule_with_warmup
 
+from common.errors import UserError, guard
+from common.recipes import validate
 from eval_suite.__main__ import main
 from eval_suite.probes.llava import LlavaProbe
 from eval_suite.readers.contracts import TRAIN, AskedQuestion, LabelledData, QuestionImages
@@ -25,8 +27,6 @@ from eval_suite.vlm.saved import load_vlm
 from eval_suite.vlm.tokens import merge_tokens, reduce_grid
 from eval_suite.vlm.training import Where, ramp, rows_of_step, trained
 from eval_suite.vlm.views import Views, anyres_views, best_grid, single_view, unpad
-from teachers.config import validate
-from teachers.errors import UserError, guard
 from teachers.registry import load_backbone
 
 CPU = Where(torch.device("cpu"))

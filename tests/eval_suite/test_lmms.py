@@ -13,10 +13,10 @@ from test_llava import CPU, changed, recipe
 from tiny_language import tiny_language
 from toy_world import SIZE, ToyData
 
+from common.errors import UserError
 from eval_suite.vlm.requests import cut, generate, likelihoods
 from eval_suite.vlm.saved import load_vlm
 from eval_suite.vlm.training import trained
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import f1_score
 from torchmetrics.text import EditDistance
 
+from common.errors import UserError
 from eval_suite.metrics import answers
-from teachers.errors import UserError
 
 
 def test_exact_ignores_case_space_and_closing_punctuation() -> None:

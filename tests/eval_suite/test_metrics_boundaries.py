@@ -8,10 +8,10 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial.distance import cdist
 
+from common.errors import UserError
 from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries, f_scores, suppressed
 from eval_suite.metrics.pairing import Pairing
 from eval_suite.metrics.thinning import thin, thin_levels
-from teachers.errors import UserError
 
 
 def brute_matches(drawn: np.ndarray, lines: np.ndarray, reach: float) -> int:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.classification import MulticlassAccuracy
 
+from common.errors import UserError
 from eval_suite.metrics.classification import (
     cosine_logits,
     knn_predict,
@@ -15,7 +16,6 @@ from eval_suite.metrics.classification import (
     top_k,
     zero_shot_weights,
 )
-from teachers.errors import UserError
 
 
 def cloud(seed: int, per_class: int, spread: float, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.errors import UserError
 from eval_suite.metrics.correspondence import pck, recall_at
-from teachers.errors import UserError
 
 
 def nearest_error(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

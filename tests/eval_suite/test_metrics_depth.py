@@ -7,8 +7,8 @@ from scipy.optimize import lsq_linear
 from torchmetrics import MeanSquaredError
 from torchmetrics.regression import MeanAbsolutePercentageError
 
+from common.errors import UserError
 from eval_suite.metrics.depth import Depth, align_scale_shift
-from teachers.errors import UserError
 
 
 def depths(seed: int = 0, images: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

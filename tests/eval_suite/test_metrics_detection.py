@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchmetrics.detection import MeanAveragePrecision
 
+from common.errors import UserError
 from eval_suite.metrics.detection import LEVELS, SIZES, Boxes, box_ap
-from teachers.errors import UserError
 
 
 def official(found: list[Boxes], truth: list[Boxes]) -> dict[str, float]:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 from torchmetrics.functional import cosine_similarity
 
+from common.errors import UserError
 from eval_suite.metrics.normals import Normals, angular_error
-from teachers.errors import UserError
 
 
 def normals(seed: int, images: int = 3) -> torch.Tensor:

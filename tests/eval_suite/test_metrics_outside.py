@@ -10,6 +10,7 @@ from sklearn.metrics import auc, balanced_accuracy_score, mean_squared_error
 from sklearn.neighbors import KNeighborsClassifier
 from torchmetrics.classification import BinaryPrecisionRecallCurve, MulticlassJaccardIndex
 
+from common.errors import UserError
 from eval_suite.metrics.classification import knn_predict, mean_class_accuracy
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.metrics.depth import Depth
@@ -17,7 +18,6 @@ from eval_suite.metrics.instance_retrieval import mean_average_precision
 from eval_suite.metrics.saliency import BETA_SQUARED, THRESHOLDS, Saliency
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.metrics.thinning import thin
-from teachers.errors import UserError
 
 DRAWN = settings(max_examples=8, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10_000)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchmetrics.retrieval import RetrievalHitRate
 
+from common.errors import UserError
 from eval_suite.metrics.retrieval import hit_probability, recall_at_k
-from teachers.errors import UserError
 
 
 def diagonal(images: int, captions: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchmetrics.classification import BinaryPrecisionRecallCurve
 
+from common.errors import UserError
 from eval_suite.metrics.saliency import BETA_SQUARED, THRESHOLDS, Saliency
-from teachers.errors import UserError
 
 
 def maxf(probability: torch.Tensor, target: torch.Tensor, variant: str = "plain") -> float:

@@ -8,10 +8,10 @@ import torch
 from scipy.stats import bootstrap
 from two_processes import said_by_two
 
+from common.errors import UserError
 from eval_suite import processes
 from eval_suite.metrics.score import clustered_mean, jackknife, mean_at
 from eval_suite.metrics.segmentation import Segmentation
-from teachers.errors import UserError
 
 
 def test_error_of_a_mean_is_the_textbook_one() -> None:

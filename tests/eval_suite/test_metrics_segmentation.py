@@ -5,8 +5,8 @@ import torch
 from sklearn.metrics import jaccard_score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from common.errors import UserError
 from eval_suite.metrics.segmentation import Segmentation
-from teachers.errors import UserError
 
 
 def scored(pred: torch.Tensor, target: torch.Tensor, classes: int, **options: str) -> Segmentation:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from table_files import metrics
 
+from common.errors import UserError
 from eval_suite.delta_m import DELTA_M, Measured, compare, measure
 from eval_suite.metrics.classification import mean_class_accuracy, top1
 from eval_suite.metrics.correspondence import pck, recall_at
@@ -18,7 +19,6 @@ from eval_suite.sample_scores import SetSamples, samples_path
 from eval_suite.table import build_table, caption
 from eval_suite.table_formats import render
 from eval_suite.table_rows import read_rows
-from teachers.errors import UserError
 
 IMAGES = 300
 

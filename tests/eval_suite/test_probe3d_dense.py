@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from test_readers_layouts import opened
 from toy_world import Constant, Dumb, Oracle, ToyBackbone, ToyData, probed
 
+from common.errors import UserError
 from eval_suite.features import ProbedBackbone
 from eval_suite.probes import long_training
 from eval_suite.probes.dpt import DepthBins, make_head
@@ -18,7 +19,6 @@ from eval_suite.probes.long_training import KeptState, ahead
 from eval_suite.probes.probe3d_dense import Probe3dDepthProbe, Probe3dNormalsProbe, augmented, rate
 from eval_suite.probes.probe3d_losses import depth_loss, gradient_loss, normal_loss, sig_log
 from teachers.contracts import BackboneSpec, Features
-from teachers.errors import UserError
 
 
 class Layered:

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from test_readers_layouts import opened
 from toy_world import Constant, ToyData, probed
 
+from common.errors import UserError
 from eval_suite.probes.probe3d_views import Probe3dViewsProbe, move, ratio_matches, shown
 from eval_suite.readers.contracts import ImagePairs, LabelledData
 from teachers.contracts import Features
-from teachers.errors import UserError
 
 
 class Places(Constant):

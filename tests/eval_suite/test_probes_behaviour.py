@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from toy_world import GRID, SIZE, Constant, Dumb, Oracle, ToyData, probed
 
+from common.errors import UserError
 from eval_suite.maps import resize_map
 from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
 from eval_suite.probes.correspondence import KeypointProbe, draw_pairs
@@ -32,7 +33,6 @@ from eval_suite.probes.vlm_model import (
 from eval_suite.readers.contracts import KeypointObject, LabelledData
 from eval_suite.text import AbsentError, text_path
 from teachers.contracts import Features
-from teachers.errors import UserError
 
 SHORT = {"steps": 5, "batch": 4, "label_size": 8}
 

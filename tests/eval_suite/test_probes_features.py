@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from toy_world import GRID, SIZE, Dumb, Oracle, Squares, ToyData, cells_of, probed
 
+from common.errors import UserError
 from eval_suite import features
 from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from teachers.contracts import Features
-from teachers.errors import UserError
 
 
 class Layered(Dumb):

@@ -11,6 +11,7 @@ from PIL import Image
 from test_readers_layouts import opened
 from toy_world import SIZE, Constant, Dumb, Oracle, Squares, ToyData, cells_of, probed
 
+from common.errors import UserError, guard
 from eval_suite.__main__ import backbone_node, main
 from eval_suite.features import ProbedBackbone
 from eval_suite.probes.correspondence import KeypointProbe, fixed_pairs
@@ -25,7 +26,6 @@ from eval_suite.sample_scores import samples_path
 from eval_suite.suite import load_suite
 from eval_suite.text import AbsentError
 from teachers.contracts import Features
-from teachers.errors import UserError, guard
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"
 

@@ -12,12 +12,12 @@ from PIL import Image
 from scipy.io import savemat
 from test_readers_layouts import ROWS, One, opened, sides, values
 
+from common.errors import UserError
+from common.recipes import validate
 from eval_suite.readers.contracts import IGNORE
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.rle import decode_rle, unpack
 from eval_suite.readers.view_geometry import correspondences
-from teachers.config import validate
-from teachers.errors import UserError
 
 CLASSES = {"kind": "classes", "classes": 11, "ignore": [11]}
 

@@ -9,11 +9,11 @@ import PIL.Image
 import pytest
 import torch
 
+from common.errors import UserError
+from common.recipes import Node, validate
 from eval_suite.readers.contracts import IGNORE, DenseImages, LabelledData
 from eval_suite.readers.layout_names import COCO_STUFF_COARSE, coarse_of_fine
 from eval_suite.readers.table import ReaderRecipe
-from teachers.config import Node, validate
-from teachers.errors import UserError
 
 ROWS = torch.tensor([0])
 

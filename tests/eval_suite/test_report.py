@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from table_files import metrics, without
 
+from common.errors import UserError
 from eval_suite.charts import Axis, nice_step, smooth
 from eval_suite.report import headline, write_report
 from eval_suite.results import Metrics
 from eval_suite.table import build_table
-from teachers.errors import UserError
 
 ROWS = {"bilinear": [metrics("run:bilinear")], "sharp": [metrics("run:sharp", change=25.0)]}
 TEACHER = without(metrics("tiny:dino", change=40.0), "nyudv2", {"nyudv2/depth": "no inner layers"})

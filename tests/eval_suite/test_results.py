@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from table_files import metrics
 
+from common.errors import UserError
 from eval_suite.metrics.score import Score
 from eval_suite.results import Result, read_metrics, validate_metrics, write_metrics
-from teachers.errors import UserError
 
 DOCUMENTED = {
     "schema": 1,

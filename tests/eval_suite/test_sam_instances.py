@@ -13,12 +13,12 @@ from tiny_sam import CANVAS, tiny_sam
 from toy_world import Dumb, ToyBackbone, probed
 from transformers import SamImageProcessor, SamModel
 
+from common.errors import UserError
 from eval_suite.metrics.instance_masks import InstanceIou
 from eval_suite.probes.sam_decoder import Canvas, load_sam_decoder
 from eval_suite.probes.sam_instances import SamInstancesProbe, deepest
 from eval_suite.text import AbsentError
 from teachers.contracts import BackboneSpec, Features
-from teachers.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from toy_world import Constant, Dumb, Oracle, Squares, ToyData, cells_of
 from two_processes import said_by_two
 
+from common.errors import UserError, guard
 from eval_suite import features, processes
 from eval_suite.__main__ import main
 from eval_suite.features import ProbedBackbone
@@ -25,7 +26,6 @@ from eval_suite.metrics.score import Tally
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.results import read_metrics
 from eval_suite.sample_scores import samples_path
-from teachers.errors import UserError, guard
 
 IMAGES = 11
 

@@ -7,15 +7,15 @@ import torch
 from toy_world import Dumb
 
 import eval_suite.readers.scenes as reader
+from common.errors import UserError
+from common.recipes import dump, validate
 from eval_suite.readers.contracts import AskedQuestion
 from eval_suite.readers.scenes import ScenesNode
 from eval_suite.readers.store import CACHE_VARIABLE, stored
 from eval_suite.results import GROUPS, validate_metrics
 from eval_suite.suite import Suite, load_suite, run_suite
 from imagery.scenes import render_scene
-from teachers.config import dump, validate
 from teachers.contracts import Backbone, BackboneSpec, Features
-from teachers.errors import UserError
 
 SUITES = Path(__file__).parents[2] / "recipes" / "suites"
 DEBUG = SUITES / "embedded_debug.yaml"

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from table_files import metrics, without
 
+from common.errors import UserError, guard
 from eval_suite.__main__ import main
 from eval_suite.results import write_metrics
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import read_rows
-from teachers.errors import UserError, guard
 
 TABLE = build_table({"base": [metrics()], "a_b & c|d": [metrics(change=25.0)], "worse": [metrics(change=-0.1)]}, "base")
 

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 from toy_world import Constant, Squares, cells_of, probed
 
+from common.errors import UserError
 from eval_suite.metrics.answers import anls, mme_score, relaxed, soft_vqa
 from eval_suite.metrics.classification import cosine_logits, knn_predict, top1, zero_shot_weights
 from eval_suite.metrics.correspondence import pck, recall_at
@@ -26,7 +27,6 @@ from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.windows import slide, window_starts
 from eval_suite.readers.contracts import ImagePairs, LabelledData, PairGeometry
 from teachers.contracts import Features
-from teachers.errors import UserError
 
 
 def test_knn_close_votes_dominate_and_sklearn_agrees() -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featsharp_adapter.adapter import Adapter, make_untrained
-from featsharp_adapter.adapter_folder import TRAINED, find_folder
-from featsharp_adapter.bias import BiasBuffer
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from featsharp_adapter.views import Views, teacher_views
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter, make_untrained
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.adapter.folder import TRAINED, find_folder
+from featsharp_adapter.model.bias import BiasBuffer
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.model.views import Views, teacher_views
 
 
 def views_and_adapter(teacher, upsampler: str = "featsharp") -> tuple[torch.Tensor, Views, Adapter]:

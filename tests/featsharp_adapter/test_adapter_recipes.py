@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from featsharp_adapter.downsampler import build_downsampler
+from common.errors import UserError
+from common.recipes import dump, load_recipe
+from featsharp_adapter.model.downsampler import build_downsampler
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.table import build_upsampler
 from imagery.augment import Augment
-from teachers.config import dump, load_recipe
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "adapters"

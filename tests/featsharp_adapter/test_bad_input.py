@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe
 
+from common.errors import guard
 from featsharp_adapter import train
 from featsharp_adapter.__main__ import main
-from featsharp_adapter.adapter import make_untrained
-from teachers.errors import guard
+from featsharp_adapter.adapter.adapter import make_untrained
 from teachers.registry import load_backbone
 
 ROOT = Path(__file__).parents[2]

@@ -10,16 +10,16 @@ from PIL import Image
 from small_teacher import SmallTeacher
 from worlds import image_folder, small_recipe
 
-from featsharp_adapter import workshop as workshop_module
+from common.errors import UserError, guard
+from common.recipes import dump
 from featsharp_adapter.__main__ import main
-from featsharp_adapter.ablations import ABLATIONS
-from featsharp_adapter.arms import parse_arm
-from featsharp_adapter.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
-from featsharp_adapter.sharp import SharpenedBackbone
-from featsharp_adapter.workshop import open_workshop
-from teachers.config import dump
+from featsharp_adapter.compare.ablations import ABLATIONS
+from featsharp_adapter.compare.arms import parse_arm
+from featsharp_adapter.compare.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
+from featsharp_adapter.sharpening.backbone import SharpenedBackbone
+from featsharp_adapter.training import teacher_data as workshop_module
+from featsharp_adapter.training.teacher_data import open_workshop
 from teachers.contracts import Backbone
-from teachers.errors import UserError, guard
 
 
 def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from featsharp_adapter.downsampler import AttentionDownsampler, AverageDownsampler, build_downsampler
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.model.downsampler import AttentionDownsampler, AverageDownsampler, build_downsampler
 
 
 def test_average_is_the_mean_of_each_cell() -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from worlds import image_folder, small_recipe, small_workshop
 
-from featsharp_adapter.downsampler import AverageDownsampler
-from featsharp_adapter.fidelity import collect_errors, judge_held_out, measure_fidelity, summarise
-from featsharp_adapter.multiview import inside_share, warp
-from featsharp_adapter.normalisers import fit_normaliser
-from featsharp_adapter.session import new_trainer
-from featsharp_adapter.workshop import statistics_of
+from featsharp_adapter.model.downsampler import AverageDownsampler
+from featsharp_adapter.model.fidelity import collect_errors, judge_held_out, measure_fidelity, summarise
+from featsharp_adapter.model.multiview import inside_share, warp
+from featsharp_adapter.model.normalisers import fit_normaliser
+from featsharp_adapter.training.teacher_data import statistics_of
+from featsharp_adapter.training.train_one import new_trainer
 
 
 @pytest.fixture

@@ -8,18 +8,18 @@ from test_jbu import slow_level
 from test_local_attention import slow_attention
 from torch import Tensor, nn
 
-from featsharp_adapter import exactness, local_attention
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.adaptive_upsample import side_plan
-from featsharp_adapter.bias import BiasBuffer
-from featsharp_adapter.jbu import JBULevel
-from featsharp_adapter.local_attention import POSITIONS, LocalAttention, block_bias, rope_angles
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.phi_s import PhiS
-from featsharp_adapter.sharp import SharpenedBackbone
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model import exactness, local_attention
+from featsharp_adapter.model.adaptive_upsample import side_plan
+from featsharp_adapter.model.bias import BiasBuffer
+from featsharp_adapter.model.jbu import JBULevel
+from featsharp_adapter.model.local_attention import POSITIONS, LocalAttention, block_bias, rope_angles
+from featsharp_adapter.model.phi_s import PhiS
+from featsharp_adapter.model.views import stitch, tile_images
+from featsharp_adapter.sharpening.backbone import SharpenedBackbone
 from featsharp_adapter.upsamplers.table import build_upsampler
-from featsharp_adapter.views import stitch, tile_images
-from teachers.errors import UserError
 
 PROPERTY = settings(max_examples=15, deadline=None)
 

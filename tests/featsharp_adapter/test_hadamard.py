@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from featsharp_adapter.hadamard import hadamard
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.model.hadamard import hadamard
 
 WIDTHS = [1, 2, 4, 12, 20, 28, 36, 76, 128, 192, 320, 384, 512, 576, 640, 768, 1024, 1152, 1280, 1408, 1536, 1664]
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from featsharp_adapter.adapter import Adapter, make_untrained
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter, make_untrained
 from teachers.contracts import state_digest
-from teachers.errors import UserError
 
 COMMIT = "c" * 40
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featsharp_adapter.adaptive_upsample import BLOCK, WHOLE_SIDE, adaptive_upsample, side_plan
-from featsharp_adapter.jbu import JBULevel, JBUStack, prime_factors
+from featsharp_adapter.model.adaptive_upsample import BLOCK, WHOLE_SIDE, adaptive_upsample, side_plan
+from featsharp_adapter.model.jbu import JBULevel, JBUStack, prime_factors
 
 
 def slow_level(level: JBULevel, source: Tensor, guidance: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from featsharp_adapter.fusion import FusionBlock
-from featsharp_adapter.local_attention import ONE_BLOCK_TOKENS, LocalAttention, alibi_slopes
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.model.fusion import FusionBlock
+from featsharp_adapter.model.local_attention import ONE_BLOCK_TOKENS, LocalAttention, alibi_slopes
 
 
 def slow_attention(attention: LocalAttention, tokens: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ import pytest
 from small_teacher import SmallTeacher
 from worlds import image_folder, small_recipe
 
-from featsharp_adapter import measure_command
-from featsharp_adapter import workshop as workshop_module
+from common.errors import guard
+from common.recipes import dump
 from featsharp_adapter.__main__ import main
-from featsharp_adapter.session import train_one
-from featsharp_adapter.workshop import open_workshop
-from teachers.config import dump
-from teachers.errors import guard
+from featsharp_adapter.compare import measure_command
+from featsharp_adapter.training import teacher_data as workshop_module
+from featsharp_adapter.training.teacher_data import open_workshop
+from featsharp_adapter.training.train_one import train_one
 
 
 def test_a_finished_adapter_is_measured_and_only_its_card_changes(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featsharp_adapter.downsampler import AverageDownsampler
-from featsharp_adapter.multiview import (
+from featsharp_adapter.model.downsampler import AverageDownsampler
+from featsharp_adapter.model.multiview import (
     ViewSettings,
     border_weights,
     consistency_loss,

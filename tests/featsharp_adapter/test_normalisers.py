@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.normalisers import NORMALISERS, LayerNormaliser, fit_normaliser, new_normaliser
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from featsharp_adapter.views import teacher_views
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model.normalisers import NORMALISERS, LayerNormaliser, fit_normaliser, new_normaliser
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.model.views import teacher_views
 
 
 def sample(dim: int, rank: int, spread: float, seed: int, count: int = 400) -> Tensor:

@@ -12,14 +12,14 @@ from test_sharp import timm_folder
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from common.errors import UserError, guard
 from featsharp_adapter.__main__ import main
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.normalisers import new_normaliser
-from featsharp_adapter.official import convert
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from featsharp_adapter.views import Views
-from teachers.errors import UserError, guard
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.convert.official import convert
+from featsharp_adapter.model.normalisers import new_normaliser
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.model.views import Views
 
 DIM, HEADS, GRID = 8, 16, (4, 3)
 

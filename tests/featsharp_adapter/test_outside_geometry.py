@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 from torchvision.transforms.functional import _get_perspective_coeffs
 
-from featsharp_adapter.multiview import ViewSettings, homography_between, inside_share, random_homographies, warp
+from featsharp_adapter.model.multiview import ViewSettings, homography_between, inside_share, random_homographies, warp
 
 WILD = ViewSettings(zoom=(0.6, 1.4), perspective=(0.05, 0.15), rotation=30.0, shift=0.2)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from featsharp_adapter.peak_memory import PeakMemory
+from featsharp_adapter.sharpening.peak_memory import PeakMemory
 
 KIB = torch.ones(256)
 

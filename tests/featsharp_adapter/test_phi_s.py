@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from teachers.errors import UserError
+from common.errors import UserError
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 
 
 def uneven(count: int, dim: int, rank: int | None = None) -> Tensor:

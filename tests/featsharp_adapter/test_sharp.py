@@ -7,12 +7,12 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from featsharp_adapter.adapter import make_untrained
-from featsharp_adapter.sharp import SharpenedBackbone, load
-from featsharp_adapter.sharpener import SharpenSettings, choose_fit
-from featsharp_adapter.views import teacher_views
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import make_untrained
+from featsharp_adapter.model.views import teacher_views
+from featsharp_adapter.sharpening.backbone import SharpenedBackbone, load
+from featsharp_adapter.sharpening.sharpener import SharpenSettings, choose_fit
 from teachers.contracts import capability, resize_images
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 0}

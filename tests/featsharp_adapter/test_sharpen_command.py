@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_sharp import timm_folder
 
+from common.errors import guard
 from featsharp_adapter.__main__ import main
-from featsharp_adapter.adapter import make_untrained
-from featsharp_adapter.phi_s import CovarianceStatistics
-from featsharp_adapter.pictures import ColourBasis, shared_basis
-from featsharp_adapter.sharpen_command import read_image
-from teachers.errors import guard
+from featsharp_adapter.adapter.adapter import make_untrained
+from featsharp_adapter.model.phi_s import CovarianceStatistics
+from featsharp_adapter.sharpening.command import read_image
+from featsharp_adapter.sharpening.pictures import ColourBasis, shared_basis
 from teachers.registry import load_backbone
 
 

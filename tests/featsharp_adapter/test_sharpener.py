@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from zoo_cases import CASES
 
-from featsharp_adapter.adapter import Adapter, make_untrained
-from featsharp_adapter.max_memory import parse_memory
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.peak_memory import PeakMemory
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
-from featsharp_adapter.sharp import SharpenedBackbone
-from featsharp_adapter.sharpener import Sharpener, SharpenSettings, choose_fit, next_factor, resample
-from featsharp_adapter.tile_maps import tile_map, tile_starts
-from featsharp_adapter.views import stitch, tile_images
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter, make_untrained
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
+from featsharp_adapter.model.views import stitch, tile_images
+from featsharp_adapter.sharpening.backbone import SharpenedBackbone
+from featsharp_adapter.sharpening.max_memory import parse_memory
+from featsharp_adapter.sharpening.peak_memory import PeakMemory
+from featsharp_adapter.sharpening.sharpener import Sharpener, SharpenSettings, choose_fit, next_factor, resample
+from featsharp_adapter.sharpening.tile_maps import tile_map, tile_starts
 from teachers.contracts import Backbone, Features, resize_images
-from teachers.errors import UserError
 
 
 class PatchTeacher(Backbone):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from featsharp_adapter.side_metrics import (
+from featsharp_adapter.model.side_metrics import (
     POINTS,
     conditional_random_field,
     maximum_mean_discrepancy,

@@ -11,8 +11,8 @@ import yaml
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe
 
+from common.errors import guard
 from featsharp_adapter.train import main
-from teachers.errors import guard
 from teachers.registry import load_backbone
 
 ROOT = Path(__file__).parents[2]

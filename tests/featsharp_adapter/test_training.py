@@ -7,14 +7,14 @@ import pytest
 import torch
 from worlds import image_folder, small_recipe, small_workshop
 
-from featsharp_adapter.checkpoints import Checkpoints
-from featsharp_adapter.optim import build_optimiser, clip_norm, rate_scale
+from common.errors import UserError
 from featsharp_adapter.recipe import OptimNode
-from featsharp_adapter.session import new_trainer, open_samples, train_one
-from featsharp_adapter.training import Log, Trainer
+from featsharp_adapter.training.checkpoints import Checkpoints
+from featsharp_adapter.training.optim import build_optimiser, clip_norm, rate_scale
+from featsharp_adapter.training.train_one import new_trainer, open_samples, train_one
+from featsharp_adapter.training.trainer import Log, Trainer
 from imagery.stream import ImageStream
 from teachers.contracts import state_digest
-from teachers.errors import UserError
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ from test_training import Interrupted, interrupt_at
 from torch import nn
 from worlds import image_folder, small_recipe, small_workshop
 
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.conditional_bias import ConditionalBias, disturbance
-from featsharp_adapter.downsampler import AverageDownsampler, build_downsampler
-from featsharp_adapter.fusion import FusionBlock
-from featsharp_adapter.multiview import ViewSettings, consistency_loss, inside_share, random_homographies, warp
-from featsharp_adapter.session import new_trainer, open_samples, train_one
-from featsharp_adapter.spectral import attach_spectral, bake_spectral
-from featsharp_adapter.uncertainty import UncertaintyNet
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.model.conditional_bias import ConditionalBias, disturbance
+from featsharp_adapter.model.downsampler import AverageDownsampler, build_downsampler
+from featsharp_adapter.model.fusion import FusionBlock
+from featsharp_adapter.model.multiview import ViewSettings, consistency_loss, inside_share, random_homographies, warp
+from featsharp_adapter.model.spectral import attach_spectral, bake_spectral
+from featsharp_adapter.model.uncertainty import UncertaintyNet
+from featsharp_adapter.training.train_one import new_trainer, open_samples, train_one
 from teachers.contracts import state_digest
-from teachers.errors import UserError
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from zoo_cases import ELSEWHERE, NAMES
 
-from featsharp_adapter.jbu import JBUStack
-from featsharp_adapter.phi_s import CovarianceStatistics, PhiS
+from common.errors import UserError
+from featsharp_adapter.model.jbu import JBUStack
+from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
-from teachers.errors import UserError
 
 DIM = 8
 VARIANTS: list[tuple[str, int, dict[str, Any]]] = [

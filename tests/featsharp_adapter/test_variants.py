@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from zoo_cases import CASES
 
-from featsharp_adapter.bias import BiasBuffer
-from featsharp_adapter.conditional_bias import ConditionalBias
-from featsharp_adapter.downsampler import DOWNSAMPLERS, build_downsampler
-from featsharp_adapter.fusion import BlockKind
-from featsharp_adapter.local_attention import POSITIONS
-from featsharp_adapter.normalisers import NORMALISERS, fit_normaliser
-from featsharp_adapter.phi_s import CovarianceStatistics
+from featsharp_adapter.model.bias import BiasBuffer
+from featsharp_adapter.model.conditional_bias import ConditionalBias
+from featsharp_adapter.model.downsampler import DOWNSAMPLERS, build_downsampler
+from featsharp_adapter.model.fusion import BlockKind
+from featsharp_adapter.model.local_attention import POSITIONS
+from featsharp_adapter.model.normalisers import NORMALISERS, fit_normaliser
+from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
 
 DIM, GRID = 8, (5, 3)

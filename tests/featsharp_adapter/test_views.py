@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featsharp_adapter.views import stitch, teacher_views, tile_images
+from featsharp_adapter.model.views import stitch, teacher_views, tile_images
 from teachers.contracts import resize_images
 
 

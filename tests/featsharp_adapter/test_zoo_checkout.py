@@ -15,14 +15,14 @@ from small_teacher import SmallTeacher
 from test_sharp import timm_folder
 from worlds import image_folder, small_recipe, small_workshop
 
+from common.errors import UserError, guard
 from featsharp_adapter import train
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.meta import AdapterMeta
-from featsharp_adapter.session import train_one
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.training.train_one import train_one
 from featsharp_adapter.upsamplers.checkout import CONSENT, MEAN, STD
 from featsharp_adapter.upsamplers.table import build_upsampler
 from teachers.contracts import state_digest
-from teachers.errors import UserError, guard
 
 HUBCONF = """
 from pathlib import Path

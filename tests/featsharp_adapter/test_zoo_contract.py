@@ -8,14 +8,14 @@ import torch
 from worlds import image_folder, small_recipe, small_workshop
 from zoo_cases import BLIND, CASES, DIM, GRID, NAMES, build, inputs
 
-from featsharp_adapter.adapter import Adapter
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.model.views import Views
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.session import new_trainer, open_samples
+from featsharp_adapter.training.teacher_data import Workshop
+from featsharp_adapter.training.train_one import new_trainer, open_samples
 from featsharp_adapter.upsamplers.simple import resize_features
 from featsharp_adapter.upsamplers.table import build_upsampler
-from featsharp_adapter.views import Views
-from featsharp_adapter.workshop import Workshop
-from teachers.errors import UserError
 
 #: Options of a size for tests, for the harness.
 SMALL: dict[str, dict[str, Any]] = dict(reversed(CASES))

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from worlds import image_folder, small_recipe, small_workshop
 
-from featsharp_adapter.adapter import Adapter
-from featsharp_adapter.multiview import ViewSettings, random_homographies, warp
-from featsharp_adapter.session import train_one
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.model.multiview import ViewSettings, random_homographies, warp
+from featsharp_adapter.training.train_one import train_one
 from featsharp_adapter.upsamplers.featup_implicit import (
     ImplicitSettings,
     cut_tiles,
@@ -19,7 +20,6 @@ from featsharp_adapter.upsamplers.featup_implicit import (
 from featsharp_adapter.upsamplers.simple import resize_features
 from featsharp_adapter.upsamplers.table import build_upsampler
 from teachers.contracts import state_digest
-from teachers.errors import UserError
 
 
 def world(factor: int = 4, grid: tuple[int, int] = (6, 5)) -> tuple[Tensor, Tensor]:

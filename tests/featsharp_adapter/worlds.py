@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from small_teacher import SmallTeacher
 
-from featsharp_adapter import workshop as workshop_module
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.workshop import Workshop, open_workshop
+from featsharp_adapter.training import teacher_data as workshop_module
+from featsharp_adapter.training.teacher_data import Workshop, open_workshop
 
 
 def image_folder(folder: Path, count: int = 8) -> Path:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from imagery.augment import PLAIN, Augment
-from imagery.errors import UserError
 
 
 def coordinates(height: int, width: int) -> np.ndarray:

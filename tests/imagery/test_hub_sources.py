@@ -8,9 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from image_files import encode, flat, image_set, save_parquet
 
+from common.errors import UserError
 from imagery.contracts import SequentialSource
 from imagery.decode import BadImage
-from imagery.errors import UserError
 from imagery.hub_values import decode_value
 from imagery.sources import open_source
 

@@ -11,10 +11,10 @@ import torch
 from image_files import encode, flat, save_parquet, write_folder, write_tar
 from PIL import Image
 
+from common.errors import UserError
 from imagery.augment import PLAIN, Augment
 from imagery.contracts import SequentialSource, Source
 from imagery.decode import decode_image
-from imagery.errors import UserError
 from imagery.sources import open_source
 from imagery.stream import Batch, ImageStream, to_float
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from image_files import encode, flat, write_folder
 
+from common.errors import UserError
 from imagery.decode import BadImage
-from imagery.errors import UserError
 from imagery.sources import open_source
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from image_files import encode, flat, save_parquet, write_folder, write_tar
 
+from common.errors import UserError
 from imagery.augment import PLAIN
-from imagery.errors import UserError
 from imagery.mixture import BLOCK, Mixture
 from imagery.sources import open_sources
 from imagery.stream import ImageStream

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from imagery.order import index_at, mix, permute
+from common.keyed_random import index_at, mix, permute
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 16, 17, 100, 1025])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from image_files import encode, flat, write_tar
 
+from common.errors import UserError
 from imagery.decode import BadImage
-from imagery.errors import UserError
 from imagery.patterns import expand_braces
 from imagery.sources import open_source
 

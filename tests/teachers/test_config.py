@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from teachers.config import Node, apply_override, dump, load_recipe, read_recipe, validate
-from teachers.errors import UserError
+from common.errors import UserError
+from common.recipes import Node, apply_override, dump, load_recipe, read_recipe, validate
 
 
 class Teacher(Node):

@@ -8,8 +8,8 @@ import torch
 from tiny_families import CASES, Case, Size, normalised, randomised, sam3_reference, sam3_vision
 from torch import nn
 
+from common.errors import UserError
 from teachers.contracts import Backbone
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 from teachers.transformers_families import FAMILIES, PARTS
 

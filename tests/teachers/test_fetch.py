@@ -12,9 +12,9 @@ from huggingface_hub import constants
 from small_hub import serve
 from tiny_families import CASES, randomised
 
+from common.errors import guard
+from common.recipes import read_recipe
 from teachers.__main__ import main
-from teachers.config import read_recipe
-from teachers.errors import guard
 from teachers.fetch import caches_in, local_paths, wanted
 from teachers.registry import load_backbone
 from teachers.weights import hub_in_reach

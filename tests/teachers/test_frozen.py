@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from teachers.contracts import Backbone, capability
-from teachers.errors import UserError
 from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 

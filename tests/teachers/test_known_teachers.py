@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from torch.utils.flop_counter import FlopCounterMode
 
-from teachers.errors import UserError
+from common.errors import UserError
 from teachers.known import KNOWN, NORMALISATIONS, KnownTeacher, gating_of
 from teachers.library import LibraryBackbone
 from teachers.registry import load_backbone

@@ -12,8 +12,8 @@ from open_clip.push_to_hf_hub import save_config_for_hf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import capability, state_digest
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import Backbone, BackboneSpec, Features, state_digest
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 

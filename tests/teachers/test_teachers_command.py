@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from common.errors import guard
 from teachers.__main__ import main, pca_picture
-from teachers.errors import guard
 from teachers.known import KNOWN
 from teachers.registry import load_backbone
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import capability, state_digest
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}

@@ -12,8 +12,8 @@ import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
+from common.errors import UserError
 from teachers.contracts import capability, state_digest
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 
 VISION = {

@@ -11,7 +11,7 @@ from huggingface_hub import errors as hub
 from safetensors.torch import save_file
 from torch import nn
 
-from teachers.errors import UserError
+from common.errors import UserError
 from teachers.registry import load_backbone
 from teachers.weights import check_checkpoint, explain, find_checkpoint, hub_in_reach, loading, shorten
 

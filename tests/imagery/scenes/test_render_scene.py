@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from imagery.errors import UserError
+from common.errors import UserError
 from imagery.scenes import Scene, SceneSet, SceneSettings, render_scene
 from imagery.scenes.cache import render_many
 

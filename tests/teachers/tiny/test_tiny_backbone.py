@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from common.errors import UserError
 from imagery.scenes import render_scene
 from teachers.contracts import capability, fit_images, state_digest
-from teachers.errors import UserError
 from teachers.registry import load_backbone
 from teachers.tiny.card import SHIPPED
-from teachers.tiny.scores import rankme
+from tools.tiny_teachers.scores import rankme
 
 NAMES = ("clip", "dino", "sam")
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from imagery.scenes import Scene
-from teachers.errors import UserError
-from teachers.tiny import targets
-from teachers.tiny.cache import SceneCache
 from teachers.tiny.card import load_teacher, save_teacher
-from teachers.tiny.crops import Crops, take_crops
-from teachers.tiny.fill import fill, fingerprint
-from teachers.tiny.heads import affinity_loss, contrastive_loss, histogram_loss
-from teachers.tiny.loop import Schedule, draw_crops, train
 from teachers.tiny.model import Architecture, initialise
-from teachers.tiny.objectives import Objective, build_objective
 from teachers.tiny.text import Tokenizer, split_words
-from teachers.tiny.train import COUNTS, SCHEDULES, choose_schedule, class_prompts, draw
+from tools.tiny_teachers import targets
+from tools.tiny_teachers.cache import SceneCache
+from tools.tiny_teachers.crops import Crops, take_crops
+from tools.tiny_teachers.fill import fill, fingerprint
+from tools.tiny_teachers.heads import affinity_loss, contrastive_loss, histogram_loss
+from tools.tiny_teachers.loop import Schedule, draw_crops, train
+from tools.tiny_teachers.objectives import Objective, build_objective
+from tools.tiny_teachers.train import COUNTS, SCHEDULES, choose_schedule, class_prompts, draw
 
 SMALL = {
     "clip": Architecture(

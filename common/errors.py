@@ -1,0 +1,41 @@
+"""The one error a user can cause, and the guard that turns it into a line and exit code 2."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what is wrong and what to do, in one or two lines."""
+
+    exit_code = 2
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean "x"?)' for the closest known word, or '' when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a table: names the nearest one and lists them all."""
+    names = sorted(known)
+    return UserError(f'unknown {kind} "{word}"{nearest(word, names)}; known: {", ".join(names) or "none"}')
+
+
+def add_debug_flag(parser: argparse.ArgumentParser) -> None:
+    """`--debug`, which `guard` reads: show the traceback of an error instead of its message alone."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
+
+
+def guard(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
+    """Run `main(argv)`; a user error prints its message and gives its exit code, `--debug` lets it through."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        if "--debug" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

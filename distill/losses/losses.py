@@ -1,0 +1,82 @@
+"""Losses between student and teacher. All are means over the batch, so equal shares on several processes average."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import UserError
+from distill.recipe import LossNode
+from distill.targets.dispersion import angles
+
+#: AM-RADIO (arXiv 2312.06709): spatial loss = 0.9 cosine + 0.1 smooth L1; the beta of the original is not published.
+COSINE_SHARE = 0.9
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cos, summary [B, S] against [B, S] -> scalar."""
+    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)).mean()
+
+
+def angular(student: Tensor, teacher: Tensor, dispersion: float) -> Tensor:
+    """angle^2 / Disp, [B, S] against [B, S] -> scalar (C-RADIOv4, arXiv 2601.17237).
+
+    Divided by how much the teacher's own summaries spread (targets/dispersion.py), a loss of 1 means the same for all:
+    predicting the teacher's mean direction.
+    """
+    return angles(student.float(), teacher.float()).square().mean() / dispersion
+
+
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of [B, C, h, w] over everything; in PHI-S space predicting the mean costs 1 (2410.01680)."""
+    return F.mse_loss(student.float(), teacher.float())
+
+
+def hybrid(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SHARE, beta: float = 1.0) -> Tensor:
+    """share (1 - cos per position) + (1 - share) smooth L1, [B, C, h, w] -> scalar."""
+    angle = (1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)).mean()
+    return cosine_share * angle + (1 - cosine_share) * F.smooth_l1_loss(student.float(), teacher.float(), beta=beta)
+
+
+def hybrid_map(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SHARE, beta: float = 1.0) -> Tensor:
+    """As `hybrid`, but one cosine over an image's whole flattened map (Theia, arXiv 2407.20179)."""
+    return hybrid(student.flatten(1), teacher.flatten(1), cosine_share, beta)
+
+
+def mse_positions(student: Tensor, teacher: Tensor) -> Tensor:
+    """`mse` at every position: [B, C, h, w] -> [B, h, w]."""
+    return (student.float() - teacher.float()).square().mean(1)
+
+
+def hybrid_positions(student: Tensor, teacher: Tensor, cosine_share: float = COSINE_SHARE, beta: float = 1.0) -> Tensor:
+    """`hybrid` at every position: [B, C, h, w] -> [B, h, w]."""
+    angle = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1)
+    smooth = F.smooth_l1_loss(student.float(), teacher.float(), beta=beta, reduction="none").mean(1)
+    return cosine_share * angle + (1 - cosine_share) * smooth
+
+
+def summary_loss(node: LossNode, dispersion: float | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's summary loss for a teacher whose summaries have this dispersion."""
+    if node.summary == "cosine":
+        return cosine
+    if not dispersion:
+        raise UserError(
+            "loss.summary: angular divides by how far a teacher's summaries spread, and there is "
+            + ("no estimate; start the run anew" if dispersion is None else "a teacher whose summaries are all alike")
+        )
+    return lambda student, teacher: angular(student, teacher, dispersion)
+
+
+def spatial_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's spatial loss."""
+    if node.spatial == "mse":
+        return mse
+    chosen = hybrid if node.spatial == "hybrid" else hybrid_map
+    return lambda student, teacher: chosen(student, teacher, node.cosine_share, node.beta)
+
+
+def position_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's spatial loss at every position, [B, C, h, w] -> [B, h, w]; not every loss has one."""
+    if node.spatial == "mse":
+        return mse_positions
+    return lambda student, teacher: hybrid_positions(student, teacher, node.cosine_share, node.beta)

@@ -1,0 +1,93 @@
+"""Operations and bytes of a call, on real tensors or on fake ones: those have shapes and no numbers.
+
+Operations are matrix products, convolutions and attention by the formulas of torch.utils.flop_counter; bytes are those
+of live tensors. One mode does both, for each mode on the way of an operation costs more than the operation does here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from featsharp_adapter.sharpening.peak_memory import PeakMemory
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_rest: Any, **_named: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_rest: Any, **_named: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+
+
+#: torch's own counter does not know the CPU's fused attention.
+FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry) | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+_DEVICE = torch.ops.prim.device.default
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flops: of a call. peak: bytes of tensors it made that lived at one time, results included."""
+
+    flops: float
+    peak: int
+
+
+class Counting(PeakMemory):
+    """`with Counting() as counted: ...` -> counted.flops beside counted.peak."""
+
+    def __init__(self, *, meta: bool = False) -> None:
+        super().__init__(meta=meta)
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "prim":  # questions of which device and layout, of which there are more than of operations
+            if func is _DEVICE and isinstance(args[0], FakeTensor):
+                return args[0].fake_device  # what FakeTensorMode would say after a long way
+            return func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += int(formula(*args, **(kwargs or {}), out_val=out))
+        return out
+
+
+def measure(function: Callable[[], object]) -> Cost:
+    """Of one call inside `FakeTensorMode`, whose tensors lie on the meta device: nothing is computed."""
+    with Counting(meta=True) as counted:
+        function()
+    return Cost(float(counted.flops), counted.peak)
+
+
+class Unfilled(TorchFunctionMode):
+    """Leaves tensors on the meta device as they are instead of "filling" them: half of what building a model costs."""
+
+    _FILLS = frozenset(
+        getattr(Tensor, name)
+        for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "zero_", "fill_", "copy_")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._FILLS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def as_fake(module: nn.Module) -> nn.Module:
+    """The module with fake parameters and buffers on the CPU; call it inside `FakeTensorMode`."""
+    return module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -1,0 +1,100 @@
+"""How much of a GPU's peak a run uses: FLOPs of its forward and backward passes, counted once for each size of images.
+
+Model FLOPs, as PaLM's MFU has them (arXiv 2204.02311): what activation checkpointing computes again does not count, but
+for us the teachers' forward passes do. Peaks are the data sheets' dense figures; for other devices there is no MFU.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from distill.planning.counting import Counting
+from distill.planning.gpus import GPUS
+from distill.recipe import StudentNode
+from distill.schedule import Grid
+from distill.student.model import HeadSpec, Student
+
+Made = TypeVar("Made")
+TERA = 1e12
+#: torch.cuda.get_device_name -> name in `distill.planning.gpus.GPUS`.
+DEVICES = {
+    "NVIDIA L40S": "l40s",
+    "NVIDIA A100-SXM4-40GB": "a100-40",
+    "NVIDIA A100-PCIE-40GB": "a100-40",
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA A100 80GB PCIe": "a100",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200",
+}
+
+
+def peak_of(device: torch.device, *, bf16: bool) -> float | None:
+    """FLOP/s of one device at its best, None where no data sheet's figure is known."""
+    if device.type != "cuda":
+        return None
+    name = DEVICES.get(torch.cuda.get_device_name(device))
+    return None if name is None else TERA * (GPUS[name].bf16 if bf16 else GPUS[name].fp32)
+
+
+def peak_in_words(device: torch.device, *, bf16: bool) -> str:
+    """What a run's MFU is measured against, for environment.json."""
+    peak = peak_of(device, bf16=bf16)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"no peak is known for {name}: mfu is null" if peak is None else f"{name}, {peak / TERA:g} TFLOP/s"
+
+
+class StudentFlops:
+    """FLOPs of a student's forward and backward pass, counted on the meta device, once for each size of images."""
+
+    def __init__(self, node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec]) -> None:
+        self._node, self._size, self._heads = node.model_copy(update={"weights": None}), size, heads
+        self._known: dict[Grid, float] = {}
+
+    def of(self, images: Tensor) -> float:
+        """For images [B, 3, H, W]."""
+        return len(images) * self.per_image((int(images.shape[-2]), int(images.shape[-1])))
+
+    def per_image(self, size: Grid) -> float:
+        """For one image of (height, width) pixels."""
+        if size not in self._known:
+            self._known[size] = self._count(size)
+        return self._known[size]
+
+    def _count(self, size: Grid) -> float:
+        with torch.random.fork_rng(devices=()), torch.device("meta"):
+            student = Student(self._node, self._size, self._heads)
+            images = torch.empty(1, 3, *size)
+            with Counting() as counted:
+                answers = student(images)
+                parts = [part for features in answers.values() for part in features if part is not None]
+                torch.stack([part.sum() for part in parts]).sum().backward()
+        return float(counted.flops)
+
+
+class Effort:
+    """FLOPs that a process has done so far, for all its arms together, and the peak they are held against."""
+
+    def __init__(self, peak: float | None) -> None:
+        self.peak = peak
+        self.done = 0.0
+        self._looks: dict[Any, float] = {}
+
+    def look(self, key: Hashable, look: Callable[[], Made]) -> Made:
+        """What `look` gives, its FLOPs added; they are counted at the first look of this `key`."""
+        if key not in self._looks:
+            with Counting() as counted:
+                made = look()
+            self._looks[key] = float(counted.flops)
+        else:
+            made = look()
+        self.done += self._looks[key]
+        return made
+
+    def rate(self, before: float, seconds: float) -> dict[str, float | None]:
+        """TFLOP/s of this process since `done` was `before`, and their share of the peak: null where none is known."""
+        speed = (self.done - before) / max(seconds, 1e-9)
+        mfu = None if self.peak is None else round(speed / self.peak, 4)
+        return {"tflops_per_second": float(f"{speed / TERA:.4g}"), "mfu": mfu}

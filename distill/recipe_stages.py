@@ -1,0 +1,94 @@
+"""Recipe nodes for resolutions: stages in time, partitions of a step, and what a teacher does differently in one.
+
+`distill.schedule` turns them into the passes of every step.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from common.errors import unknown
+from common.recipes import Node
+from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from imagery.augment import Augment
+
+Align = Literal["student", "teacher", "min", "max"]
+Pixels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+#: (height, width) in pixels; one number means a square.
+Size = Annotated[Pixels, BeforeValidator(_square)]
+#: What a teacher is shown: its native size, the size that gives it the student's grid, or a size of its own.
+Input = Literal["native", "match"] | Size
+
+
+class AugmentNode(Node):
+    """`imagery.augment.Augment`, field by field."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[float, float] = (1.0, 1.0)
+    hflip: float = 0.0
+    random_crop: bool = True
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> Augment:
+        """What it describes; UserError for ranges that make no sense."""
+        return Augment(**self.model_dump())
+
+
+class WeightNode(Node):
+    """Weights of a teacher's two losses; 0 leaves a loss and its head out."""
+
+    summary: float = Field(1.0, ge=0)
+    spatial: float = Field(1.0, ge=0)
+
+
+class TeacherPart(Node):
+    """What a teacher does differently in one partition; what is left out (or null) is as in the recipe's `teachers`."""
+
+    upsampler: str | None = None
+    factor: int | None = Field(None, ge=1)
+    denoise: str | None = None
+    input: Input | None = None
+    mosaic: bool | None = None
+    align: Align | None = None
+    weight: WeightNode | None = None
+
+    @field_validator("upsampler")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in UPSAMPLERS:
+            raise unknown("upsampler", name, UPSAMPLERS)
+        return name
+
+
+class PartitionNode(Node):
+    """A part of every step of a stage: images of its own, at a size of its own, for teachers of its own settings."""
+
+    sizes: list[Size] | None = Field(None, min_length=1)  #: one is drawn for each step; None: data.size
+    batch_size: int | None = Field(None, ge=1)  #: over all processes; None: optim.batch_size
+    weight: float | None = Field(None, gt=0)  #: of its loss; None: its share of the step's images
+    augment: AugmentNode | None = None  #: None: data.augment
+    teachers: dict[str, TeacherPart] = Field(default_factory=dict)
+    without: list[str] = Field(default_factory=list)  #: teachers that do not teach here
+    ranks: int = Field(1, ge=1)  #: its share of the processes in a stage with `split: ranks`
+
+
+class StageNode(Node):
+    """A stretch of the training with sizes and a cosine of its own."""
+
+    steps: int = Field(ge=1)
+    partitions: dict[str, PartitionNode] = Field(default_factory=lambda: {"all": PartitionNode()}, min_length=1)
+    #: step: every process does all partitions, one after the other; ranks: every process does one of them
+    split: Literal["step", "ranks"] = "step"
+    lr: float | None = Field(None, gt=0)  #: peak; None: optim.lr
+    warmup_steps: int | None = Field(None, ge=0)  #: None: optim.warmup_steps
+    freeze_body_steps: int | None = Field(None, ge=0)  #: None: optim.freeze_body_steps

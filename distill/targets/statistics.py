@@ -1,0 +1,58 @@
+"""PHI-S and dispersion statistics of an earlier run, in the place of estimating them (`normaliser.load`)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from common.errors import UserError
+from distill.targets.targets import Targets
+from distill.training.checkpoint import PREFIX
+
+TARGETS = "targets.safetensors"  #: in a checkpoint
+HINT = "normaliser.load takes a run's folder, one of its checkpoints, or a targets.safetensors"
+
+
+def find(path: Path) -> Path:
+    """The file behind a run's folder (its newest checkpoint), a checkpoint or the file itself; UserError for none."""
+    folders = [path, *sorted((path / "checkpoints").glob(f"{PREFIX}*"), reverse=True)]
+    for candidate in (path, *(folder / TARGETS for folder in folders)):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"normaliser.load: no {TARGETS} at {path}; {HINT}")
+
+
+def load(path: Path, targets: Targets) -> dict[str, Tensor]:
+    """The statistics of all teachers of `targets`; UserError where they are of other teachers, or damaged."""
+    file = find(path)
+    try:
+        state = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"normaliser.load: {file} cannot be read: {error}; {HINT}") from error
+    _check_digests(file, targets)
+    own = targets.normaliser_state()
+    for name in targets.teachers:
+        for key, tensor in own.items():
+            if key.startswith(f"{name}.") and (key not in state or state[key].shape != tensor.shape):
+                raise UserError(f"normaliser.load: {file} has no statistics of teacher {name} with {key} of its size")
+    return {key: value for key, value in state.items() if key.split(".", 1)[0] in targets.teachers}
+
+
+def digest(path: Path) -> str:
+    """Of the statistics' bytes: part of what decides a run's numbers."""
+    return "sha256:" + hashlib.sha256(find(path).read_bytes()).hexdigest()
+
+
+def _check_digests(file: Path, targets: Targets) -> None:
+    """A file in a checkpoint has beside it the digests of the teachers it was estimated on."""
+    beside = file.with_name("state.json")
+    known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))["identity"] if beside.is_file() else {}
+    for key, ours in targets.digests().items():
+        if key.startswith("digest of teacher ") and known.get(key, ours) != ours:
+            raise UserError(
+                f"normaliser.load: {file} was estimated on other weights of {key.removeprefix('digest of ')}"
+            )

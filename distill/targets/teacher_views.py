@@ -1,0 +1,140 @@
+"""Loading a teacher so that the same node is always the same teacher, and each teacher only once."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from distill.losses.shift_equivariance import Shifts
+from distill.schedule import Grid
+from distill.targets.mosaic import cut_back, lay_out
+from distill.targets.view_cache import CachedBackbone, remembered, small_name, tiles_name
+from featsharp_adapter.model.views import Views, stitch, teacher_views, tile_images
+from teachers.contracts import Features, chunked, resize_images
+from teachers.frozen import FrozenBackbone
+from teachers.registry import load_seeded
+
+Made = TypeVar("Made")
+
+
+class TeacherPool:
+    """Frozen teachers; whoever asks for the same one gets the same one, so its weights are in memory once.
+
+    cache: folder for their views (`distill.targets.view_cache`), None for none.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
+        self._loaded: dict[str, FrozenBackbone] = {}
+
+    @property
+    def teachers(self) -> list[FrozenBackbone]:
+        """All that have been asked for."""
+        return list(self._loaded.values())
+
+    def get(self, node: str | Mapping[str, Any], dtype: torch.dtype | None, chunk: int) -> FrozenBackbone:
+        """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
+        key = json.dumps([node, str(dtype), chunk], sort_keys=True)
+        if key not in self._loaded:
+            made = load_seeded(node)
+            self._loaded[key] = (
+                FrozenBackbone(made, dtype, chunk)
+                if self.cache is None
+                else CachedBackbone(made, dtype, chunk, self.cache, node)
+            )
+        return self._loaded[key]
+
+    def use(self) -> tuple[int, int]:
+        """(images' views that came from the cache, those that were made)."""
+        caches = [teacher.cache for teacher in self._loaded.values() if isinstance(teacher, CachedBackbone)]
+        return sum(cache.hits for cache in caches), sum(cache.misses for cache in caches)
+
+
+class Seen:
+    """What frozen teachers see of one batch [B, 3, H, W]: every view is computed when first asked for, and once.
+
+    The small view and each tile grid are calls of their own, so a view has the same bits whatever else is asked for:
+    that is what makes an arm of an ablation equal to the same arm trained alone.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self._made: dict[tuple[object, ...], Any] = {}
+
+    def of(self, viewer: str) -> "Seen":
+        """What a viewer sees of the batch; without shifts, all see the same."""
+        return self
+
+    def once(self, key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+        """What `make` gave when it was first called for `key`."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: Made = self._made[key]
+        return found
+
+    def views(self, teacher: FrozenBackbone, grids: tuple[int, ...], size: Grid | None = None) -> Views:
+        """The small view and the tiles of the grids n: summary [B, S], low [B, C, g, g'], tiles [B, C, n*g, n*g'].
+
+        size: of the small view in pixels, for a teacher that takes other sizes; None: its native one.
+        """
+        small = self.once((teacher, size), lambda: small_view(teacher, self.images, size))
+        return Views(small.summary, small.low, self.tiles(teacher, grids))
+
+    def tiles(self, teacher: FrozenBackbone, grids: tuple[int, ...]) -> dict[int, Tensor]:
+        """The tiles of the grids n: {n: [B, C, n*g, n*g']}."""
+        return {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n)) for n in grids}
+
+    def mosaic(self, teacher: FrozenBackbone, grid: Grid) -> Views:
+        """The small view [B, C, *grid] cut from canvases that hold several images; there is no summary of one image."""
+
+        def make() -> Views:
+            canvases = lay_out(self.images, teacher.spec, grid)
+            maps = chunked(teacher, canvases, teacher.chunk).spatial
+            return Views(None, cut_back(maps, len(self.images), grid), {})
+
+        return self.once((teacher, "mosaic", grid), make)
+
+
+class ShiftedSeen(Seen):
+    """What teachers see of canvases [B, 3, H + m, W + m], each in crops of its own (losses/shift_equivariance.py)."""
+
+    def __init__(self, canvases: Tensor, shifts: Shifts, partition: str) -> None:
+        super().__init__(canvases)
+        self.shifts, self.partition = shifts, partition
+
+    def of(self, viewer: str) -> Seen:
+        """The viewer's crops [B, 3, H, W]."""
+        return self.once((viewer,), lambda: Seen(self.shifts.cut(self.images, viewer, self.partition)))
+
+
+def see(images: Tensor, partition: str, shifts: Shifts | None) -> Seen:
+    """A batch of a partition for the teachers to look at; with shifts, of canvases."""
+    return Seen(images) if shifts is None else ShiftedSeen(images, shifts, partition)
+
+
+def small_view(teacher: FrozenBackbone, images: Tensor, size: Grid | None) -> Views:
+    """[B, 3, H, W] -> the teacher's summary and map of the whole images at `size` pixels, None: its native ones."""
+    size = size or teacher.spec.native_size
+
+    def look() -> Features:
+        if tuple(size) == tuple(teacher.spec.native_size):
+            seen = teacher_views(teacher, images, (), chunk=teacher.chunk)
+            return Features(seen.summary, seen.low)
+        return chunked(teacher, resize_images(images, size), teacher.chunk)
+
+    found = remembered(teacher, small_name(size), images, look)
+    return Views(found.summary, found.spatial, {})
+
+
+def tile_view(teacher: FrozenBackbone, images: Tensor, n: int) -> Tensor:
+    """[B, 3, H, W] -> the teacher's map [B, C, n*g, n*g'] of the image enlarged and cut in n x n tiles."""
+    height, width = teacher.spec.native_size
+
+    def look() -> Features:
+        tiles = tile_images(resize_images(images, (n * height, n * width)), n)
+        return Features(None, stitch(chunked(teacher, tiles, teacher.chunk).spatial, n))
+
+    return remembered(teacher, tiles_name(n), images, look).spatial

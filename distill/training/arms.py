@@ -1,0 +1,316 @@
+"""Arms from recipe to exported student: put the pieces together, resume where they stopped, train, export."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available, is_wandb_available
+from torch import Tensor
+
+from common.errors import UserError
+from common.jsonl import Log
+from common.recipes import dump
+from distill.losses.shift_equivariance import margin, middle
+from distill.losses.step import DistillStep, Predict
+from distill.planning.mfu import Effort, StudentFlops, peak_in_words, peak_of
+from distill.recipe import UNTRAINED, Recipe
+from distill.schedule import schedule, student_patch
+from distill.student.model import Student
+from distill.targets import statistics as known_statistics
+from distill.targets.sharded_teachers import shard
+from distill.targets.targets import Board, Targets
+from distill.targets.teacher_views import TeacherPool
+from distill.targets.view_cache_size import check_cache
+from distill.training.checkpoint import Checkpoints, refuse_difference
+from distill.training.companions import Company, accompany
+from distill.training.data import Streams, everyones, roles, show
+from distill.training.engine import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
+from distill.training.export import export_student, exported_identity
+from distill.training.loop import train
+from distill.training.nan_capture import Suspect, write_capture
+from distill.training.rng_state import Dice
+from distill.training.step_times import Clock
+from distill.training.update import Learner
+from imagery.contracts import SequentialSource, Source
+from imagery.mixture import Mixture
+
+TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe under a name on an Accelerator, writing to the recipe's folder."""
+
+    name: str
+    recipe: Recipe
+    accelerator: Accelerator
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.folder
+
+    @property
+    def student_folder(self) -> Path:
+        return self.folder / "student"
+
+    @property
+    def untrained_folder(self) -> Path:
+        """The student as it was before the first step: the row that shows what training brought."""
+        return self.folder / UNTRAINED / "student"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An arm that is not finished, and where it stands."""
+
+    arm: Arm
+    targets: Targets
+    identity: dict[str, Any]
+    checkpoints: Checkpoints
+    latest: Path | None  #: the checkpoint to go on from
+    start: int  #: updates behind it
+
+
+def run_arm(arm: Arm, source: Source | SequentialSource | Mixture, *, export_untrained: bool) -> Path:
+    """Train an arm to its end, from wherever it stands, and export the student; returns the student's folder."""
+    run_together([arm], source, untrained=arm.name if export_untrained else None)
+    return arm.student_folder
+
+
+def run_together(arms: Sequence[Arm], source: Source | SequentialSource | Mixture, *, untrained: str | None) -> None:
+    """Train arms that agree on everything upstream of the student (arm_groups.py) on one pass of their teachers.
+
+    Each arm's folder ends as it would have, had the arm been trained alone. `untrained` names the arm whose student is
+    exported before its first step too.
+    """
+    accelerator = arms[0].accelerator
+    pool = teacher_pool(arms)
+    ready = assemble(arms, source, pool, untrained=untrained)
+    if ready is None:
+        return
+    standing, learners, stream = ready
+    train(learners, stream, accelerator.device)
+    report_data(accelerator, stream, [found.arm.folder for found in standing])
+    if arms[0].recipe.cache:
+        accelerator.print("teacher views: {} from the cache, {} made by this process".format(*pool.use()))
+    stream.close()
+    for found, learner in zip(standing, learners, strict=True):
+        with learner.turn():
+            state = learner.engine.student_state()
+        if learner.company.average is not None and found.arm.recipe.ema.export:
+            state = learner.company.average.state_dict()
+        finish(found, state)
+
+
+def assemble(
+    arms: Sequence[Arm], source: Source | SequentialSource | Mixture, pool: TeacherPool, *, untrained: str | None
+) -> tuple[list[Standing], list[Learner], Streams] | None:
+    """Those arms that are not finished, each ready for its next update, and the images; None if all are finished."""
+    accelerator = arms[0].accelerator
+    set_threads(arms[0].recipe.engine, accelerator.device)
+    standing = [found for found in look_up(arms, pool) if found is not None]
+    if not standing:
+        return None
+    if arms[0].recipe.cache:
+        accelerator.print(check_cache(standing[0].arm.recipe, standing[0].targets, source))
+    for found in standing:
+        begin(found.arm)
+    stream = Streams(standing[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
+    beginning = stream.state_dict()
+    fit_targets(standing, stream)
+    board = Board() if len(standing) > 1 else None
+    bf16 = wants_bf16(standing[0].arm.recipe.engine, accelerator.device)
+    effort = Effort(peak_of(accelerator.device, bf16=bf16))
+    learners = [
+        make_learner(found, stream, board, effort, export_untrained=found.arm.name == untrained) for found in standing
+    ]
+    stream.load_state_dict(beginning)
+    last = min(standing, key=lambda found: found.start)  # the others wait until it has caught up
+    if last.latest:
+        last.checkpoints.restore_position(last.latest, stream)
+    return standing, learners, stream
+
+
+def teacher_pool(arms: Sequence[Arm]) -> TeacherPool:
+    """Where these arms' teachers come from."""
+    kept = arms[0].recipe.cache
+    return TeacherPool(Path(kept.folder) if kept else None)
+
+
+def look_up(arms: Sequence[Arm], pool: TeacherPool) -> list[Standing | None]:
+    """Where each arm stands, None for one that is finished. Arms of equal targets get one object for them."""
+    made: dict[str, Targets] = {}
+    standing = []
+    for arm in arms:
+        plain = arm.recipe.model_dump(mode="json", include={"teachers", "stages"})
+        key = json.dumps(plain | {"patch": student_patch(arm.recipe.student)}, sort_keys=True)
+        targets = made.get(key) or Targets(arm.recipe, arm.accelerator.device, pool)
+        made[key] = targets
+        standing.append(stand(arm, targets))
+    if arms[0].recipe.engine.teachers == "zero3":
+        shard(pool.teachers, schedule(arms[0].recipe))
+    return standing
+
+
+def stand(arm: Arm, targets: Targets) -> Standing | None:
+    """Where one arm stands; UserError when what is on the disk was made by another recipe."""
+    identity = identify(arm, targets)
+    finished = exported_identity(arm.student_folder)
+    if finished is not None:
+        refuse_difference(finished, identity, str(arm.student_folder))
+        arm.accelerator.print(f"{arm.name}: already trained, {arm.student_folder}")
+        return None
+    checkpoints = Checkpoints(arm.folder / "checkpoints", arm.accelerator, identity, arm.recipe.checkpoint.keep)
+    latest = checkpoints.latest()
+    start = checkpoints.read_state(latest) if latest else 0
+    return Standing(arm, targets, identity, checkpoints, latest, start)
+
+
+def make_learner(
+    found: Standing, stream: Streams, board: Board | None, effort: Effort, *, export_untrained: bool
+) -> Learner:
+    """Build an arm's student on its engine, and bring it to where it stood."""
+    arm, recipe, targets, accelerator = found.arm, found.arm.recipe, found.targets, found.arm.accelerator
+    dice = Dice(accelerator.device)
+    with dice.hold():
+        torch.manual_seed(recipe.student_seed)
+        bf16 = wants_bf16(recipe.engine, accelerator.device)
+        student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
+        if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
+            export_student(arm.untrained_folder, student.state_dict(), recipe, targets, found.identity, step=0)
+        company = accompany(student, recipe, accelerator.process_index, accelerator.device)
+        if company.average is not None:
+            found.checkpoints.register("average", company.average)
+        engine = prepare(accelerator, arm.name, student, recipe)
+        # From here on every process draws its own random numbers (stochastic depth).
+        torch.manual_seed(recipe.student_seed + 1 + accelerator.process_index)
+        if found.latest:
+            found.checkpoints.restore(found.latest)
+            accelerator.print(f"{arm.name}: going on after step {found.start}")
+    log = Log(arm.folder / "log.jsonl")
+    if accelerator.is_main_process:
+        log.truncate(found.start)
+
+    def save(step: int) -> None:
+        found.checkpoints.save(step, stream, targets.normaliser_state())
+
+    def capture(suspect: Suspect) -> str:
+        average = None if company.average is None else company.average.state_dict()
+        names = stream.names(suspect.step - 1)
+        return write_capture(suspect, recipe, engine, targets.normaliser_state(), average, names)
+
+    flops = StudentFlops(recipe.student, recipe.data.size, targets.heads())
+    for size in {size for stage in schedule(recipe) for part in stage.passes for size in part.sizes}:
+        flops.per_image(size)  # now, so that no step's time has it
+    return Learner(
+        steps=make_steps(found, engine.model, board, company),
+        engine=engine,
+        recipe=recipe,
+        log=log,
+        start=found.start,
+        save=save,
+        capture=capture,
+        dice=dice,
+        company=company,
+        clock=Clock(accelerator.device),
+        effort=effort,
+        flops=flops,
+    )
+
+
+def make_steps(
+    found: Standing, model: Predict, board: Board | None, company: Company
+) -> dict[tuple[str, str], DistillStep]:
+    """A step for every pass that this process does in any stage, by stage and partition."""
+    targets, accelerator, shifts = found.targets, found.arm.accelerator, company.shifts
+    steps = {}
+    for stage in schedule(found.arm.recipe):
+        for role in roles(stage, accelerator.process_index, accelerator.num_processes):
+            look = board.share(targets, role.part, shifts) if board else targets.for_pass(role.part, shifts)
+            made = DistillStep(
+                model, look, found.arm.recipe, targets.dispersions(), role.part, role.scale, shifts, company.average
+            )
+            steps[stage.name, role.part.partition] = made
+    return steps
+
+
+def finish(found: Standing, state: dict[str, Tensor]) -> None:
+    """Export an arm's student and let go of its engine."""
+    arm, accelerator = found.arm, found.arm.accelerator
+    if accelerator.is_main_process:
+        step = arm.recipe.optim.steps
+        export_student(arm.student_folder, state, arm.recipe, found.targets, found.identity, step=step)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
+    """Everything that decides the numbers of this run: recipe fields, digests, engine, number of processes."""
+    identity = arm.recipe.fingerprint()
+    for field in [name for name in identity if name.startswith("engine.")]:
+        del identity[field]
+    accelerator = arm.accelerator
+    if arm.recipe.normaliser.load is not None:
+        identity["digest of statistics"] = known_statistics.digest(Path(arm.recipe.normaliser.load))
+    identity["processes"] = accelerator.num_processes
+    identity["precision"] = "bf16" if wants_bf16(arm.recipe.engine, accelerator.device) else "fp32"
+    identity["engine"] = "torch"
+    if accelerator.state.deepspeed_plugins is not None:
+        config = deepspeed_config(arm.recipe, accelerator.num_processes)
+        identity["engine"] = f"deepspeed ZeRO-{config['zero_optimization']['stage']}"
+    return identity | targets.digests()
+
+
+def begin(arm: Arm) -> None:
+    """Make the folder, say what will run, start the trackers."""
+    only_existing(arm.folder)
+    if arm.accelerator.is_main_process:
+        (arm.folder / "recipe.yaml").write_text(dump(arm.recipe), encoding="utf-8")
+        device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
+        environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
+        (arm.folder / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
+    for tracker in arm.recipe.log.trackers:
+        if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
+            raise UserError(f'log.trackers: {tracker} is not installed; pip install "agglomerate[{tracker}]"')
+    arm.accelerator.init_trackers(arm.recipe.name)
+
+
+def fit_targets(standing: Sequence[Standing], stream: Streams) -> None:
+    """Every teacher's PHI-S: from a checkpoint or another run's file, else estimated on the run's first batches.
+
+    Arms on one teacher pass have one and the same PHI-S (arm_groups.py), so it is found once for all of them.
+    """
+    begun = next((found for found in standing if found.latest), None)
+    first, recipe = standing[0].targets, standing[0].arm.recipe
+    if begun and begun.latest:
+        state = begun.checkpoints.read_targets(begun.latest)
+    elif recipe.normaliser.load is not None:
+        state = known_statistics.load(Path(recipe.normaliser.load), first)
+    else:
+        device, room = standing[0].arm.accelerator.device, margin(recipe, first.patch)
+        batches = range(recipe.normaliser.batches)
+        shown = (each for _ in batches for each in show(stream.next(), device))
+        first.fit_shown((each.role.part, middle(each.images, room)) for each in shown)
+        state = first.normaliser_state()
+    for found in standing:
+        found.targets.load_normalisers(state)
+
+
+def report_data(accelerator: Accelerator, stream: Streams, folders: Sequence[Path]) -> None:
+    """Say at the end how many images were read over all processes and which could not be, and write it to data.json."""
+    each = everyones(stream.report())
+    if not accelerator.is_main_process:
+        return
+    read, bad = (sum(report[name] for report in each) for name in ("read", "bad"))
+    reasons = {key: reason for report in each for key, reason in report["bad_reasons"].items()}
+    problems = list(dict.fromkeys(problem for report in each for problem in report["problems"]))
+    found = {"read": read, "bad": bad, "bad_reasons": reasons, "problems": problems}
+    for folder in folders:
+        (folder / "data.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(f"images: {read} read, {bad} of them unreadable and replaced, {len(problems)} damaged shards")
+    for what, why in [*list(reasons.items())[:10], *((problem, "") for problem in problems[:10])]:
+        print(f"  {what}{': ' if why else ''}{why}")

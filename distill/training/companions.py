@@ -1,0 +1,41 @@
+"""What goes along with a student through its training: its draws, everyone's shifts, and its moving average."""
+
+from dataclasses import dataclass
+
+import torch
+
+from common.keyed_tensors import Draws
+from distill.losses.shift_equivariance import Shifts
+from distill.recipe import Recipe
+from distill.schedule import student_patch
+from distill.student.ema import MovingAverage
+from distill.student.model import Student
+
+
+@dataclass(frozen=True)
+class Company:
+    """Told of every update: `begin` before anything of it, `follow` once the student has made it."""
+
+    student: Student
+    shifts: Shifts | None
+    average: MovingAverage | None
+
+    def begin(self, update: int) -> None:
+        """What comes now belongs to update number `update` (1, 2, ...)."""
+        self.student.begin(update)
+        if self.shifts is not None:
+            self.shifts.begin(update)
+
+    def follow(self) -> None:
+        """The average's step towards the student; all processes must call it."""
+        if self.average is not None:
+            self.average.follow()
+
+
+def accompany(student: Student, recipe: Recipe, rank: int, device: torch.device) -> Company:
+    """The recipe's company of a student that is not on its engine yet, in process number `rank`."""
+    student.draws = Draws(recipe.student_seed, rank)
+    student.shows_body = recipe.loss.mesa > 0
+    shifts = Shifts(recipe.seed, rank, student_patch(recipe.student)) if recipe.loss.shift else None
+    average = None if recipe.ema.decay is None else MovingAverage(student, recipe.ema.decay, device)
+    return Company(student, shifts, average)

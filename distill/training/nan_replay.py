@@ -1,0 +1,129 @@
+"""An update that came out NaN or infinite, once more, to see where it began (`distill.training.nan_capture` kept it).
+
+Prints every term of the loss, the first module whose output is not finite, in the order in which they ran, and the
+parameters whose gradient is not finite. Runs in one process, one rank after the other, on `device`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from common.errors import UserError
+from distill.losses.step import DistillStep
+from distill.recipe import Recipe, read
+from distill.schedule import schedule, stage_at
+from distill.student.model import Student
+from distill.targets.targets import Targets
+from distill.training.companions import Company, accompany
+from distill.training.data import micro_batches, roles, show
+from distill.training.nan_capture import DICE
+from distill.training.rng_state import write_dice
+
+#: A replay is one process that computes as the run did, but needs neither its engine nor its speed.
+PLAIN = ["engine.teachers=replicated", "engine.compile=false", 'engine.deepspeed="off"']
+MOST = 5  #: parameters and images named
+
+
+def replay(folder: Path, device: torch.device) -> str:
+    """Recompute the update that was kept in `folder`; returns what came out, in words. UserError for another folder."""
+    if not (folder / "suspect.json").is_file():
+        raise UserError(f"{folder} holds no update to replay; give the folder that the run named, RUN/nan/step-...")
+    facts = json.loads((folder / "suspect.json").read_text(encoding="utf-8"))
+    recipe = read(folder / "recipe.yaml", PLAIN)
+    targets = Targets(recipe, device)
+    targets.load_normalisers(load_file(folder / "targets.safetensors"))
+    student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=facts["bf16"])
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+    student.to(device).train()
+    lines = [
+        f"step {facts['step']} of {recipe.name}, student {facts['student']}; in the run loss {facts['line']['loss']}, "
+        f"gradient norm {facts['line']['grad_norm']}, not finite: {', '.join(facts['not_finite'])}"
+    ]
+    for rank in range(facts["processes"]):
+        kept = load_file(folder / f"rank-{rank}.safetensors")
+        company = accompany(student, recipe, rank, device)
+        if company.average is not None:
+            company.average.load_state_dict(load_file(folder / "average.safetensors"))
+        company.begin(facts["step"])
+        lines += [f"process {rank}", *_rank(recipe, targets, company, kept, facts, rank)]
+    return "\n".join(lines)
+
+
+def _rank(
+    recipe: Recipe, targets: Targets, company: Company, kept: Mapping[str, Tensor], facts: Mapping[str, Any], rank: int
+) -> list[str]:
+    student, shifts, average = company.student, company.shifts, company.average
+    device = student.mean.device
+    stage = stage_at(schedule(recipe), facts["step"] - 1)
+    taken = [(role, kept[role.part.partition]) for role in roles(stage, rank, facts["processes"])]
+    dice = [state for name, state in sorted(kept.items()) if name.startswith(f"{DICE}.")]
+    write_dice(dice, device)
+    student.zero_grad()
+    lines: list[str] = []
+    with watch({"student": student, "targets": targets}) as found:
+        for number, piece in enumerate(micro_batches(taken, recipe.optim.accumulate)):
+            for shown in show(piece, device):
+                role = shown.role
+                look, dispersions = targets.for_pass(role.part, shifts), targets.dispersions()
+                step = DistillStep(student, look, recipe, dispersions, role.part, role.scale, shifts, average)
+                result = step(shown.images)
+                result.loss.backward()
+                terms = ", ".join(f"{name} {float(value):.6g}" for name, value in result.report.items())
+                loss = float(result.loss.detach())
+                lines.append(f"  micro-batch {number}, {role.part.partition}: loss {loss:.6g} ({terms})")
+                lines += _images(facts["keys"][rank].get(role.part.partition, []))
+    lines.append(f"  first module whose output is not finite: {found[0] if found else 'none'}")
+    return lines + _gradients(student)
+
+
+def _images(keys: list[str]) -> list[str]:
+    more = f" and {len(keys) - MOST} more" if len(keys) > MOST else ""
+    return [f"    images: {', '.join(keys[:MOST])}{more}"] if keys else []
+
+
+def _gradients(student: nn.Module) -> list[str]:
+    gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+    named = f"{', '.join(bad[-MOST:])} ({len(bad)} of {len(gradients)})" if bad else "none"
+    return [f"  gradient norm of this process: {float(norm):.6g}", f"  parameters without a finite gradient: {named}"]
+
+
+@contextmanager
+def watch(roots: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """The names of modules whose output is not finite, in the order in which their forward passes end."""
+    found: list[str] = []
+    handles = []
+    for root, module in roots.items():
+        for name, part in module.named_modules():
+            path = f"{root}.{name}" if name else root
+
+            def look(_: nn.Module, __: Any, output: Any, path: str = path) -> None:
+                if path not in found and any(not torch.isfinite(each).all() for each in tensors(output)):
+                    found.append(path)
+
+            handles.append(part.register_forward_hook(look))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every floating-point tensor in what a module gives."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors(each)

@@ -1,0 +1,58 @@
+"""What an adapter is, in plain data: the content of `adapter.json`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from common.errors import UserError
+from teachers.contracts import BackboneSpec
+
+FORMAT = 1
+#: The option by which a recipe consents to running code of others; never taken from a file that describes an adapter.
+CONSENT_OPTION = "trust_remote_code"
+
+
+@dataclass(frozen=True)
+class AdapterMeta:
+    """For which teacher, by which upsampler, how it was trained and how good it is."""
+
+    teacher: BackboneSpec  #: whose features it was made for; its digest is checked on loading
+    teacher_node: str | dict[str, Any]  #: the backbone node of a recipe that loads this teacher
+    upsampler: str
+    factor: int
+    options: dict[str, Any] = field(default_factory=dict)  #: of the upsampler
+    normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`
+    conditional_heads: int | None = None  #: of the conditional bias; None: there is none
+    training: dict[str, Any] = field(default_factory=dict)  #: steps, data, seed, ...; empty if never trained
+    fidelity: dict[str, Any] = field(default_factory=dict)  #: held-out errors, see `fidelity.py`; empty if not measured
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with the format's number."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str) -> "AdapterMeta":
+        """The inverse of `to_dict`; UserError, naming `source`, for anything else."""
+        if data.get("format") != FORMAT:
+            raise UserError(f"{source} is not an adapter description of format {FORMAT}")
+        fields = {key: value for key, value in data.items() if key != "format"}
+        try:
+            # A description may come from anywhere: it does not consent to running anybody's code.
+            options = {key: value for key, value in fields.get("options", {}).items() if key != CONSENT_OPTION}
+            return cls(**{**fields, "options": options, "teacher": BackboneSpec.from_dict(fields["teacher"])})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{source} does not describe an adapter ({error})") from error
+
+    def check_teacher(self, name: str, spec: BackboneSpec) -> None:
+        """UserError unless `spec` is the very teacher that adapter `name` was trained on: same weights, same size."""
+        made_for = self.teacher
+        if spec.digest != made_for.digest:
+            raise UserError(
+                f"adapter {name} was trained on {made_for.name} ({made_for.digest[:19]}), this teacher is {spec.name} "
+                f"with other weights ({spec.digest[:19]}); train one for it with featsharp_adapter/train.py"
+            )
+        if spec.native_size != made_for.native_size:
+            raise UserError(
+                f"adapter {name} was trained on {made_for.name} at {made_for.native_size} px, this one runs at "
+                f"{spec.native_size} px; give the teacher that size, or train an adapter for this one"
+            )

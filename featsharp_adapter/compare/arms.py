@@ -1,0 +1,96 @@
+"""One line of a comparison: an upsampler by name, and what is different about it.
+
+featsharp                              with the recipe's options if the recipe is for it, else with the defaults
+featsharp:block=linear,window=3        the same with these options changed
+featsharp:inputs=bilinear+tiles        a list has + between its items
+featsharp/bias=false,losses.tv=0.1     the same with these fields of the recipe changed; after options if there are any
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from common.errors import UserError, nearest, unknown
+from common.recipes import apply_override, validate
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.upsamplers.options import check_options
+from featsharp_adapter.upsamplers.table import UPSAMPLERS
+
+#: Fields of the recipe that arms may differ in: those that do not decide what is looked at, how often or how long.
+FIELDS = (
+    "normaliser",
+    "bias",
+    "conditional",
+    "border_weight",
+    "losses",
+    "uncertainty",
+    "spectral",
+    "downsampler",
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`title` is the text it was made from; it names the arm in tables."""
+
+    title: str
+    upsampler: str
+    options: dict[str, Any]
+    fields: tuple[str, ...] = field(default=())  #: changes of the recipe, path=value
+
+    def recipe(self, recipe: AdapterRecipe, seed: int) -> AdapterRecipe:
+        """The recipe of this arm and seed."""
+        data = recipe.model_dump(mode="json")
+        for change in self.fields:
+            node, inner, _ = change.partition("=")[0].partition(".")
+            if inner and data.get(node) is None:  # an optional part of the recipe that it does not have yet
+                data[node] = {}
+            apply_override(data, change)
+        return validate(
+            AdapterRecipe, data | {"upsampler": self.upsampler, "options": self.options, "seed": seed}, self.title
+        )
+
+
+def parse_arm(text: str, recipe: AdapterRecipe) -> Arm:
+    """The arm that `text` (forms above) describes; UserError naming the nearest upsampler, option or field."""
+    head, slash, changes = text.partition("/")
+    name, colon, rest = head.partition(":")
+    if name not in UPSAMPLERS:
+        raise unknown("upsampler", name, UPSAMPLERS)
+    options = dict(recipe.options) if name == recipe.upsampler else {}
+    for key, value in _pairs(text, rest) if colon else []:
+        options[key] = [_value(item) for item in value.split("+")] if "+" in value else _value(value)
+        if key == "inputs" and isinstance(options[key], str):
+            options[key] = [options[key]]
+    check_options(name, options)
+    fields = tuple(f"{_field(text, key)}={value}" for key, value in _pairs(text, changes)) if slash else ()
+    arm = Arm(text, name, options, fields)
+    arm.recipe(recipe, recipe.seed)  # says what is wrong with it
+    return arm
+
+
+def _pairs(text: str, rest: str) -> list[tuple[str, str]]:
+    pairs = []
+    for pair in rest.split(","):
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise UserError(f"{text}: options are key=value, separated by commas")
+        pairs.append((key, value))
+    return pairs
+
+
+def _field(text: str, path: str) -> str:
+    name = path.partition(".")[0]
+    if name not in FIELDS:
+        raise UserError(
+            f'{text}: arms cannot differ in "{name}"{nearest(name, FIELDS)}; they can in: {", ".join(FIELDS)}'
+        )
+    return path
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f'"{text}" is no value') from error

@@ -1,0 +1,175 @@
+"""Checkpoints of the authors' programs, as adapters of ours: FeatSharp's `last.pth.tar` and FeatUp's JBU `.ckpt`.
+
+Only tensors and plain containers are read: nothing in a file is executed. Names and shapes decide what a tensor is;
+what they do not say (the window of the attention) is asked for, and what this package has no equal of is refused.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.convert.official_names import conditional_names, featsharp_names, featup_names
+from featsharp_adapter.convert.official_spectral import bake_official
+from featsharp_adapter.model.normalisers import AffineNormaliser, LayerNormaliser, Normaliser, new_normaliser
+from featsharp_adapter.model.phi_s import PhiS
+from teachers.contracts import BackboneSpec
+
+HEADS = 16
+#: Largest deviation from orthogonality at which a stored rotation is taken for one.
+ORTHOGONAL = 1e-3
+
+
+def convert(path: Path, teacher: BackboneSpec, node: str | dict[str, Any], *, window: int = 7) -> Adapter:
+    """The adapter in a published-format checkpoint, for the teacher it was trained with. UserError for anything else.
+
+    window: of FeatSharp's attention, which its weights do not tell.
+    """
+    content = read_checkpoint(path)
+    if isinstance(content.get("model_state"), Mapping):
+        return _from_featsharp(content, teacher, node, window, path)
+    state = content.get("state_dict", content)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if any(".range_temp" in name and ".ups." not in name for name in tensors):
+        return _from_featup(tensors, teacher, node, path)
+    raise UserError(f"{path} is neither a FeatSharp checkpoint (model_state) nor a FeatUp JBU one (upsampler.up1...)")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What is in the file, read without executing anything; UserError when it cannot be."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint at {path}") from error
+    except Exception as error:  # a damaged or unsafe file makes the unpickler raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as plain tensors ({reason}); it is damaged or holds code") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no mapping of names to tensors")
+    return content
+
+
+def _from_featsharp(
+    content: Mapping[str, Any], teacher: BackboneSpec, node: str | dict[str, Any], window: int, path: Path
+) -> Adapter:
+    rooms = split_rooms(content["model_state"])
+    arguments = content.get("upsample_args") or {}
+    kind = str(arguments.get("type", "featsharp"))
+    upsampler = bake_official(rooms.get("upsampler", {}))
+    bias = rooms.get("bias_buffer", {}).get("buffer")
+    _check_width(upsampler, bias, rooms, teacher, path)
+    conditional = rooms.get("cond_bias_transform")
+    added = None if conditional is None else conditional_names(bake_official(conditional), path)
+    found = featsharp_names(kind, upsampler, heads=HEADS, window=window, factor=arguments.get("factor"), source=path)
+    normaliser, name = _normaliser(rooms.get("normalizer", {}), str(arguments.get("normalizer", "")), teacher, path)
+    meta = AdapterMeta(
+        teacher=teacher,
+        teacher_node=node,
+        upsampler=found.upsampler,
+        factor=found.factor,
+        options=found.options,
+        normaliser=name,
+        conditional_heads=None if added is None else HEADS,
+        training={"converted from": path.name, "type": kind},
+    )
+    adapter = _filled(meta, normaliser, found.tensors, bias, path)
+    if added is not None and adapter.conditional is not None:
+        _fill(adapter.conditional, added, "conditional bias", path)
+    return adapter
+
+
+def _from_featup(
+    tensors: Mapping[str, Tensor], teacher: BackboneSpec, node: str | dict[str, Any], path: Path
+) -> Adapter:
+    found = featup_names(tensors, path)
+    width = found.tensors["fixup.1.weight"].shape[0]
+    if width != teacher.spatial_dim:
+        raise UserError(f"{path} is for features {width} wide, {teacher.name} has {teacher.spatial_dim}")
+    norms = {name: value for name, value in tensors.items() if name.startswith("model.1.norm.")}
+    for name, value in norms.items():
+        plain = torch.ones_like(value) if name.endswith("weight") else torch.zeros_like(value)
+        if not torch.equal(value, plain):
+            raise UserError(f"{path}: {name} is a trained layer norm, which no normaliser of this package is")
+    name = "layer_norm" if norms else "none"
+    meta = AdapterMeta(
+        teacher=teacher,
+        teacher_node=node,
+        upsampler="featup_published",
+        factor=found.factor,
+        normaliser=name,
+        training={"converted from": path.name, "type": "FeatUp JBU stack"},
+    )
+    return _filled(meta, new_normaliser(name, width), found.tensors, None, path)
+
+
+def _filled(
+    meta: AdapterMeta, normaliser: Normaliser, tensors: Mapping[str, Tensor], bias: Tensor | None, path: Path
+) -> Adapter:
+    adapter = Adapter.build(meta, normaliser)
+    _fill(adapter.upsampler, tensors, meta.upsampler, path)
+    if bias is not None:
+        with torch.no_grad():
+            adapter.bias.buffer.copy_(_resized_bias(bias, adapter.bias.buffer))
+    return adapter.eval()
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, path: Path) -> None:
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the {what} it says it is: {error}") from error
+
+
+def split_rooms(state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by the first part of their name, without the `module.` that distributed training puts after it."""
+    rooms: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        room, _, rest = name.partition(".")
+        if isinstance(value, Tensor):
+            rooms.setdefault(room, {})[rest.removeprefix("module.")] = value
+    return rooms
+
+
+def _normaliser(room: Mapping[str, Tensor], mode: str, teacher: BackboneSpec, path: Path) -> tuple[Normaliser, str]:
+    """PHI-S as stored; where the rotation is none, the affine map that it is."""
+    if mode == "layernorm":
+        if room:
+            raise UserError(f"{path} has a trained layer norm, which no normaliser of this package is")
+        return LayerNormaliser(teacher.spatial_dim), "layer_norm"
+    if "mean" not in room:
+        return AffineNormaliser(teacher.spatial_dim), "none"
+    dim = room["mean"].shape[0]
+    alpha = room.get("alpha", torch.ones(())).reshape(()).float()
+    rotation = room.get("rotation", torch.eye(dim)).float()
+    if (rotation @ rotation.T - torch.eye(dim)).abs().max() > ORTHOGONAL or not math.isfinite(float(alpha)):
+        raise UserError(f"{path}: the rotation of its normaliser is not orthogonal; the file is damaged")
+    phi_s = PhiS(dim)
+    for name, value in (("mean", room["mean"]), ("alpha", alpha), ("rotation", rotation)):
+        getattr(phi_s, name).copy_(value.reshape(getattr(phi_s, name).shape))
+    return phi_s, "phi_s"
+
+
+def _check_width(
+    upsampler: Mapping[str, Tensor], bias: Tensor | None, rooms: Mapping[str, Any], teacher: BackboneSpec, path: Path
+) -> None:
+    if not upsampler:
+        raise UserError(f"{path} has no upsampler in its model_state (found: {', '.join(sorted(rooms)) or 'nothing'})")
+    widths = {int(bias.shape[1])} if bias is not None else set()
+    if "mean" in rooms.get("normalizer", {}):
+        widths.add(int(rooms["normalizer"]["mean"].shape[0]))
+    for width in widths:
+        if width != teacher.spatial_dim:
+            raise UserError(f"{path} is for features {width} wide, {teacher.name} has {teacher.spatial_dim}")
+
+
+def _resized_bias(bias: Tensor, like: Tensor) -> Tensor:
+    """The published module resizes its map to the grid it meets; so does ours, once."""
+    if bias.shape == like.shape:
+        return bias
+    return nn.functional.interpolate(bias, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,113 @@
+"""A teacher with its adapter, as a backbone: entry point `sharp`, short form `sharp:ADAPTER_FOLDER`.
+
+A node says more: {spec: sharp:ADAPTER_FOLDER, fit: auto} takes images of any size and shape (see sharpener.py).
+"""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.model.views import teacher_views
+from featsharp_adapter.sharpening.max_memory import parse_memory
+from featsharp_adapter.sharpening.sharpener import FITS, Fit, Sharpener, SharpenSettings, choose_fit, resample
+from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, resize_images, state_digest
+from teachers.frozen import FrozenBackbone
+from teachers.registry import load_backbone
+
+
+class SharpenedBackbone(Backbone):
+    """images [B, 3, k*R, k*R'] -> the low-resolution pass's summary [B, S], and the sharpened map [B, C, k*g, k*g'].
+
+    With `settings` images of any size in whole patches, H x W, and a map of H/patch x W/patch, or of all the cells that
+    their `fit` gives where those are fewer. Has `encode_text` if the teacher has: the summary is the teacher's own, so
+    its text tower still fits.
+    """
+
+    def __init__(
+        self,
+        teacher: Backbone,
+        adapter: Adapter,
+        name: str,
+        *,
+        chunk: int = 64,
+        settings: SharpenSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.teacher, self.adapter, self.chunk, self.settings = teacher, adapter, chunk, settings
+        self.spec = sharpened_spec(teacher.spec, adapter, name, settings)
+        encode_text = capability(teacher, "encode_text")
+        if encode_text is not None:
+            self.encode_text = encode_text
+
+    def forward(self, images: Tensor) -> Features:
+        check_size(self.spec, images)
+        if self.settings is not None:
+            return self._any_size(images, self.settings)
+        views = teacher_views(self.teacher, images, self.adapter.tile_grids, chunk=self.chunk)
+        return Features(views.summary, self.adapter(views, images))
+
+    def _any_size(self, images: Tensor, settings: SharpenSettings) -> Features:
+        patch, factor = self.spec.patch_size, self.adapter.factor
+        height, width = images.shape[-2:]
+        wanted = (height // patch, width // patch)
+        if choose_fit(settings.fit, self.teacher.spec, images) == "resize":  # up to whole patches of the small view
+            step = factor * patch
+            images = resize_images(images, (-(-height // step) * step, -(-width // step) * step))
+        features = Sharpener(self.teacher, self.adapter, settings)(images)
+        given = features.spatial.shape[-2:]
+        return Features(
+            features.summary, resample(features.spatial, (min(wanted[0], given[0]), min(wanted[1], given[1])))
+        )
+
+
+def sharpened_spec(
+    teacher: BackboneSpec, adapter: Adapter, name: str, settings: SharpenSettings | None = None
+) -> BackboneSpec:
+    """The teacher's spec at k times its size; the digest covers teacher, adapter, and what else features depend on."""
+    parts = f"{teacher.digest} {state_digest(adapter)}"
+    if settings is not None:
+        parts += f" {settings.fit} {settings.overlap}"
+    height, width = teacher.native_size
+    return replace(
+        teacher,
+        name=f"sharp:{name}",
+        library="sharp",
+        native_size=(height * adapter.factor, width * adapter.factor),
+        resizable=settings is not None,
+        digest=f"sha256:{hashlib.sha256(parts.encode()).hexdigest()}",
+        other_sizes="fit: auto takes any" if settings is None else "",
+    )
+
+
+def load(
+    folder: str,
+    teacher: str | dict[str, Any] | None = None,
+    chunk: int = 64,
+    fit: Fit | None = None,
+    overlap: float = 0.0,
+    max_memory: str | None = None,
+    dtype: str | None = None,
+) -> SharpenedBackbone:
+    """Load an adapter folder (or `builtin:NAME`, or a Hub repository) and the teacher it names.
+
+    teacher: a backbone node that loads the same weights from elsewhere; the digest is checked either way.
+    chunk: tiles in the teacher at a time. fit: without one, k times the teacher's size is the only size; auto, squash,
+    resize and windows take any (sharpener.py), where overlap (a share of a tile) and max_memory ("2G") are settings.
+    dtype: bfloat16 or float16, of the teacher's matrix products; it is then frozen. The adapter stays in float32.
+    """
+    settings = None
+    if fit is not None:
+        budget = None if max_memory is None else parse_memory(str(max_memory))
+        settings = SharpenSettings(fit=fit, overlap=overlap, max_memory=budget, chunk=chunk)
+    elif overlap or max_memory is not None:
+        raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
+    adapter = Adapter.from_pretrained(folder)
+    backbone = load_backbone(adapter.meta.teacher_node if teacher is None else teacher)
+    if dtype is not None:
+        backbone = FrozenBackbone(backbone, dtype=dtype, chunk=chunk)
+    adapter = Adapter.from_pretrained(folder, backbone.spec)
+    return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings)

@@ -1,0 +1,139 @@
+"""A teacher and all it has to say of the training and held-out images, made once for every upsampler compared."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from featsharp_adapter.compare.arms import parse_arm
+from featsharp_adapter.model.phi_s import CovarianceStatistics
+from featsharp_adapter.model.views import teacher_views
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.training.view_data import SampleFountain, SampleMaker, SampleStore, fill_store, sample_bytes
+from featsharp_adapter.upsamplers.table import build_upsampler
+from imagery.sources import open_source
+from imagery.stream import ImageStream, to_float
+from teachers.contracts import Backbone, BackboneSpec
+from teachers.frozen import FrozenBackbone
+from teachers.registry import load_backbone
+
+#: Images a stream hands over at once while a store is filled; the teacher itself takes `chunk` at a time.
+FILL_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What training needs besides the recipe, ready to use."""
+
+    backbone: Backbone
+    maker: SampleMaker
+    statistics: CovarianceStatistics  #: of the teacher's tokens, which any normaliser is fitted to
+    store: SampleStore | None  #: None: the views do not fit in memory, the teacher works at every step
+    held_out: SampleStore | SampleFountain
+    device: torch.device
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """Of the teacher."""
+        return self.backbone.spec
+
+
+def open_workshop(recipe: AdapterRecipe, upsamplers: Iterable[str]) -> Workshop:
+    """Load the teacher and let it look at the images once, for all of `upsamplers`."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if recipe.teacher_dtype == "bfloat16" else None
+    backbone = FrozenBackbone(load_backbone(recipe.teacher), dtype=dtype, chunk=recipe.chunk).to(device)
+    grids = needed_grids(recipe, backbone.spec, upsamplers)
+    maker = SampleMaker(backbone, grids, recipe.views.settings(), recipe.views.count, recipe.seed, device)
+    spec, data = backbone.spec, recipe.data
+
+    def training(batch_size: int) -> ImageStream:
+        return open_stream(recipe, spec, data.train, batch_size, recipe.seed)
+
+    def judged(batch_size: int) -> ImageStream:
+        return open_stream(recipe, spec, data.held_out, batch_size, recipe.seed)
+
+    store: SampleStore | None = None
+    held_out: SampleStore | SampleFountain
+    if fits_in_memory(recipe, spec, grids):
+        store = _fill(data.images, training(FILL_BATCH), maker, "training views")
+        held_out = _fill(data.held_out_images, judged(FILL_BATCH), maker, "held-out views")
+        maps: Iterable[Tensor] = (sample.views.low for sample in store.in_order(FILL_BATCH))
+    else:
+        held_out = SampleFountain(data.held_out_images, judged, maker)
+        maps = _low_maps(data.images, training(FILL_BATCH), maker)
+    return Workshop(backbone, maker, statistics_of(maps), store, held_out, device)
+
+
+def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...]) -> bool:
+    """Whether the views of all images may be kept; says which, since it decides how long training takes."""
+    data = recipe.data
+    images = data.images + data.held_out_images
+    needed = images * sample_bytes(spec, recipe.factor, grids, recipe.views.count) / 2**30
+    fits = needed <= data.cache_gib
+    how = "kept in memory" if fits else f"more than data.cache_gib ({data.cache_gib:g}): made at every step"
+    print(f"{spec.name}: views of {images} images are {needed:.2f} GiB, {how}")
+    return fits
+
+
+def needed_grids(recipe: AdapterRecipe, spec: BackboneSpec, upsamplers: Iterable[str]) -> tuple[int, ...]:
+    """All tile grids that these upsamplers (`arms.py`) ask for."""
+    grids: set[int] = set()
+    for arm in (parse_arm(text, recipe) for text in upsamplers):
+        size = {"dim": spec.spatial_dim, "factor": recipe.factor, "grid": spec.native_grid}
+        with torch.device("meta"):
+            built = build_upsampler(arm.upsampler, **size, **arm.options)
+        grids |= set(built.tile_grids)
+    return tuple(sorted(grids))
+
+
+def open_stream(recipe: AdapterRecipe, spec: BackboneSpec, source: str, batch_size: int, seed: int) -> ImageStream:
+    """Random crops, `factor` times the teacher's native size."""
+    return ImageStream(
+        open_source(source),
+        batch_size=batch_size,
+        height=recipe.factor * spec.native_size[0],
+        width=recipe.factor * spec.native_size[1],
+        seed=seed,
+        augment=recipe.data.augment(),
+        workers=recipe.data.workers,
+        max_bad_share=recipe.data.max_bad_share,
+    )
+
+
+def statistics_of(maps: Iterable[Tensor]) -> CovarianceStatistics:
+    """Of all tokens of low-resolution maps [B, C, g, g']; there is at least one."""
+    statistics: CovarianceStatistics | None = None
+    for low in maps:
+        statistics = statistics or CovarianceStatistics(low.shape[1])
+        statistics.update(low)
+    assert statistics is not None
+    return statistics
+
+
+def _fill(size: int, stream: ImageStream, maker: SampleMaker, title: str) -> SampleStore:
+    with tqdm(total=size, desc=title, unit="image", disable=None) as bar:
+        store = fill_store(size, stream, maker, bar)
+    _finish(stream)
+    return store
+
+
+def _low_maps(size: int, stream: ImageStream, maker: SampleMaker) -> Iterator[Tensor]:
+    with tqdm(total=size, desc="PHI-S statistics", unit="image", disable=None) as bar:
+        seen = 0  # not bar.n: a bar that is off (no terminal) does not count
+        while seen < size:
+            images = to_float(next(stream).images.to(maker.device))[: size - seen]
+            yield teacher_views(maker.backbone, images, ()).low
+            seen += len(images)
+            bar.update(len(images))
+    _finish(stream)
+
+
+def _finish(stream: ImageStream) -> None:
+    """Stop the stream's threads, and say which images could not be read."""
+    stream.close()
+    report = stream.report()
+    if report["bad"]:
+        print(f"{report['bad']} of {report['read']} images were unreadable and replaced: {report['bad_keys'][:10]}")

@@ -1,0 +1,86 @@
+"""From a recipe and a workshop to a trained, judged adapter."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from common.recipes import dump
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.model.downsampler import build_downsampler
+from featsharp_adapter.model.fidelity import Fidelity, judge_held_out
+from featsharp_adapter.model.normalisers import fit_normaliser
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.training.checkpoints import Checkpoints
+from featsharp_adapter.training.teacher_data import FILL_BATCH, Workshop, open_stream
+from featsharp_adapter.training.trainer import Trainer, seeded, train_adapter
+from featsharp_adapter.training.view_data import LiveSamples, Samples, StoredSamples
+
+
+def train_one(
+    recipe: AdapterRecipe, workshop: Workshop, *, folder: Path | None = None
+) -> tuple[Adapter, dict[str, Fidelity]]:
+    """Train and judge one adapter; with a `folder`, checkpoints and a log go there and it resumes from them."""
+    trainer = new_trainer(recipe, workshop)
+    checkpoints = None
+    if folder is not None:
+        identity = f"{dump(recipe)}{workshop.spec.digest}"
+        checkpoints = Checkpoints(folder / "checkpoints", identity, keep=recipe.checkpoint.keep)
+    log = None if folder is None else folder / "log.jsonl"
+    adapter = train_adapter(trainer, open_samples(recipe, workshop), checkpoints=checkpoints, log=log)
+    return judge(adapter, trainer.downsampler, workshop)
+
+
+def judge(adapter: Adapter, downsampler: nn.Module, workshop: Workshop) -> tuple[Adapter, dict[str, Fidelity]]:
+    """Measure on the held-out images and write it into the adapter's description."""
+    fidelity, side = judge_held_out(adapter, downsampler, workshop.held_out.in_order(FILL_BATCH))
+    facts = {name: value.to_dict() for name, value in fidelity.items()} | {"side": asdict(side)}
+    adapter.meta = replace(adapter.meta, fidelity=facts)
+    return adapter, fidelity
+
+
+def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
+    """Everything that learns, freshly initialised from the recipe's seed."""
+    node, spec = recipe.downsampler, workshop.spec
+    meta = AdapterMeta(
+        teacher=spec,
+        teacher_node=recipe.teacher,
+        upsampler=recipe.upsampler,
+        factor=recipe.factor,
+        options=recipe.options,
+        normaliser=recipe.normaliser,
+        conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
+        training=training_facts(recipe, stored=workshop.store is not None),
+    )
+    normaliser = fit_normaliser(recipe.normaliser, workshop.statistics)
+    with seeded(recipe.seed):
+        adapter = Adapter.build(meta, normaliser).to(workshop.device)
+        downsampler = build_downsampler(node.name, dim=spec.spatial_dim, factor=recipe.factor, kernel=node.kernel)
+        return Trainer(adapter, downsampler.to(workshop.device), recipe)
+
+
+def open_samples(recipe: AdapterRecipe, workshop: Workshop) -> Samples:
+    """The training batches: from the store, or, where that did not fit, from the teacher itself."""
+    if workshop.store is not None:
+        return StoredSamples(workshop.store, recipe.optim.batch_size, recipe.seed)
+    stream = open_stream(recipe, workshop.spec, recipe.data.train, recipe.optim.batch_size, recipe.seed)
+    return LiveSamples(stream, workshop.maker)
+
+
+def training_facts(recipe: AdapterRecipe, *, stored: bool) -> dict[str, Any]:
+    """What belongs on the card."""
+    facts = {
+        "data": recipe.data.train,
+        "images": f"{recipe.data.images}, repeated" if stored else "new at every step",
+        "PHI-S images": recipe.data.images,
+        "held-out data": recipe.data.held_out,
+        "zoom": list(recipe.data.zoom),
+    }
+    nodes = {"views": recipe.views, "downsampler": recipe.downsampler, "optim": recipe.optim}
+    nodes |= {"losses": recipe.losses} if any(recipe.losses.model_dump().values()) else {}
+    rest = {"bias": recipe.bias, "border_weight": recipe.border_weight, "seed": recipe.seed}
+    rest |= {"uncertainty": True} if recipe.uncertainty else {}
+    rest |= {"spectral": True} if recipe.spectral else {}
+    return facts | {name: node.model_dump(mode="json") for name, node in nodes.items()} | rest

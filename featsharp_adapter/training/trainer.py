@@ -1,0 +1,195 @@
+"""Train an adapter by multi-view consistency; resumed training is equal to uninterrupted training, bit for bit."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.keyed_random import mix
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.model.conditional_bias import disturbance
+from featsharp_adapter.model.multiview import border_weights, consistency_loss, inside_share, warp
+from featsharp_adapter.model.side_metrics import (
+    conditional_random_field,
+    maximum_mean_discrepancy,
+    total_variation,
+)
+from featsharp_adapter.model.spectral import attach_spectral, bake_spectral
+from featsharp_adapter.model.uncertainty import UncertaintyNet
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.training.checkpoints import Checkpoints
+from featsharp_adapter.training.optim import build_optimiser, clip_norm, set_rates
+from featsharp_adapter.training.view_data import Sample, Samples
+
+_STEP = 0x57E9
+
+
+class Trainer:
+    """Adapter, downsampler and optimiser; what one step does, and what has to be saved of them."""
+
+    def __init__(self, adapter: Adapter, downsampler: nn.Module, recipe: AdapterRecipe) -> None:
+        self.adapter, self.downsampler, self.recipe = adapter.train(), downsampler.train(), recipe
+        adapter.bias.requires_grad_(recipe.bias)
+        device = adapter.bias.buffer.device
+        self.uncertainty = UncertaintyNet(adapter.bias.buffer.shape[1]).to(device) if recipe.uncertainty else None
+        self.modules = [adapter, downsampler, *([] if self.uncertainty is None else [self.uncertainty])]
+        scales = [scale for module in self.modules for scale in (attach_spectral(module) if recipe.spectral else [])]
+        self.parameters = [p for module in self.modules for p in module.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise UserError(f"nothing to train: {recipe.upsampler} without bias and with an average downsampler")
+        self.optimiser = build_optimiser(adapter, downsampler, recipe.optim, self.uncertainty, scales)
+        self.weights = self._weights()
+
+    def step(self, number: int, sample: Sample) -> dict[str, Tensor]:
+        """One update; a function of (state, sample, seed, number) alone. Returns detached {loss, grad_norm}."""
+        self.optimiser.zero_grad()
+        total = torch.zeros((), device=sample.pixels.device)
+        size = len(sample.pixels)
+        with seeded(mix(self.recipe.seed, number, _STEP)):
+            picks = torch.randperm(sample.targets.shape[1])[: self.recipe.views.per_step].tolist()
+            for part in sample.split(self.recipe.optim.micro_batch or size):
+                loss = self.loss(part, picks) * (len(part.pixels) / size)
+                loss.backward()
+                total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip_norm(self.recipe.optim, number))
+        set_rates(self.optimiser, self.recipe.optim, number)
+        self.optimiser.step()
+        return {"loss": total, "grad_norm": norm.detach()}
+
+    def loss(self, sample: Sample, picks: Sequence[int]) -> Tensor:
+        """Mean consistency loss over the picked views; a mean over images, so that parts of a batch add up."""
+        sharp = self.adapter.forward_normalised(sample.views, sample.guidance())
+        doubt = None if self.uncertainty is None else self.uncertainty(sharp)
+        losses = [
+            consistency_loss(
+                sharp,
+                # The target is denoised by the same bias, and the bias learns from both sides.
+                self.adapter.denoise_normalised(sample.targets[:, pick]),
+                sample.homographies[:, pick],
+                self.downsampler,
+                self.weights,
+                doubt,
+            )
+            for pick in picks
+        ]
+        return torch.stack(losses).mean() + self.side_losses(sharp, sample) + self.penalty(sample, picks)
+
+    def penalty(self, sample: Sample, picks: Sequence[int]) -> Tensor:
+        """For a conditional bias that changes what views agree on; mean over the picked views."""
+        node, conditional, total = self.recipe.conditional, self.adapter.conditional, sample.views.low.new_zeros(())
+        if node is None or conditional is None or not node.penalty:
+            return total
+        low = self.adapter.denoise_fixed(sample.views.low)
+        for pick in picks:
+            homographies = sample.homographies[:, pick]
+            seen = self.adapter.denoise_fixed(sample.targets[:, pick])
+            mask = inside_share(homographies, (seen.shape[-2], seen.shape[-1]))
+            total = total + disturbance(conditional(seen), seen, warp(low, homographies), mask)
+        return node.penalty * total / len(picks)
+
+    def side_losses(self, sharp: Tensor, sample: Sample) -> Tensor:
+        """What the recipe weighs of TV, CRF and MMD, mean over images."""
+        node, total = self.recipe.losses, torch.zeros((), device=sharp.device)
+        if node.tv:
+            total = total + node.tv * total_variation(sharp).mean()
+        if node.crf:
+            total = total + node.crf * conditional_random_field(sharp, sample.guidance()).mean()
+        if node.mmd:
+            low = self.adapter.denoise_normalised(sample.views.low)
+            total = total + node.mmd * maximum_mean_discrepancy(sharp, low).mean()
+        return total
+
+    def finish(self) -> Adapter:
+        """Training is over: plain weights, eval mode."""
+        for module in self.modules:
+            bake_spectral(module)
+        return self.adapter.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "adapter": self.adapter.state_dict(),
+            "downsampler": self.downsampler.state_dict(),
+            "uncertainty": None if self.uncertainty is None else self.uncertainty.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adapter.load_state_dict(state["adapter"])
+        self.downsampler.load_state_dict(state["downsampler"])
+        if self.uncertainty is not None:
+            self.uncertainty.load_state_dict(state["uncertainty"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _weights(self) -> Tensor | None:
+        if self.recipe.border_weight == 1 or not self.adapter.tile_grids:
+            return None
+        grid = self.adapter.meta.teacher.native_grid
+        weights = border_weights(grid, self.adapter.factor, self.recipe.border_weight)
+        return weights.to(self.parameters[0].device)
+
+
+def train_adapter(
+    trainer: Trainer, samples: Samples, *, checkpoints: Checkpoints | None = None, log: Path | None = None
+) -> Adapter:
+    """Run to the recipe's last step from wherever `checkpoints` stands; returns the adapter in eval mode."""
+    recipe = trainer.recipe
+
+    def load(state: dict[str, Any]) -> None:
+        trainer.load_state_dict(state["trainer"])
+        samples.load_state_dict(state["samples"])
+
+    start = checkpoints.restore(load) if checkpoints else 0
+    lines = Log(log, start)
+    title = f"{recipe.upsampler} {recipe.factor}x"
+    with tqdm(total=recipe.optim.steps, initial=start, desc=title, unit="step", disable=None) as bar:
+        for number in range(start, recipe.optim.steps):
+            report = trainer.step(number, samples.next())
+            done = number + 1
+            if done % 10 == 0 or done == recipe.optim.steps:  # reading a value waits for the device
+                values = {name: float(value) for name, value in report.items()}
+                stop_if_diverged(values, done)
+                lines.write({"step": done, **values})
+                bar.set_postfix(loss=f"{values['loss']:.4f}")
+            if checkpoints and (done % recipe.checkpoint.every == 0 or done == recipe.optim.steps):
+                checkpoints.save(done, {"trainer": trainer.state_dict(), "samples": samples.state_dict()})
+            bar.update()
+    return trainer.finish()
+
+
+class Log:
+    """One JSON object a line; opening it for a resumed run drops the lines after the step it resumes from."""
+
+    def __init__(self, path: Path | None, start: int) -> None:
+        self.path = path
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one line."""
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+
+def stop_if_diverged(values: dict[str, float], step: int) -> None:
+    """UserError when the loss is no longer a number."""
+    if not values["loss"] < float("inf"):
+        raise UserError(f"the loss is {values['loss']} at step {step}; lower optim.lr or check the teacher's features")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's random numbers from `seed` inside, undisturbed outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed >> 1)
+        yield
