@@ -9,13 +9,16 @@ systems) the old folder steps aside first, and `recover` puts it back if nothing
 
 import ctypes
 import errno
+import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 WRITING = ".writing-"  #: prefix of what is not complete yet
 REPLACED = ".replaced-"  #: prefix of an old folder that stepped aside
@@ -30,14 +33,14 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # as the user's umask wants it; libraries keep what they write to the owner
         yield temporary
-        with suppress(OSError):
-            temporary.chmod(0o644)  # libraries create private files; what we write is for sharing
+        temporary.chmod(mode)
         flush_file(temporary)
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
     flush_folder(path.parent)
 
@@ -53,59 +56,92 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Replace a file by plain data as JSON; ValueError for numbers that JSON has no form for (NaN, infinity)."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 @contextmanager
 def replacing_folder(folder: str | Path) -> Iterator[Path]:
     """A temporary folder to fill; when the block ends it takes the place of `folder`, when it raises it is removed."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)
+    remove_abandoned(folder)
     temporary = _beside(folder)
     try:
         temporary.mkdir()
         yield temporary
-        flush_tree(temporary)
         exchange_folder(temporary, folder)
     finally:
-        # After success this is the old content, or nothing; after a failure it is the unfinished new content.
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)  # after success the old content, if there was any; after a failure the unfinished new one
 
 
 def exchange_folder(new: Path, folder: Path) -> None:
-    """Give the complete folder `new` the name `folder`; an old one ends under the name `new` or is removed."""
-    if not folder.exists():
+    """Give the complete `new` the name `folder`; an old one then has the name `new`, for the caller to remove."""
+    flush_tree(new)
+    if not os.path.lexists(folder):
         os.rename(new, folder)
     elif not _exchange(new, folder):
-        aside = folder.with_name(REPLACED + folder.name)
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = _aside(folder)
+        if aside.exists():  # of a kill; under that name it must be whole or not there
+            os.rename(aside, doomed := _beside(folder))
+            remove(doomed)
         os.rename(folder, aside)
         try:
             os.rename(new, folder)
         except BaseException:
-            os.rename(aside, folder)
+            recover(folder)
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(aside, new)
     flush_folder(folder.parent)
 
 
 def recover(folder: str | Path) -> Path:
-    """`folder`, put back first if a kill left it aside in the middle of a replacement."""
+    """`folder`, put back first if a kill left it aside in the middle of a replacement.
+
+    Where it cannot be put back (a disk that is read-only), the path under which the content lies.
+    """
     folder = Path(folder)
-    aside = folder.with_name(REPLACED + folder.name)
-    if not folder.exists() and aside.is_dir():
-        with suppress(FileNotFoundError):  # another reader was faster
-            os.rename(aside, folder)
+    aside = _aside(folder)
+    if os.path.lexists(folder) or not aside.is_dir():
+        return folder
+    try:
+        os.rename(aside, folder)
+    except OSError:
+        return folder if folder.exists() or not aside.is_dir() else aside
     return folder
+
+
+def recover_all(parent: Path) -> None:
+    """`recover` for every folder in `parent`."""
+    for aside in parent.glob(f"{REPLACED}*"):
+        recover(parent / aside.name.removeprefix(REPLACED))
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what writers of `path` left unfinished when they were killed: those of this machine that do not live."""
+    for found in path.parent.glob(f"{WRITING}*"):
+        host, pid, _, name = [*found.name.removeprefix(WRITING).split("+", 3), "", "", ""][:4]
+        if name == path.name[-_LONGEST:] and host == _host() and pid.isdigit() and not _alive(int(pid)):
+            remove(found)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove what killed writers left unfinished directly in `folder`; call it where nobody else writes."""
     found = sorted(folder.glob(f"{WRITING}*"))
     for path in found:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
     return found
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that goes; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def flush_file(path: Path) -> None:
@@ -126,12 +162,36 @@ def flush_folder(folder: Path) -> None:
 def flush_tree(folder: Path) -> None:
     """Have every file below `folder`, and the folders, on the disk."""
     for path in folder.rglob("*"):
-        (flush_folder if path.is_dir() else flush_file)(path)
+        if not path.is_symlink():
+            (flush_folder if path.is_dir() else flush_file)(path)
     flush_folder(folder)
 
 
+_LONGEST = 40  #: characters of a target's name in a temporary one: names have an end (255 bytes), and a suffix
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{WRITING}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    """A new name in the same folder that ends like `path`'s, because libraries read formats from suffixes."""
+    unique = f"{WRITING}{_host()}+{os.getpid()}+{secrets.token_hex(4)}+{path.name[-_LONGEST:]}"
+    return path.with_name(unique)
+
+
+def _host() -> str:
+    return socket.gethostname().replace("+", "-").replace("/", "-")[:40]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(REPLACED + folder.name)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -11,22 +11,21 @@ leaves the previous checkpoint as it was.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from common.atomic import WRITING, exchange_folder, recover_all, remove
 from common.errors import UserError
+from common.tensor_files import write_tensors
 from distill.recipe import default_of
 
 PREFIX = "step-"
-WRITING = ".writing-"
 REMOVING = ".removing-"
 
 
@@ -68,22 +67,21 @@ class Checkpoints:
         try:
             self._write(temporary, step, stream, targets)
         except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
             latest = self.latest()
             kept = f"{latest} is complete" if latest else "there was none before"
             raise UserError(f"cannot write checkpoint {final}: {error}. {kept}; start again to go on") from error
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            flush(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            flush_folder(self.folder)
+            exchange_folder(temporary, final)
+            remove(temporary)
             self._prune()
         self.accelerator.wait_for_everyone()
         return final
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
+        recover_all(self.folder)
         return max(self.folder.glob(f"{PREFIX}*"), default=None)
 
     def read_state(self, path: Path) -> int:
@@ -110,7 +108,7 @@ class Checkpoints:
     def _write(self, temporary: Path, step: int, stream: DataPosition, targets: Mapping[str, Tensor]) -> None:
         main = self.accelerator.is_main_process
         if main:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
             (temporary / "engine").mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(temporary / "engine"))
@@ -119,7 +117,7 @@ class Checkpoints:
         named = {"targets": targets} | {name: holder.state_dict() for name, holder in self._holders.items()}
         if main:
             for name, tensors in named.items():
-                save_file({key: t.contiguous() for key, t in tensors.items()}, temporary / f"{name}.safetensors")
+                write_tensors(temporary / f"{name}.safetensors", tensors)
             state = {"step": step, "identity": self.identity}
             (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
@@ -127,7 +125,7 @@ class Checkpoints:
         for old in sorted(self.folder.glob(f"{PREFIX}*"))[: -self.keep]:
             # Renamed first: a kill while files disappear must not leave half a checkpoint under its own name.
             doomed = old.rename(self.folder / f"{REMOVING}{old.name}")
-            shutil.rmtree(doomed, ignore_errors=True)
+            remove(doomed)
 
 
 def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
@@ -147,23 +145,3 @@ def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: 
             f"{where} was made by another run: {'; '.join(changed[:3])}{more}. "
             "Put it back, choose another name=..., or delete the folder"
         )
-
-
-def flush(folder: Path) -> None:
-    """Have every file below `folder`, and the folders, really on the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            flush_folder(path)
-    flush_folder(folder)
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
