@@ -1,23 +1,28 @@
 """Entry point `run:`: an exported student as a Backbone, from runs/NAME or from the student folder itself.
 
-`from_pretrained` takes a Hub repository too; `run:hub:ORGANISATION/NAME` says the same where backbones go by name.
+`from_pretrained` takes a Hub repository too; `run:hub:ORGANISATION/NAME` says the same where backbones go by name. A
+student folder may come from anywhere: what its config.json names is held to teachers/artefacts.py.
 """
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import UserError, unknown
+from common.recipes import validate
 from distill.recipe import StudentNode
 from distill.student.model import HeadSpec, Student
 from distill.training.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
 from featsharp_adapter.adapter.folder import upload_folder
+from teachers.artefacts import PLAIN, BackboneNode, check_artefact_node
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
 from teachers.registry import load_seeded
 
@@ -47,16 +52,16 @@ class StudentAdaptor:
 class TextAdaptor(StudentAdaptor):
     """An adaptor into a teacher that reads text: queries are encoded by the recorded teacher itself."""
 
-    def __init__(self, student: "ExportedStudent", name: str, teacher: dict[str, Any]) -> None:
+    def __init__(self, student: "ExportedStudent", name: str, node: BackboneNode, digest: str) -> None:
         super().__init__(student, name)
-        self._teacher = teacher
+        self._node, self._digest = node, digest
         self._loaded: Backbone | None = None
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
         if self._loaded is None:
-            loaded = load_seeded(self._teacher["backbone"])
-            if loaded.spec.digest != self._teacher["spec"]["digest"]:
+            loaded = load_seeded(self._node)
+            if loaded.spec.digest != self._digest:
                 raise UserError(
                     f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"
                 )
@@ -70,7 +75,13 @@ class TextAdaptor(StudentAdaptor):
 class ExportedStudent(Backbone):
     """A distilled student. Its summary is the concatenation of the summary tokens, in the teachers' order."""
 
-    def __init__(self, net: Student, spec: BackboneSpec, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        net: Student,
+        spec: BackboneSpec,
+        config: dict[str, Any],
+        text_teachers: Mapping[str, BackboneNode] | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.spec = spec
@@ -78,6 +89,7 @@ class ExportedStudent(Backbone):
         self.summary_names = [name for name in net.teachers if name in net.summary_heads]
         self.num_blocks = len(net.vit.blocks)
         self.config = config
+        self._text_teachers = dict(text_teachers or {})
 
     def forward(self, images: Tensor) -> Features:
         """[B, 3, H, W] in [0, 1], sides multiples of the patch -> summary [B, T*D], spatial [B, D, h, w]."""
@@ -99,8 +111,15 @@ class ExportedStudent(Backbone):
         if name not in self.teachers:
             raise unknown("adaptor", name, self.teachers)
         if self.teachers[name]["encodes_text"]:
-            return TextAdaptor(self, name, self.teachers[name])
+            return TextAdaptor(self, name, self._text_node(name), self.teachers[name]["spec"]["digest"])
         return StudentAdaptor(self, name)
+
+    def _text_node(self, name: str) -> BackboneNode:
+        """Loads the teacher that reads text: the node the user typed, else the recorded one if a file may name it."""
+        if name in self._text_teachers:
+            return self._text_teachers[name]
+        remedy = f"Type it: {{spec: {self.spec.name}, text_teachers: {{{name}: NODE}}}}"
+        return check_artefact_node(self.teachers[name]["backbone"], f"{self.spec.name}, teacher {name}", remedy)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write weights, config.json and README.md; the folder appears complete or not at all."""
@@ -119,22 +138,50 @@ def from_pretrained(name: str | Path) -> ExportedStudent:
     return load(str(name) if here else f"{HUB}{str(name).removeprefix(HUB)}")
 
 
-def load(name: str) -> ExportedStudent:
-    """Load runs/NAME, the student folder in it, or hub:ORGANISATION/NAME. UserError where there is no student."""
+def load(name: str, text_teachers: Mapping[str, BackboneNode] | None = None) -> ExportedStudent:
+    """Load runs/NAME, the student folder in it, or hub:ORGANISATION/NAME. UserError where there is no student.
+
+    text_teachers: backbone nodes by teacher, for those that encode text and that the folder may not name itself.
+    """
     folder = download(name.removeprefix(HUB)) if name.startswith(HUB) else find_student(Path(name))
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config["schema"] != SCHEMA:
-        raise UserError(f"{folder / CONFIG} has schema {config['schema']}, this program reads {SCHEMA}")
-    heads = {teacher: HeadSpec(**entry["head"]) for teacher, entry in config["teachers"].items()}
-    node = StudentNode.model_validate(config["student"])
-    height, width = config["size"]
-    net = Student(node, (height, width), heads)
+    path = folder / CONFIG
+    config = read_config(path)
+    if foreign := sorted(set(text_teachers or {}) - set(config["teachers"])):
+        raise unknown("teacher in text_teachers", foreign[0], config["teachers"])
     try:
+        heads = {teacher: HeadSpec(**entry["head"]) for teacher, entry in config["teachers"].items()}
+        node = student_node(path, config)
+        height, width = config["size"]
+        net = Student(node, (height, width), heads)
         net.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError) as error:
+        spec = describe(name if name.startswith(HUB) else str(folder), config, net)
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from error
-    where = name if name.startswith(HUB) else str(folder)
-    return ExportedStudent(net, describe(where, config, net), config).eval().requires_grad_(False)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not describe a student ({type(error).__name__}: {error})") from error
+    return ExportedStudent(net, spec, config, text_teachers).eval().requires_grad_(False)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a student's config.json; UserError for a damaged one or one of another schema."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+        found = config.get("schema") if isinstance(config, dict) else None
+        raise UserError(f"{path} has schema {found}, this program reads {SCHEMA}")
+    if not isinstance(config.get("teachers"), dict) or not config["teachers"]:
+        raise UserError(f"{path} names no teachers")
+    return config
+
+
+def student_node(path: Path, config: Mapping[str, Any]) -> StudentNode:
+    """The student that a config.json describes. Its weights lie beside it: it may name no others, and no address."""
+    node = validate(StudentNode, config.get("student"), f"{path}: student")
+    if node.weights is not None or not PLAIN.fullmatch(node.model):
+        raise UserError(f"{path} names weights or a model that a student folder may not name; its own lie beside it")
+    return node
 
 
 def find_student(folder: Path) -> Path:

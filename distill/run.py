@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.replay is not None:
-        print_replay(arguments.replay)
+        print_replay(arguments.replay, [arguments.recipe, *arguments.overrides] if arguments.recipe else [])
         return
     if arguments.recipe is None:
         raise UserError("no recipe; give a YAML file, e.g. distill/run.py recipes/quickstart.yaml")
@@ -46,13 +46,13 @@ def main(argv: list[str]) -> None:
         run(recipe, prepare=arguments.prepare)
 
 
-def print_replay(folder: Path) -> None:
+def print_replay(folder: Path, overrides: list[str]) -> None:
     """On a GPU where there is one."""
     import torch
 
     from distill.training.nan_replay import replay
 
-    print(replay(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    print(replay(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"), overrides))
 
 
 def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None:

@@ -21,6 +21,7 @@ from distill.student.model import timm_options
 from distill.student.spectral import bake
 from distill.targets.targets import Targets
 from featsharp_adapter.model.phi_s import PhiS
+from teachers.artefacts import portable_node
 from teachers.contracts import capability
 
 SCHEMA = 1
@@ -78,7 +79,7 @@ def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, An
         "size": list(recipe.data.size),
         "teachers": {
             name: {
-                "backbone": target.node.backbone,
+                "backbone": portable_node(target.node.backbone),
                 "spec": target.spec.to_dict(),
                 "head": target.head.to_dict(),
                 "encodes_text": capability(target.backbone, "encode_text") is not None,

@@ -5,7 +5,7 @@ parameters whose gradient is not finite. Runs in one process, one rank after the
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,23 @@ from distill.training.companions import Company, accompany
 from distill.training.data import micro_batches, roles, show
 from distill.training.nan_capture import DICE
 from distill.training.rng_state import write_dice
+from teachers.artefacts import check_artefact_node
 
 #: A replay is one process that computes as the run did, but needs neither its engine nor its speed.
 PLAIN = ["engine.teachers=replicated", "engine.compile=false", 'engine.deepspeed="off"']
 MOST = 5  #: parameters and images named
 
 
-def replay(folder: Path, device: torch.device) -> str:
-    """Recompute the update that was kept in `folder`; returns what came out, in words. UserError for another folder."""
+def replay(folder: Path, device: torch.device, overrides: Sequence[str] = ()) -> str:
+    """Recompute the update that was kept in `folder`; returns what came out, in words. UserError for another folder.
+
+    overrides: of the kept recipe. Teachers that run code have to be typed there: the folder may come from anywhere.
+    """
     if not (folder / "suspect.json").is_file():
         raise UserError(f"{folder} holds no update to replay; give the folder that the run named, RUN/nan/step-...")
     facts = json.loads((folder / "suspect.json").read_text(encoding="utf-8"))
-    recipe = read(folder / "recipe.yaml", PLAIN)
+    recipe = read(folder / "recipe.yaml", [*PLAIN, *overrides])
+    check_typed(recipe, folder / "recipe.yaml", overrides)
     targets = Targets(recipe, device)
     targets.load_normalisers(load_file(folder / "targets.safetensors"))
     student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=facts["bf16"])
@@ -53,6 +58,16 @@ def replay(folder: Path, device: torch.device) -> str:
         company.begin(facts["step"])
         lines += [f"process {rank}", *_rank(recipe, targets, company, kept, facts, rank)]
     return "\n".join(lines)
+
+
+def check_typed(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
+    """UserError for a teacher that runs code, or reads files of its own choice, and that no override names."""
+    for name, teacher in recipe.teachers.items():
+        field = f"teachers.{name}.backbone"
+        if not any(
+            override.startswith((f"{field}=", f"{field}.spec=", "teachers.*.backbone=")) for override in overrides
+        ):
+            check_artefact_node(teacher.backbone, str(path), f"If you trust it, type it after --replay: {field}=NODE")
 
 
 def _rank(

@@ -2,7 +2,8 @@
 
     lmms-eval --model agglomerate --model_args folder=FOLDER --tasks pope,gqa --device cuda --batch_size 8
 
-FOLDER is what `python -m eval_suite vlm --out FOLDER` trained.
+FOLDER is what `python -m eval_suite vlm --out FOLDER` trained. A language model that was a folder of the machine it was
+trained on is typed again: `folder=FOLDER,language_model=PATH`.
 """
 
 from lmms_eval.api.instance import Instance
@@ -29,13 +30,14 @@ class Agglomerate(lmms):
         self,
         folder: str,
         backbone: str | None = None,
+        language_model: str | None = None,
         device: str = "cpu",
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
     ) -> None:
-        """`backbone` replaces the short form the folder names; the last three are lmms-eval's own."""
+        """`backbone` and `language_model` replace what the folder names; the last three are lmms-eval's own."""
         super().__init__()
-        self.vlm = load_vlm(folder, device or "cpu", backbone)
+        self.vlm = load_vlm(folder, device or "cpu", backbone, language_model)
         self.batch = int(batch_size) if str(batch_size).isdigit() else int(max_batch_size or 1)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

@@ -14,6 +14,7 @@ from eval_suite.readers.contracts import ConversationImages
 from eval_suite.vlm.checkpoints import WEIGHTS, Checkpoints, Progress, load_learned
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.recipe import VlmRecipe
+from teachers.artefacts import check_artefact_name, check_artefact_node
 from teachers.contracts import Backbone, BackboneSpec
 from teachers.registry import load_backbone
 
@@ -63,10 +64,16 @@ def describe(
     partial.replace(path)
 
 
-def load_vlm(folder: str | Path, device: str = "cpu", backbone: str | dict[str, Any] | None = None) -> Llava:
+def load_vlm(
+    folder: str | Path,
+    device: str = "cpu",
+    backbone: str | dict[str, Any] | None = None,
+    language_model: str | None = None,
+) -> Llava:
     """The model that a training left in a folder; UserError where it is not there, not finished, or other weights.
 
-    `backbone` is needed where the short form it was trained with does not load any more, e.g. after a move.
+    `backbone` and `language_model` are needed where the card's own do not load any more, e.g. after a move, and where
+    they are paths of the machine it was trained on: a file may not choose what is read.
     """
     folder = Path(folder)
     if not (folder / CARD).is_file():
@@ -79,10 +86,17 @@ def load_vlm(folder: str | Path, device: str = "cpu", backbone: str | dict[str, 
             f"{folder} was trained up to {reached.stage or 'nothing'} step {reached.step} of {card['last']}; "
             "run its training again, it goes on from there"
         )
-    loaded = load_backbone(backbone or card["backbone"])
+    remedy = "Type it: load_vlm(folder, backbone=NODE)"
+    loaded = load_backbone(backbone or check_artefact_node(card["backbone"], str(folder / CARD), remedy))
     if loaded.spec.digest != card["backbone_digest"]:
         raise UserError(f"{folder} was trained on other weights of {card['backbone']}; name them with backbone=")
-    model = Llava(loaded, validate(VlmRecipe, card["recipe"], str(folder / CARD)), torch.device(device), card["seed"])
+    recipe = validate(VlmRecipe, card["recipe"], str(folder / CARD))
+    if language_model is None:
+        remedy = "Type it: load_vlm(folder, language_model=NAME_OR_FOLDER)"
+        check_artefact_name(recipe.language_model, str(folder / CARD), remedy)
+    else:
+        recipe = recipe.model_copy(update={"language_model": language_model})
+    model = Llava(loaded, recipe, torch.device(device), card["seed"])
     load_learned(model, kept.latest / WEIGHTS)
     model.learn("none")
     return model

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common.errors import UserError
+from teachers.artefacts import portable_node
 from teachers.contracts import BackboneSpec
 
 FORMAT = 1
@@ -28,7 +29,7 @@ class AdapterMeta:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with the format's number."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self), "teacher_node": portable_node(self.teacher_node)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str) -> "AdapterMeta":

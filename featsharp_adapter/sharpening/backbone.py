@@ -14,6 +14,7 @@ from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.sharpening.max_memory import parse_memory
 from featsharp_adapter.sharpening.sharpener import FITS, Fit, Sharpener, SharpenSettings, choose_fit, resample
+from teachers.artefacts import BackboneNode, check_artefact_node
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, resize_images, state_digest
 from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
@@ -83,6 +84,12 @@ def sharpened_spec(
     )
 
 
+def recorded_teacher(folder: str, adapter: Adapter) -> BackboneNode:
+    """The node of the teacher that an adapter was made for, as far as a file may name one."""
+    remedy = f"Type it: {{spec: sharp:{folder}, teacher: NODE}}, or --teacher SPEC"
+    return check_artefact_node(adapter.meta.teacher_node, folder, remedy)
+
+
 def load(
     folder: str,
     teacher: str | dict[str, Any] | None = None,
@@ -106,7 +113,7 @@ def load(
     elif overlap or max_memory is not None:
         raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
     adapter = Adapter.from_pretrained(folder)
-    backbone = load_backbone(adapter.meta.teacher_node if teacher is None else teacher)
+    backbone = load_backbone(recorded_teacher(folder, adapter) if teacher is None else teacher)
     if dtype is not None:
         backbone = FrozenBackbone(backbone, dtype=dtype, chunk=chunk)
     adapter = Adapter.from_pretrained(folder, backbone.spec)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.phi_s import CovarianceStatistics
+from featsharp_adapter.sharpening.backbone import recorded_teacher
 from featsharp_adapter.sharpening.max_memory import parse_memory, return_freed_memory
 from featsharp_adapter.sharpening.pictures import ColourBasis, save_panels, to_pictures
 from featsharp_adapter.sharpening.sharpener import FITS, Sharpener, SharpenSettings
@@ -55,7 +56,7 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
     files = find_images(arguments.images)
     adapter = Adapter.from_pretrained(arguments.adapter)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    node = adapter.meta.teacher_node if arguments.teacher is None else arguments.teacher
+    node = recorded_teacher(arguments.adapter, adapter) if arguments.teacher is None else arguments.teacher
     backbone = FrozenBackbone(load_backbone(node), dtype=arguments.dtype).to(device)
     adapter.meta.check_teacher(arguments.adapter, backbone.spec)
     bad = sharpen_files(files, Sharpener(backbone, adapter.to(device), settings), arguments.out, device)

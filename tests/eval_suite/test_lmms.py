@@ -54,7 +54,7 @@ TASKS = {
 
 
 def test_requests_are_answered_in_their_order(folder: Path) -> None:
-    model = load_vlm(folder)
+    model = load_vlm(folder, language_model=str(folder.parent / "language"))
     limits: list[dict[str, Any]] = [
         {"max_new_tokens": 3, "until": ["ASSISTANT:"]},
         {"max_new_tokens": 5},
@@ -71,7 +71,7 @@ def test_requests_are_answered_in_their_order(folder: Path) -> None:
 
 
 def test_likelihoods_say_what_greedy_replies_say(folder: Path) -> None:
-    model = load_vlm(folder)
+    model = load_vlm(folder, language_model=str(folder.parent / "language"))
 
     def request(answer: Any) -> Instance:
         return Instance(("what colour ?", answer, doc_to_visual, 0, "toy", "test"))
@@ -138,13 +138,14 @@ def test_lmms_eval_runs_it(folder: Path, tmp_path: Path) -> None:
 
     MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
     assert get_model("agglomerate") is Agglomerate
+    language = folder.parent / "language"
     rows = [{"question": "what colour ?", "answer": "red", "image": make.jpeg(n)} for n in range(3)]
     file = make.parquet(tmp_path / "toy" / "test.parquet", rows)
     make.text(tmp_path / "toy" / "toy_colours.yaml", TASK.format(file=file))
     make.text(tmp_path / "toy" / "utils.py", UTILS)
     found = simple_evaluate(
         model="agglomerate",
-        model_args=f"folder={folder}",
+        model_args=f"folder={folder},language_model={language}",
         tasks=["toy_colours"],
         batch_size=2,
         device="cpu",
@@ -153,6 +154,6 @@ def test_lmms_eval_runs_it(folder: Path, tmp_path: Path) -> None:
     )
     shown = [Image.open(io.BytesIO(make.jpeg(n)["bytes"])) for n in range(3)]
     asked = [Instance(("what colour ?", {"max_new_tokens": 4}, lambda doc: [doc], at, "t", "s")) for at in range(3)]
-    direct = generate(load_vlm(folder), asked, {"t": {"s": shown}}, 2)
+    direct = generate(load_vlm(folder, language_model=language), asked, {"t": {"s": shown}}, 2)
     samples = sorted(found["samples"]["toy_colours"], key=lambda sample: sample["doc_id"])
     assert [sample["filtered_resps"][0] for sample in samples] == direct

@@ -31,9 +31,14 @@ def adapter_folder(tmp_path: Path) -> Path:
     return make_untrained("tile", teacher.spec, 2, teacher_node=node).save_pretrained(tmp_path / "adapter")
 
 
+def typed(adapter_folder: Path, **options) -> dict[str, object]:
+    """The node with its teacher: a folder of this machine is for the user to type, see teachers/artefacts.py."""
+    return {"spec": f"sharp:{adapter_folder}", "teacher": f"timm:{adapter_folder.parent / 'vit'}", **options}
+
+
 @torch.no_grad()
 def test_the_recorded_teacher_is_loaded_and_sharpened(adapter_folder: Path, tmp_path: Path) -> None:
-    backbone = load_backbone(f"sharp:{adapter_folder}")
+    backbone = load_backbone(typed(adapter_folder))
     teacher = load_backbone(f"timm:{tmp_path / 'vit'}")
     images = torch.rand(2, 3, 64, 64)
     views = teacher_views(teacher, images, (2,))
@@ -48,6 +53,11 @@ def test_the_recorded_teacher_is_loaded_and_sharpened(adapter_folder: Path, tmp_
         backbone(torch.rand(1, 3, 32, 32))
 
 
+def test_a_folder_of_this_machine_is_not_read_because_a_file_says_so(adapter_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"a file may not name: .*<local>/vit.* is a path.*teacher: NODE"):
+        load_backbone(f"sharp:{adapter_folder}")
+
+
 def test_another_copy_of_the_weights_will_do_other_weights_will_not(adapter_folder: Path, tmp_path: Path) -> None:
     copy = timm_folder(tmp_path / "copy", 0)
     assert load(str(adapter_folder), teacher=f"timm:{copy}").spec.native_size == (64, 64)
@@ -59,7 +69,7 @@ def test_another_copy_of_the_weights_will_do_other_weights_will_not(adapter_fold
 def test_text_tower_is_passed_on_if_there_is_one(teacher, adapter_folder: Path) -> None:
     sharp = SharpenedBackbone(teacher, make_untrained("bilinear", teacher.spec, 3), "x")
     assert torch.equal(capability(sharp, "encode_text")(["a"]), torch.ones(1, 8))
-    assert capability(load_backbone(f"sharp:{adapter_folder}"), "encode_text") is None
+    assert capability(load_backbone(typed(adapter_folder)), "encode_text") is None
 
 
 def test_digest_changes_with_the_adapter(teacher) -> None:
@@ -115,15 +125,15 @@ def test_at_its_own_size_any_size_means_the_same(teacher) -> None:
 @torch.no_grad()
 def test_the_teacher_may_compute_in_bfloat16_the_adapter_does_not(adapter_folder: Path) -> None:
     images = torch.rand(1, 3, 64, 64)
-    exact, coarse = load(str(adapter_folder))(images), load(str(adapter_folder), dtype="bfloat16")(images)
+    exact, coarse = (load_backbone(typed(adapter_folder, **how))(images) for how in ({}, {"dtype": "bfloat16"}))
     assert coarse.spatial.dtype == torch.float32 and not torch.equal(exact.spatial, coarse.spatial)
     assert torch.allclose(exact.spatial, coarse.spatial, atol=0.1)
     with pytest.raises(UserError, match="dtype is one of"):
-        load(str(adapter_folder), dtype="int8")
+        load_backbone(typed(adapter_folder, dtype="int8"))
 
 
 def test_options_of_the_node(adapter_folder: Path) -> None:
-    node = {"spec": f"sharp:{adapter_folder}", "fit": "windows", "overlap": 0.25, "max_memory": "1G"}
+    node = typed(adapter_folder, fit="windows", overlap=0.25, max_memory="1G")
     assert load_backbone(node).settings == SharpenSettings(fit="windows", overlap=0.25, max_memory=2**30)
     with pytest.raises(UserError, match=r'fit is one of auto, .* got "window"'):
         load(str(adapter_folder), fit="window")

@@ -33,7 +33,8 @@ def world(tmp_path: Path) -> Path:
 
 def run(world: Path, *arguments: str) -> int:
     adapter = [] if "--adapter" in arguments else ["--adapter", str(world / "adapter")]
-    return guard(main, ["sharpen", *arguments, *adapter, "--out", str(world / "out")])
+    teacher = [] if "--teacher" in arguments else ["--teacher", f"timm:{world / 'vit'}"]
+    return guard(main, ["sharpen", *arguments, *adapter, *teacher, "--out", str(world / "out")])
 
 
 def test_a_folder_becomes_features_and_pictures(world: Path, capsys) -> None:
@@ -44,7 +45,7 @@ def test_a_folder_becomes_features_and_pictures(world: Path, capsys) -> None:
     assert files == ["a.png", "a.safetensors", "more/a.png", "more/a.safetensors"]
     features = load_file(world / "out" / "a.safetensors")
     image = read_image(world / "photos" / "a.png")
-    expected = load_backbone(f"sharp:{world / 'adapter'}")(image)
+    expected = load_backbone({"spec": f"sharp:{world / 'adapter'}", "teacher": f"timm:{world / 'vit'}"})(image)
     assert torch.allclose(features["spatial"], expected.spatial[0], atol=1e-5)
     assert torch.allclose(features["summary"], expected.summary[0], atol=1e-6)
     wide = load_file(world / "out" / "more" / "a.safetensors")["spatial"]
