@@ -14,7 +14,7 @@ from imagery.augment import Augment
 
 
 class DataNode(Node):
-    """Images to train on, and others to judge by."""
+    """Images to train on, and others to evaluate on."""
 
     train: str  #: `imagery.sources.open_source` form
     held_out: str
@@ -34,7 +34,7 @@ class DataNode(Node):
 class ViewsNode(Node):
     """Random homographies, `multiview.ViewSettings`; defaults are the paper's."""
 
-    count: int = Field(5, ge=1)  #: views of an image the teacher looks at
+    count: int = Field(5, ge=1)  #: views of an image that the teacher encodes
     per_step: int = Field(5, ge=1)  #: of which a training step uses so many
     zoom: tuple[float, float] = ViewSettings.zoom
     perspective: tuple[float, float] = ViewSettings.perspective

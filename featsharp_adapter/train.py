@@ -13,7 +13,7 @@ from common.errors import UserError, add_debug_flag, guard
 from common.recipes import dump, load_recipe
 from featsharp_adapter.adapter.folder import TRAINED
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.training.teacher_data import open_workshop
+from featsharp_adapter.training.teacher_data import open_teacher_data
 from featsharp_adapter.training.train_one import train_one
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
-    adapter, fidelity = train_one(recipe, open_workshop(recipe, [recipe.upsampler]), folder=out)
+    adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe]), folder=out)
     folder = adapter.save_pretrained(out / TRAINED)
     for name, value in fidelity.items():
         print(f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {value.ratio:.2f})")

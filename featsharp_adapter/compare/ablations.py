@@ -1,4 +1,4 @@
-"""The ablations of FeatSharp (arXiv 2502.16025, tables 6 to 10), as arms of a comparison (`arms.py`)."""
+"""The ablations of FeatSharp (arXiv 2502.16025, tables 6 to 10), as variants to compare (`variants.py`)."""
 
 ABLATIONS: dict[str, tuple[str, ...]] = {
     # What is fused, and which of it is corrected (the first).

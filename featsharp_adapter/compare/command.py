@@ -8,58 +8,58 @@ from pathlib import Path
 from common.errors import UserError
 from common.recipes import load_recipe
 from featsharp_adapter.compare.ablations import ABLATIONS
-from featsharp_adapter.compare.arms import FIELDS, parse_arm
 from featsharp_adapter.compare.compare import Outcome, compare, draw, write_table
-from featsharp_adapter.compare.probing import Judge
+from featsharp_adapter.compare.probes import Probes
+from featsharp_adapter.compare.variants import FIELDS, parse_variant, recipes_of
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.training.teacher_data import open_workshop
+from featsharp_adapter.training.teacher_data import open_teacher_data
 
 DEFAULT = ("bilinear", "tile", "s2", "featup", "featsharp")
 
 
-OpenJudge = Callable[[Path, Sequence[str]], Judge]
+OpenProbes = Callable[[Path, Sequence[str]], Probes]
 
 
-def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", open_judge: OpenJudge) -> None:
-    """The options of the command; `open_judge` makes a judge of a suite file and changes to it."""
+def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", open_probes: OpenProbes) -> None:
+    """The options of the command; `open_probes` makes a function of a suite file and changes to it."""
     command = commands.add_parser("compare", help="train several upsamplers with one budget; a table and pictures")
     command.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE.yaml", help="one per teacher")
-    arms = command.add_mutually_exclusive_group()
+    names = command.add_mutually_exclusive_group()
     form = "NAME[:OPTION=VALUE,...][/FIELD=VALUE,...]"
-    arms_help = f"options of the upsampler, fields of the recipe ({', '.join(FIELDS)}); lists have + between items"
-    arms.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar=form, help=arms_help)
-    arms.add_argument("--ablation", choices=ABLATIONS, help="the arms of one of the paper's ablations instead")
+    form_help = f"options of the upsampler, fields of the recipe ({', '.join(FIELDS)}); lists have + between items"
+    names.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar=form, help=form_help)
+    names.add_argument("--ablation", choices=ABLATIONS, help="the variants of one of the paper's ablations instead")
     command.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
     command.add_argument("--set", nargs="+", default=(), metavar="key=value", help="recipe fields to change")
     command.add_argument("--out", type=Path, required=True, help="writes OUT.md, OUT.json, and OUT-TEACHER.png of each")
     command.add_argument("--pictures", type=int, default=4, metavar="N", help="held-out images drawn; 0 for none")
     suite_help = "probe the sharpened features too: a suite file, and changes to it"
     command.add_argument("--suite", nargs="+", metavar=("SUITE.yaml", "key=value"), help=suite_help)
-    command.set_defaults(run=partial(run_compare, open_judge=open_judge))
+    command.set_defaults(run=partial(run_compare, open_probes=open_probes))
 
 
-def run_compare(arguments: argparse.Namespace, open_judge: OpenJudge) -> int:
-    """Train, judge and draw, teacher after teacher."""
+def run_compare(arguments: argparse.Namespace, open_probes: OpenProbes) -> int:
+    """Train, evaluate and draw, teacher after teacher."""
     if arguments.pictures < 0:
         raise UserError(f"--pictures is a number of images, got {arguments.pictures}")
     recipes = [load_recipe(AdapterRecipe, path, arguments.set) for path in arguments.recipes]
-    arms = arguments.upsamplers if arguments.ablation is None else ABLATIONS[arguments.ablation]
-    for text in arms:  # before anything is loaded
-        parse_arm(text, recipes[0])
+    variants = arguments.upsamplers if arguments.ablation is None else ABLATIONS[arguments.ablation]
+    for text in variants:  # before anything is loaded
+        parse_variant(text, recipes[0])
     suite = arguments.suite
-    judge = open_judge(Path(suite[0]), suite[1:]) if suite else None
+    probes = open_probes(Path(suite[0]), suite[1:]) if suite else None
     outcomes: list[Outcome] = []
 
     def keep(found: Sequence[Outcome]) -> str:  # so that an interruption loses one training at most
         return write_table([*outcomes, *found], arguments.out)
 
     for recipe in recipes:
-        workshop = open_workshop(recipe, arms)
-        trained = compare(recipe, workshop, arms, arguments.seeds, judge, keep)
+        teacher_data = open_teacher_data(recipe, recipes_of(recipe, variants))
+        trained = compare(recipe, teacher_data, variants, arguments.seeds, probes, keep)
         outcomes += trained.outcomes
         if arguments.pictures:
-            name = workshop.spec.name.replace("/", "-").replace(":", "-")
+            name = teacher_data.spec.name.replace("/", "-").replace(":", "-")
             target = arguments.out.with_name(f"{arguments.out.name}-{name}.png")
-            print(f"pictures: {draw(trained.adapters, workshop, arguments.pictures, target)}")
+            print(f"pictures: {draw(trained.adapters, teacher_data, arguments.pictures, target)}")
     print(keep(()))
     return 0

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from featsharp_adapter.adapter.adapter import Adapter
-from featsharp_adapter.compare.arms import parse_arm
-from featsharp_adapter.compare.probing import Judge, RememberingBackbone, judge_adapter
+from featsharp_adapter.compare.probes import Probes, RememberingBackbone, probe_adapter
+from featsharp_adapter.compare.variants import parse_variant
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
 from featsharp_adapter.sharpening.pictures import save_panels, shared_basis, to_pictures
-from featsharp_adapter.training.teacher_data import Workshop
+from featsharp_adapter.training.samples import Sample
+from featsharp_adapter.training.teacher_data import TeacherData
 from featsharp_adapter.training.train_one import train_one
-from featsharp_adapter.training.view_data import Sample
 
 Estimate = tuple[float, float | None]  #: mean, and its standard error where several values say
 
@@ -79,31 +79,31 @@ class Comparison:
 
 def compare(
     recipe: AdapterRecipe,
-    workshop: Workshop,
+    teacher_data: TeacherData,
     upsamplers: Sequence[str],
     seeds: Sequence[int],
-    judge: Judge | None = None,
+    probes: Probes | None = None,
     keep: Callable[[Sequence[Outcome]], object] = lambda _: None,
 ) -> Comparison:
-    """All trainings of one teacher; `upsamplers` as in `arms.py`; `judge` probes the features that each sharpens.
+    """All trainings of one teacher; `upsamplers` as in `variants.py`; `probes` measure the features that each sharpens.
 
     A seed decides weights, batches and choice of views; the data stay the same. `keep` is given what there is so far,
     after every training.
     """
-    teacher = RememberingBackbone(workshop.backbone)
+    teacher = RememberingBackbone(teacher_data.backbone)
     outcomes: list[Outcome] = []
     adapters: dict[str, Adapter] = {}
-    probe = next(iter(workshop.held_out.in_order(1)))
+    probe = next(iter(teacher_data.held_out.in_order(1)))
     for seed in seeds:
         for name in upsamplers:
-            arm = parse_arm(name, recipe)
+            variant = parse_variant(name, recipe)
             began = time.process_time()
-            adapter, fidelity = train_one(arm.recipe(recipe, seed), workshop)
+            adapter, fidelity = train_one(variant.recipe(recipe, seed), teacher_data)
             spent = time.process_time() - began
             side = adapter.meta.fidelity["side"]
             cost = measure_cost(adapter, probe)
             outcome = Outcome(
-                teacher=workshop.spec.name,
+                teacher=teacher_data.spec.name,
                 upsampler=name,
                 seed=seed,
                 mse_average=fidelity["average"].mse,
@@ -114,7 +114,7 @@ def compare(
                 seconds=spent,
                 milliseconds=cost[0],
                 mebibytes=cost[1],
-                probes={} if judge is None else judge_adapter(judge, teacher, adapter, name),
+                probes={} if probes is None else probe_adapter(probes, teacher, adapter, name),
             )
             outcomes.append(outcome)
             keep(outcomes)
@@ -122,7 +122,7 @@ def compare(
             errors = f"average {outcome.mse_average:.4f}, learned {outcome.mse_learned:.4f}"
             probed = "".join(f", {title} {value:.2f}" for title, value in outcome.probes.items())
             print(
-                f"{workshop.spec.name} {name} seed {seed}: {errors}, fidelity {outcome.fidelity:.3f}{probed}",
+                f"{teacher_data.spec.name} {name} seed {seed}: {errors}, fidelity {outcome.fidelity:.3f}{probed}",
                 flush=True,
             )
     return Comparison(outcomes, adapters)
@@ -142,9 +142,9 @@ def measure_cost(adapter: Adapter, sample: Sample) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def draw(adapters: Mapping[str, Adapter], workshop: Workshop, count: int, path: Path) -> Path:
+def draw(adapters: Mapping[str, Adapter], teacher_data: TeacherData, count: int, path: Path) -> Path:
     """A PNG: held-out images in rows; the image, the teacher's map and every upsampler's in columns, in one basis."""
-    sample = next(iter(workshop.held_out.in_order(count)))
+    sample = next(iter(teacher_data.held_out.in_order(count)))
     images = sample.guidance()
     maps = {"teacher": sample.views.low}
     maps |= {name: adapter(sample.views, images) for name, adapter in adapters.items()}

@@ -58,16 +58,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _from_featsharp(
     content: Mapping[str, Any], teacher: BackboneSpec, node: str | dict[str, Any], window: int, path: Path
 ) -> Adapter:
-    rooms = split_rooms(content["model_state"])
+    modules = split_modules(content["model_state"])
     arguments = content.get("upsample_args") or {}
     kind = str(arguments.get("type", "featsharp"))
-    upsampler = bake_official(rooms.get("upsampler", {}))
-    bias = rooms.get("bias_buffer", {}).get("buffer")
-    _check_width(upsampler, bias, rooms, teacher, path)
-    conditional = rooms.get("cond_bias_transform")
+    upsampler = bake_official(modules.get("upsampler", {}))
+    bias = modules.get("bias_buffer", {}).get("buffer")
+    _check_width(upsampler, bias, modules, teacher, path)
+    conditional = modules.get("cond_bias_transform")
     added = None if conditional is None else conditional_names(bake_official(conditional), path)
     found = featsharp_names(kind, upsampler, heads=HEADS, window=window, factor=arguments.get("factor"), source=path)
-    normaliser, name = _normaliser(rooms.get("normalizer", {}), str(arguments.get("normalizer", "")), teacher, path)
+    normaliser, name = _normaliser(modules.get("normalizer", {}), str(arguments.get("normalizer", "")), teacher, path)
     meta = AdapterMeta(
         teacher=teacher,
         teacher_node=node,
@@ -126,43 +126,43 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, path: Pat
         raise UserError(f"{path} does not fit the {what} it says it is: {error}") from error
 
 
-def split_rooms(state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+def split_modules(state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     """Tensors by the first part of their name, without the `module.` that distributed training puts after it."""
-    rooms: dict[str, dict[str, Tensor]] = {}
+    modules: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
-        room, _, rest = name.partition(".")
+        module, _, rest = name.partition(".")
         if isinstance(value, Tensor):
-            rooms.setdefault(room, {})[rest.removeprefix("module.")] = value
-    return rooms
+            modules.setdefault(module, {})[rest.removeprefix("module.")] = value
+    return modules
 
 
-def _normaliser(room: Mapping[str, Tensor], mode: str, teacher: BackboneSpec, path: Path) -> tuple[Normaliser, str]:
+def _normaliser(module: Mapping[str, Tensor], mode: str, teacher: BackboneSpec, path: Path) -> tuple[Normaliser, str]:
     """PHI-S as stored; where the rotation is none, the affine map that it is."""
     if mode == "layernorm":
-        if room:
+        if module:
             raise UserError(f"{path} has a trained layer norm, which no normaliser of this package is")
         return LayerNormaliser(teacher.spatial_dim), "layer_norm"
-    if "mean" not in room:
+    if "mean" not in module:
         return AffineNormaliser(teacher.spatial_dim), "none"
-    dim = room["mean"].shape[0]
-    alpha = room.get("alpha", torch.ones(())).reshape(()).float()
-    rotation = room.get("rotation", torch.eye(dim)).float()
+    dim = module["mean"].shape[0]
+    alpha = module.get("alpha", torch.ones(())).reshape(()).float()
+    rotation = module.get("rotation", torch.eye(dim)).float()
     if (rotation @ rotation.T - torch.eye(dim)).abs().max() > ORTHOGONAL or not math.isfinite(float(alpha)):
         raise UserError(f"{path}: the rotation of its normaliser is not orthogonal; the file is damaged")
     phi_s = PhiS(dim)
-    for name, value in (("mean", room["mean"]), ("alpha", alpha), ("rotation", rotation)):
+    for name, value in (("mean", module["mean"]), ("alpha", alpha), ("rotation", rotation)):
         getattr(phi_s, name).copy_(value.reshape(getattr(phi_s, name).shape))
     return phi_s, "phi_s"
 
 
 def _check_width(
-    upsampler: Mapping[str, Tensor], bias: Tensor | None, rooms: Mapping[str, Any], teacher: BackboneSpec, path: Path
+    upsampler: Mapping[str, Tensor], bias: Tensor | None, modules: Mapping[str, Any], teacher: BackboneSpec, path: Path
 ) -> None:
     if not upsampler:
-        raise UserError(f"{path} has no upsampler in its model_state (found: {', '.join(sorted(rooms)) or 'nothing'})")
+        raise UserError(f"{path} has no upsampler in its model_state (has: {', '.join(sorted(modules)) or 'nothing'})")
     widths = {int(bias.shape[1])} if bias is not None else set()
-    if "mean" in rooms.get("normalizer", {}):
-        widths.add(int(rooms["normalizer"]["mean"].shape[0]))
+    if "mean" in modules.get("normalizer", {}):
+        widths.add(int(modules["normalizer"]["mean"].shape[0]))
     for width in widths:
         if width != teacher.spatial_dim:
             raise UserError(f"{path} is for features {width} wide, {teacher.name} has {teacher.spatial_dim}")

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featsharp_adapter.model.constants import remembered_constants
+from featsharp_adapter.model.exactness import Trial, random_numbers
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -95,3 +96,24 @@ def _padded_interpolation(size: int, factor: int, radius: int, mode: Interpolati
     eye = torch.eye(size, dtype=torch.float64)[None, None]
     matrix = F.interpolate(eye, size=(size, factor * size), mode=mode, align_corners=False)[0]
     return F.pad(matrix, (radius, radius), mode="reflect")[0].T.contiguous()
+
+
+def plain_upsample(source: Tensor, kernel: Tensor, factor: int) -> Tensor:
+    """`adaptive_upsample` as it is written down: every neighbourhood of the upsampled map, unfolded."""
+    height, width, taps = kernel.shape[1], kernel.shape[2], kernel.shape[3]
+    fine = F.interpolate(source, scale_factor=factor, mode="bilinear", align_corners=False)
+    patches = F.unfold(F.pad(fine, (taps // 2,) * 4, mode="reflect"), taps)
+    patches = patches.view(*source.shape[:2], taps**2, height, width)
+    return torch.einsum("bcnyx,byxn->bcyx", patches, kernel.flatten(3))
+
+
+def _trial_numbers() -> tuple[Tensor, Tensor]:
+    return random_numbers(1, 16, 18, 5), random_numbers(1, 36, 10, 49).softmax(dim=-1).unflatten(-1, (7, 7))
+
+
+def _trial_fast(device: torch.device) -> Tensor:
+    source, kernel = _trial_numbers()
+    return adaptive_upsample(source.float().to(device), kernel.float().to(device), 2)
+
+
+TRIAL = Trial("joint bilateral upsampling", _trial_fast, lambda: plain_upsample(*_trial_numbers(), 2))

@@ -13,7 +13,7 @@ KEEP = 0.8
 
 
 class AverageDownsampler(nn.Module):
-    """[B, C, k*g, k*g'] -> [B, C, g, g'], the mean of each cell. Fixed, and so the same judge for every upsampler."""
+    """[B, C, k*g, k*g'] -> [B, C, g, g'], the mean of each cell. Fixed, and so the same measure for every upsampler."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()

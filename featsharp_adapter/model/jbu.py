@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from featsharp_adapter.model.adaptive_upsample import adaptive_upsample
+from featsharp_adapter.model.adaptive_upsample import TRIAL, adaptive_upsample
 from featsharp_adapter.model.exactness import check_backend
 
 RADIUS = 3
@@ -58,7 +58,7 @@ class JBULevel(nn.Module):
             raise UserError(
                 f"a filter of {2 * RADIUS + 1} pixels a side needs more than {size}: give it a larger image"
             )
-        check_backend(source)
+        check_backend(source, TRIAL)
         return adaptive_upsample(source, self.kernel(pixels), self.factor)
 
     def kernel(self, pixels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from featsharp_adapter.model.constants import remembered_constants
-from featsharp_adapter.model.exactness import check_backend
+from featsharp_adapter.model.exactness import Trial, check_backend, random_numbers
 
 #: Rows and columns of queries in a block, and the number of tokens up to which the whole map is one block.
 BLOCK_ROWS = 4
@@ -66,7 +66,7 @@ class LocalAttention(nn.Module):
         self.proj = nn.Linear(dim, dim if out is None else out)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        check_backend(tokens)
+        check_backend(tokens, TRIAL)
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 4, 1, 2, 5)
         if self.position == "rope":
             angles = rope_angles(tokens.shape[1], tokens.shape[2], query.shape[-1], query.device)
@@ -166,3 +166,28 @@ def rotate_pairs(values: Tensor, angles: Tensor) -> Tensor:
     cos, sin = angles.cos().to(values.dtype), angles.sin().to(values.dtype)
     first, second = values.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, radius: int) -> Tensor:
+    """`windowed_attention` with ALiBi distances and scale 1, of every token to every other."""
+    heads, height, width = query.shape[1:4]
+    row = torch.arange(height, device="cpu").repeat_interleave(width)
+    column = torch.arange(width, device="cpu").repeat(height)
+    down, across = (row[:, None] - row).abs(), (column[:, None] - column).abs()
+    distance = torch.stack([2.0 ** -(head // 2 + 1) * (across if head % 2 else down) for head in range(heads)])
+    query, key, value = (part.flatten(2, 3) for part in (query, key, value))
+    scores = (query @ key.transpose(-1, -2) - distance).masked_fill((down > radius) | (across > radius), float("-inf"))
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2).unflatten(1, (height, width))
+
+
+def _trial_numbers() -> tuple[Tensor, Tensor, Tensor]:
+    query, key, value = random_numbers(3, 1, 2, 17, 20, 8)
+    return query, key, value
+
+
+def _trial_fast(device: torch.device) -> Tensor:
+    query, key, value = (part.float().to(device) for part in _trial_numbers())
+    return windowed_attention(query, key, value, 3, alibi_heads=2, scale=1.0)
+
+
+TRIAL = Trial("window attention", _trial_fast, lambda: plain_attention(*_trial_numbers(), 3))

@@ -145,11 +145,11 @@ def consistency_loss(
     if weights is not None:
         spread = warp(weights.expand(len(sharp), -1, -1, -1), homographies)
         importance = mask * F.adaptive_avg_pool2d(spread, grid)
-    price = torch.zeros((), device=sharp.device)
+    penalty = torch.zeros((), device=sharp.device)
     if uncertainty is not None:
         importance = importance * F.adaptive_avg_pool2d(warp(discount(uncertainty), homographies), grid)
-        doubt = F.adaptive_avg_pool2d(warp(uncertainty, homographies), grid) / 2
-        price = ((doubt * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)).mean()
+        log_variance = F.adaptive_avg_pool2d(warp(uncertainty, homographies), grid) / 2
+        penalty = ((log_variance * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)).mean()
     error = masked_error(downsampler(warp(sharp, homographies)), target, importance)
     cells = mask.flatten(1).sum(dim=1).clamp(min=grid[0] * grid[1] / 2)
-    return (error.flatten(1).sum(dim=1) / cells).mean() + price
+    return (error.flatten(1).sum(dim=1) / cells).mean() + penalty

@@ -1,4 +1,4 @@
-"""Where views of one image cannot agree (reflections, cut-off objects), the loss may say less, at a price.
+"""Where views of one image cannot agree (reflections, cut-off objects), the error may count less, at a cost.
 
 A network reads the sharpened map and predicts u: the squared error counts exp(-u) there, and u/2 is added, the negative
 log-likelihood of a Gaussian up to scale. It is in FeatSharp's code and not in its paper, so it is an option here.

@@ -46,7 +46,7 @@ def stitch(tiles: Tensor, n: int) -> Tensor:
 
 
 def teacher_views(backbone: Backbone, images: Tensor, grids: Iterable[int], *, chunk: int = 64) -> Views:
-    """Everything the teacher has to look at for [B, 3, H, W] in [0, 1], any H, W: B (1 + sum n^2) images in one pass.
+    """Low-resolution map and tile maps of [B, 3, H, W] in [0, 1], any H, W: the teacher encodes B (1 + sum n^2) images.
 
     Tiling multiplies the batch, so at most `chunk` images are in the teacher at a time. Gradients flow if the backbone
     lets them (a `FrozenBackbone` does not).

@@ -60,10 +60,10 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit, self.planned = limit, int(PLANNED * limit)
 
-    def tiles(self, look: Callable[[Tensor], Tensor], tile: Tensor, held: int) -> int:
+    def tiles(self, encode: Callable[[Tensor], Tensor], tile: Tensor, held: int) -> int:
         """How many tiles like [1, 3, R, R'] the teacher may see at once beside `held` bytes; at least one."""
         with PeakMemory() as memory:
-            look(tile)
+            encode(tile)
         one = memory.peak + tile.nbytes
         self._check(held + one, f"the teacher needs it for one view of {tile.shape[-2]}x{tile.shape[-1]} px")
         return (self.planned - held) // one

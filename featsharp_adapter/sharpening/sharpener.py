@@ -97,7 +97,7 @@ class Sharpener:
         adapter, factor = self.adapter, self.adapter.factor
         large = resize_images(images, (factor * size[0], factor * size[1]))
         small = resize_images(images, size)
-        summary, spatial = self._see(small)
+        summary, spatial = self._encode(small)
         low = adapter.denoise_normalised(spatial)
         del spatial
         grid = (low.shape[-2], low.shape[-1])
@@ -107,9 +107,9 @@ class Sharpener:
             scaled = large if n == factor else resize_images(images, (n * size[0], n * size[1]))
             held += low.nbytes * n * n
             chunk = self._chunk(small[:1], budget, held)
-            tiles[n] = tile_map(self._look, scaled, grid, n, overlap=self.settings.overlap, chunk=chunk)
+            tiles[n] = tile_map(self._denoised, scaled, grid, n, overlap=self.settings.overlap, chunk=chunk)
         sharp = self._upsample(low, tiles, large, budget, held)
-        del tiles, low  # before the way back needs memory of its own
+        del tiles, low  # before denormalising needs memory of its own
         return Features(summary, self._raw(sharp))
 
     def _windows(self, images: Tensor, budget: Budget | None) -> Features:
@@ -131,10 +131,10 @@ class Sharpener:
                 here = (slice(row, row + cells[0]), slice(column, column + cells[1]))
                 out[:, :, *here] += self._whole(part, spec.native_size, budget, held).spatial * weight
                 total[here] += weight
-        summary = self._see(resize_images(images, spec.native_size)).summary
+        summary = self._encode(resize_images(images, spec.native_size)).summary
         return Features(summary, out.div_(total))
 
-    def _see(self, images: Tensor) -> Features:
+    def _encode(self, images: Tensor) -> Features:
         features = self.backbone(images)
         if not all_finite(features.spatial):
             raise UserError(
@@ -143,14 +143,14 @@ class Sharpener:
             )
         return features
 
-    def _look(self, pixels: Tensor) -> Tensor:
+    def _denoised(self, pixels: Tensor) -> Tensor:
         """Tiles [N, 3, R, R'] -> denoised features in normalised space [N, C, g, g']."""
-        return self.adapter.denoise_normalised(self._see(pixels).spatial)
+        return self.adapter.denoise_normalised(self._encode(pixels).spatial)
 
     def _chunk(self, tile: Tensor, budget: Budget | None, held: int) -> int:
         if budget is None:
             return self.settings.chunk
-        return min(self.settings.chunk, budget.tiles(self._look, tile, held))
+        return min(self.settings.chunk, budget.tiles(self._denoised, tile, held))
 
     def _upsample(
         self, low: Tensor, tiles: dict[int, Tensor], large: Tensor, budget: Budget | None, held: int

@@ -17,11 +17,11 @@ def tile_starts(grid: int, n: int, overlap: float) -> list[int]:
 
 
 def tile_map(
-    look: Callable[[Tensor], Tensor], large: Tensor, grid: tuple[int, int], n: int, *, overlap: float, chunk: int
+    encode: Callable[[Tensor], Tensor], large: Tensor, grid: tuple[int, int], n: int, *, overlap: float, chunk: int
 ) -> Tensor:
     """large [B, 3, n*R, n*R'] -> [B, C, n*g, n*g'].
 
-    look: pixels [N, 3, R, R'] -> features [N, C, g, g'], called for at most `chunk` tiles at a time. Where tiles
+    encode: pixels [N, 3, R, R'] -> features [N, C, g, g'], called for at most `chunk` tiles at a time. Where tiles
     overlap, each counts by how far inside it a place is, so that no seam is left.
     """
     rows, columns = (tile_starts(side, n, overlap) for side in grid)
@@ -34,9 +34,9 @@ def tile_map(
     places = [(row, column) for row in rows for column in columns]
     for group in _groups(places, max(1, chunk // batch)):
         pixels = torch.cat([_crop(large, place, grid, size) for place in group])
-        seen = [look(part) for part in pixels.split(chunk)]
-        found = seen[0] if len(seen) == 1 else torch.cat(seen)
-        del pixels, seen
+        encoded = [encode(part) for part in pixels.split(chunk)]
+        found = encoded[0] if len(encoded) == 1 else torch.cat(encoded)
+        del pixels, encoded
         for (row, column), tile in zip(group, found.split(batch), strict=True):
             if out is None:
                 out = tile.new_zeros(batch, tile.shape[1], n * grid[0], n * grid[1])

@@ -27,14 +27,14 @@ def build_optimiser(
     """
     guide = [parameter for parameter in adapter.upsampler.guide_parameters() if parameter.requires_grad]
     # The kernel's few parameters (which pixels are alike, and how far to look) have gradients and scales of their own.
-    doubt = [] if uncertainty is None else [p for p in uncertainty.parameters() if not _among(p, scales)]
-    taken = {id(parameter) for parameter in (*guide, *doubt, *scales)}
+    uncertain = [] if uncertainty is None else [p for p in uncertainty.parameters() if not _among(p, scales)]
+    taken = {id(parameter) for parameter in (*guide, *uncertain, *scales)}
     everything = [*adapter.parameters(), *downsampler.parameters()]
     rest = [parameter for parameter in everything if parameter.requires_grad and id(parameter) not in taken]
     groups: list[dict[str, Any]] = [
         {"params": rest, "peak": optim.lr},
         {"params": guide, "peak": optim.lr_guide},
-        {"params": doubt, "peak": optim.lr_uncertainty},
+        {"params": uncertain, "peak": optim.lr_uncertainty},
         {"params": list(scales), "peak": SCALE_RATE * optim.lr, "weight_decay": SCALE_DECAY},
     ]
     return torch.optim.NAdam([group for group in groups if group["params"]], lr=optim.lr)

@@ -1,4 +1,4 @@
-"""A teacher and all it has to say of the training and held-out images, made once for every upsampler compared."""
+"""A teacher and its features of the training and held-out images, computed once for all upsamplers compared."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from featsharp_adapter.compare.arms import parse_arm
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.training.view_data import SampleFountain, SampleMaker, SampleStore, fill_store, sample_bytes
+from featsharp_adapter.training.samples import SampleMaker, SampleStore, StreamedSamples, fill_store, sample_bytes
 from featsharp_adapter.upsamplers.table import build_upsampler
 from imagery.sources import open_source
 from imagery.stream import ImageStream, to_float
@@ -24,14 +23,14 @@ FILL_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Workshop:
+class TeacherData:
     """What training needs besides the recipe, ready to use."""
 
     backbone: Backbone
     maker: SampleMaker
     statistics: CovarianceStatistics  #: of the teacher's tokens, which any normaliser is fitted to
     store: SampleStore | None  #: None: the views do not fit in memory, the teacher works at every step
-    held_out: SampleStore | SampleFountain
+    held_out: SampleStore | StreamedSamples
     device: torch.device
 
     @property
@@ -40,31 +39,31 @@ class Workshop:
         return self.backbone.spec
 
 
-def open_workshop(recipe: AdapterRecipe, upsamplers: Iterable[str]) -> Workshop:
-    """Load the teacher and let it look at the images once, for all of `upsamplers`."""
+def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -> TeacherData:
+    """Load the teacher and compute its features of the images once, with the tiles that any of `recipes` needs."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if recipe.teacher_dtype == "bfloat16" else None
     backbone = FrozenBackbone(load_backbone(recipe.teacher), dtype=dtype, chunk=recipe.chunk).to(device)
-    grids = needed_grids(recipe, backbone.spec, upsamplers)
+    grids = needed_grids(backbone.spec, recipes)
     maker = SampleMaker(backbone, grids, recipe.views.settings(), recipe.views.count, recipe.seed, device)
     spec, data = backbone.spec, recipe.data
 
     def training(batch_size: int) -> ImageStream:
         return open_stream(recipe, spec, data.train, batch_size, recipe.seed)
 
-    def judged(batch_size: int) -> ImageStream:
+    def evaluated(batch_size: int) -> ImageStream:
         return open_stream(recipe, spec, data.held_out, batch_size, recipe.seed)
 
     store: SampleStore | None = None
-    held_out: SampleStore | SampleFountain
+    held_out: SampleStore | StreamedSamples
     if fits_in_memory(recipe, spec, grids):
         store = _fill(data.images, training(FILL_BATCH), maker, "training views")
-        held_out = _fill(data.held_out_images, judged(FILL_BATCH), maker, "held-out views")
+        held_out = _fill(data.held_out_images, evaluated(FILL_BATCH), maker, "held-out views")
         maps: Iterable[Tensor] = (sample.views.low for sample in store.in_order(FILL_BATCH))
     else:
-        held_out = SampleFountain(data.held_out_images, judged, maker)
+        held_out = StreamedSamples(data.held_out_images, evaluated, maker)
         maps = _low_maps(data.images, training(FILL_BATCH), maker)
-    return Workshop(backbone, maker, statistics_of(maps), store, held_out, device)
+    return TeacherData(backbone, maker, statistics_of(maps), store, held_out, device)
 
 
 def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...]) -> bool:
@@ -78,13 +77,13 @@ def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, 
     return fits
 
 
-def needed_grids(recipe: AdapterRecipe, spec: BackboneSpec, upsamplers: Iterable[str]) -> tuple[int, ...]:
-    """All tile grids that these upsamplers (`arms.py`) ask for."""
+def needed_grids(spec: BackboneSpec, recipes: Iterable[AdapterRecipe]) -> tuple[int, ...]:
+    """All tile grids that the upsamplers of these recipes ask for."""
     grids: set[int] = set()
-    for arm in (parse_arm(text, recipe) for text in upsamplers):
+    for recipe in recipes:
         size = {"dim": spec.spatial_dim, "factor": recipe.factor, "grid": spec.native_grid}
         with torch.device("meta"):
-            built = build_upsampler(arm.upsampler, **size, **arm.options)
+            built = build_upsampler(recipe.upsampler, **size, **recipe.options)
         grids |= set(built.tile_grids)
     return tuple(sorted(grids))
 

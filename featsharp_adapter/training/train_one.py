@@ -1,4 +1,4 @@
-"""From a recipe and a workshop to a trained, judged adapter."""
+"""From a recipe and its teacher data to a trained and evaluated adapter."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,40 +10,42 @@ from common.recipes import dump
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
 from featsharp_adapter.model.downsampler import build_downsampler
-from featsharp_adapter.model.fidelity import Fidelity, judge_held_out
 from featsharp_adapter.model.normalisers import fit_normaliser
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.checkpoints import Checkpoints
-from featsharp_adapter.training.teacher_data import FILL_BATCH, Workshop, open_stream
+from featsharp_adapter.training.evaluation import Fidelity, evaluate_held_out
+from featsharp_adapter.training.samples import LiveSamples, Samples, StoredSamples
+from featsharp_adapter.training.teacher_data import FILL_BATCH, TeacherData, open_stream
 from featsharp_adapter.training.trainer import Trainer, seeded, train_adapter
-from featsharp_adapter.training.view_data import LiveSamples, Samples, StoredSamples
 
 
 def train_one(
-    recipe: AdapterRecipe, workshop: Workshop, *, folder: Path | None = None
+    recipe: AdapterRecipe, teacher_data: TeacherData, *, folder: Path | None = None
 ) -> tuple[Adapter, dict[str, Fidelity]]:
-    """Train and judge one adapter; with a `folder`, checkpoints and a log go there and it resumes from them."""
-    trainer = new_trainer(recipe, workshop)
+    """Train and evaluate one adapter; with a `folder`, checkpoints and a log go there and it resumes from them."""
+    trainer = new_trainer(recipe, teacher_data)
     checkpoints = None
     if folder is not None:
-        identity = f"{dump(recipe)}{workshop.spec.digest}"
+        identity = f"{dump(recipe)}{teacher_data.spec.digest}"
         checkpoints = Checkpoints(folder / "checkpoints", identity, keep=recipe.checkpoint.keep)
     log = None if folder is None else folder / "log.jsonl"
-    adapter = train_adapter(trainer, open_samples(recipe, workshop), checkpoints=checkpoints, log=log)
-    return judge(adapter, trainer.downsampler, workshop)
+    adapter = train_adapter(trainer, open_samples(recipe, teacher_data), checkpoints=checkpoints, log=log)
+    return evaluate(adapter, trainer.downsampler, teacher_data)
 
 
-def judge(adapter: Adapter, downsampler: nn.Module, workshop: Workshop) -> tuple[Adapter, dict[str, Fidelity]]:
+def evaluate(
+    adapter: Adapter, downsampler: nn.Module, teacher_data: TeacherData
+) -> tuple[Adapter, dict[str, Fidelity]]:
     """Measure on the held-out images and write it into the adapter's description."""
-    fidelity, side = judge_held_out(adapter, downsampler, workshop.held_out.in_order(FILL_BATCH))
+    fidelity, side = evaluate_held_out(adapter, downsampler, teacher_data.held_out.in_order(FILL_BATCH))
     facts = {name: value.to_dict() for name, value in fidelity.items()} | {"side": asdict(side)}
     adapter.meta = replace(adapter.meta, fidelity=facts)
     return adapter, fidelity
 
 
-def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
+def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData) -> Trainer:
     """Everything that learns, freshly initialised from the recipe's seed."""
-    node, spec = recipe.downsampler, workshop.spec
+    node, spec = recipe.downsampler, teacher_data.spec
     meta = AdapterMeta(
         teacher=spec,
         teacher_node=recipe.teacher,
@@ -52,21 +54,21 @@ def new_trainer(recipe: AdapterRecipe, workshop: Workshop) -> Trainer:
         options=recipe.options,
         normaliser=recipe.normaliser,
         conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
-        training=training_facts(recipe, stored=workshop.store is not None),
+        training=training_facts(recipe, stored=teacher_data.store is not None),
     )
-    normaliser = fit_normaliser(recipe.normaliser, workshop.statistics)
+    normaliser = fit_normaliser(recipe.normaliser, teacher_data.statistics)
     with seeded(recipe.seed):
-        adapter = Adapter.build(meta, normaliser).to(workshop.device)
+        adapter = Adapter.build(meta, normaliser).to(teacher_data.device)
         downsampler = build_downsampler(node.name, dim=spec.spatial_dim, factor=recipe.factor, kernel=node.kernel)
-        return Trainer(adapter, downsampler.to(workshop.device), recipe)
+        return Trainer(adapter, downsampler.to(teacher_data.device), recipe)
 
 
-def open_samples(recipe: AdapterRecipe, workshop: Workshop) -> Samples:
+def open_samples(recipe: AdapterRecipe, teacher_data: TeacherData) -> Samples:
     """The training batches: from the store, or, where that did not fit, from the teacher itself."""
-    if workshop.store is not None:
-        return StoredSamples(workshop.store, recipe.optim.batch_size, recipe.seed)
-    stream = open_stream(recipe, workshop.spec, recipe.data.train, recipe.optim.batch_size, recipe.seed)
-    return LiveSamples(stream, workshop.maker)
+    if teacher_data.store is not None:
+        return StoredSamples(teacher_data.store, recipe.optim.batch_size, recipe.seed)
+    stream = open_stream(recipe, teacher_data.spec, recipe.data.train, recipe.optim.batch_size, recipe.seed)
+    return LiveSamples(stream, teacher_data.maker)
 
 
 def training_facts(recipe: AdapterRecipe, *, stored: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from featsharp_adapter.model.uncertainty import UncertaintyNet
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.optim import build_optimiser, clip_norm, set_rates
-from featsharp_adapter.training.view_data import Sample, Samples
+from featsharp_adapter.training.samples import Sample, Samples
 
 _STEP = 0x57E9
 
@@ -65,7 +65,7 @@ class Trainer:
     def loss(self, sample: Sample, picks: Sequence[int]) -> Tensor:
         """Mean consistency loss over the picked views; a mean over images, so that parts of a batch add up."""
         sharp = self.adapter.forward_normalised(sample.views, sample.guidance())
-        doubt = None if self.uncertainty is None else self.uncertainty(sharp)
+        uncertainty = None if self.uncertainty is None else self.uncertainty(sharp)
         losses = [
             consistency_loss(
                 sharp,
@@ -74,7 +74,7 @@ class Trainer:
                 sample.homographies[:, pick],
                 self.downsampler,
                 self.weights,
-                doubt,
+                uncertainty,
             )
             for pick in picks
         ]

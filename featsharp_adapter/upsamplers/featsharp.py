@@ -17,6 +17,7 @@ from featsharp_adapter.model.fusion import BlockKind, FusionBlock, PartialBlock,
 from featsharp_adapter.model.jbu import JBUStack, prime_factors
 from featsharp_adapter.model.local_attention import Position
 from featsharp_adapter.upsamplers.base import Upsampler
+from featsharp_adapter.upsamplers.guides import GUIDES
 from featsharp_adapter.upsamplers.strips import in_strips, resized_rows
 
 INPUTS = ("jbu", "bilinear", "tiles", "rgb")
@@ -174,17 +175,13 @@ class FeatSharpUpsampler(Upsampler):
 
 def check_inputs(inputs: Sequence[str]) -> dict[str, type[Upsampler]]:
     """The learned ones among `inputs`; UserError unless they are different known names, the first with features."""
-    from featsharp_adapter.upsamplers.table import UPSAMPLERS  # the table names this file too
-
-    unfit = ("none", "bilinear", "tile", "s2", "featup", "featsharp")  # under another name here, or not guides
-    guides = {name: kind for name, kind in UPSAMPLERS.items() if name not in unfit}
     for name in inputs:
-        if name not in INPUTS and name not in guides:
-            raise unknown("fusion input", name, (*INPUTS, *guides))
+        if name not in INPUTS and name not in GUIDES:
+            raise unknown("fusion input", name, (*INPUTS, *GUIDES))
     if not inputs or len(set(inputs)) < len(inputs):
-        raise UserError(f"fusion inputs are different names out of {', '.join((*INPUTS, *guides))}, got {list(inputs)}")
+        raise UserError(f"fusion inputs are different names out of {', '.join((*INPUTS, *GUIDES))}, got {list(inputs)}")
     if inputs[0] == "rgb":
         raise UserError(
             'the first fusion input is the one that is corrected; it cannot be "rgb", which has no features'
         )
-    return {name: guides[name] for name in inputs if name in guides}
+    return {name: GUIDES[name] for name in inputs if name in GUIDES}

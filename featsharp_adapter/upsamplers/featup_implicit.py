@@ -67,15 +67,15 @@ class ImplicitFit(nn.Module):
         super().__init__()
         self.map = ImplicitMap(width, settings.hidden, settings.frequencies, size)
         self.downsampler = AverageDownsampler(factor)
-        self.doubt = nn.Conv2d(width, 1, 1)
-        nn.init.normal_(self.doubt.weight, std=0.1 / width**0.5)
+        self.log_scale = nn.Conv2d(width, 1, 1)
+        nn.init.normal_(self.log_scale.weight, std=0.1 / width**0.5)
 
     def loss(self, pixels: Tensor, targets: Tensor, homographies: Tensor, tv_weight: float) -> Tensor:
         """targets [V, D, g, g'] through homographies [V, 3, 3]: eq. 2 of the paper, a Gaussian likelihood, and TV."""
         sharp = self.map(pixels)
-        seen = self.downsampler(warp(sharp.expand(len(targets), -1, -1, -1), homographies))
-        log_scale = self.doubt(targets).clamp(min=-9.0)
-        likelihood = (seen - targets).square() / (2 * (2 * log_scale).exp()) + log_scale
+        predicted = self.downsampler(warp(sharp.expand(len(targets), -1, -1, -1), homographies))
+        log_scale = self.log_scale(targets).clamp(min=-9.0)
+        likelihood = (predicted - targets).square() / (2 * (2 * log_scale).exp()) + log_scale
         mask = inside_share(homographies, (targets.shape[-2], targets.shape[-1]))
         magnitude = sharp.square().sum(dim=1, keepdim=True).add(1e-12).sqrt()
         variation = sum(magnitude.diff(dim=side).square().mean() for side in (2, 3))
@@ -85,7 +85,7 @@ class ImplicitFit(nn.Module):
 def fit_implicit(
     guidance: Tensor, targets: Tensor, homographies: Tensor, factor: int, settings: ImplicitSettings
 ) -> tuple[Tensor, list[float]]:
-    """guidance [3, H, W], targets [V, C, g, g'] seen through homographies [V, 3, 3] -> ([C, k*g, k*g'], losses).
+    """guidance [3, H, W], targets [V, C, g, g'] of views through homographies [V, 3, 3] -> ([C, k*g, k*g'], losses).
 
     A function of its arguments alone: random numbers come from the settings' seed. No gradients flow through it.
     """
@@ -149,8 +149,8 @@ class ImplicitUpsampler(Upsampler):
         whole = torch.eye(3, device=low.device, dtype=low.dtype)[None]
         homographies = torch.cat([whole, *(tile_homographies(n, like=low) for n in self.tile_grids)])
         fits = [
-            fit_implicit(image, seen, homographies, self.factor, self.settings)[0]
-            for image, seen in zip(guidance, targets, strict=True)
+            fit_implicit(image, views, homographies, self.factor, self.settings)[0]
+            for image, views in zip(guidance, targets, strict=True)
         ]
         return torch.stack(fits)
 

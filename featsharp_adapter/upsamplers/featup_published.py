@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from featsharp_adapter.model.adaptive_upsample import adaptive_upsample
+from featsharp_adapter.model.adaptive_upsample import TRIAL, adaptive_upsample
 from featsharp_adapter.model.exactness import check_backend
 from featsharp_adapter.model.jbu import KEY_DIM, RADIUS, JBULevel
 from featsharp_adapter.upsamplers.base import Upsampler
@@ -31,7 +31,7 @@ class PublishedLevel(JBULevel):
         self.fixup = nn.Sequential(nn.Conv2d(TAPS + 3, TAPS, 1), nn.GELU(), nn.Dropout2d(0.1), nn.Conv2d(TAPS, TAPS, 1))
 
     def guided(self, source: Tensor, pixels: Tensor) -> Tensor:
-        check_backend(source)
+        check_backend(source, TRIAL)
         kernel = self.kernel(pixels)
         taps = kernel.flatten(3).permute(0, 3, 1, 2)
         correction = self.fixup(torch.cat([taps, pixels], dim=1)).permute(0, 2, 3, 1)

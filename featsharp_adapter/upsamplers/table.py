@@ -5,20 +5,10 @@ from typing import Any
 
 from common.errors import UserError, nearest, unknown
 from featsharp_adapter.model.jbu import RADIUS
-from featsharp_adapter.upsamplers.anyup import AnyUpUpsampler
 from featsharp_adapter.upsamplers.base import Upsampler
-from featsharp_adapter.upsamplers.carafe import CarafeUpsampler
-from featsharp_adapter.upsamplers.dysample import DySampleUpsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
-from featsharp_adapter.upsamplers.featup_implicit import ImplicitUpsampler
-from featsharp_adapter.upsamplers.featup_published import FeatUpPublishedUpsampler
-from featsharp_adapter.upsamplers.jafar import JafarUpsampler
-from featsharp_adapter.upsamplers.lift import LiftUpsampler
-from featsharp_adapter.upsamplers.loftup import LoftUpUpsampler
-from featsharp_adapter.upsamplers.naf import NafUpsampler
-from featsharp_adapter.upsamplers.resfu import ResfuUpsampler
-from featsharp_adapter.upsamplers.sapa import SapaUpsampler
+from featsharp_adapter.upsamplers.guides import GUIDES
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, NoUpsampler, S2Upsampler, TileUpsampler
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {
@@ -27,18 +17,8 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "tile": TileUpsampler,
     "s2": S2Upsampler,
     "featup": FeatUpUpsampler,
-    "featup_published": FeatUpPublishedUpsampler,
     "featsharp": FeatSharpUpsampler,
-    "carafe": CarafeUpsampler,
-    "sapa": SapaUpsampler,
-    "dysample": DySampleUpsampler,
-    "lift": LiftUpsampler,
-    "jafar": JafarUpsampler,
-    "loftup": LoftUpUpsampler,
-    "resfu": ResfuUpsampler,
-    "anyup": AnyUpUpsampler,
-    "naf": NafUpsampler,
-    "featup_implicit": ImplicitUpsampler,
+    **GUIDES,
 }
 _GIVEN = ("dim", "factor", "grid")
 

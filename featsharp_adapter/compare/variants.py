@@ -6,6 +6,7 @@ featsharp:inputs=bilinear+tiles        a list has + between its items
 featsharp/bias=false,losses.tv=0.1     the same with these fields of the recipe changed; after options if there are any
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import UPSAMPLERS
 
-#: Fields of the recipe that arms may differ in: those that do not decide what is looked at, how often or how long.
+#: Fields of the recipe that variants may differ in: none decides which images and views there are, or how many steps.
 FIELDS = (
     "normaliser",
     "bias",
@@ -31,8 +32,8 @@ FIELDS = (
 
 
 @dataclass(frozen=True)
-class Arm:
-    """`title` is the text it was made from; it names the arm in tables."""
+class Variant:
+    """`title` is the text it was made from; it names the variant in tables."""
 
     title: str
     upsampler: str
@@ -40,7 +41,7 @@ class Arm:
     fields: tuple[str, ...] = field(default=())  #: changes of the recipe, path=value
 
     def recipe(self, recipe: AdapterRecipe, seed: int) -> AdapterRecipe:
-        """The recipe of this arm and seed."""
+        """The recipe of this variant and seed."""
         data = recipe.model_dump(mode="json")
         for change in self.fields:
             node, inner, _ = change.partition("=")[0].partition(".")
@@ -52,8 +53,8 @@ class Arm:
         )
 
 
-def parse_arm(text: str, recipe: AdapterRecipe) -> Arm:
-    """The arm that `text` (forms above) describes; UserError naming the nearest upsampler, option or field."""
+def parse_variant(text: str, recipe: AdapterRecipe) -> Variant:
+    """The variant that `text` (forms above) describes; UserError naming the nearest upsampler, option or field."""
     head, slash, changes = text.partition("/")
     name, colon, rest = head.partition(":")
     if name not in UPSAMPLERS:
@@ -65,9 +66,14 @@ def parse_arm(text: str, recipe: AdapterRecipe) -> Arm:
             options[key] = [options[key]]
     check_options(name, options)
     fields = tuple(f"{_field(text, key)}={value}" for key, value in _pairs(text, changes)) if slash else ()
-    arm = Arm(text, name, options, fields)
-    arm.recipe(recipe, recipe.seed)  # says what is wrong with it
-    return arm
+    variant = Variant(text, name, options, fields)
+    variant.recipe(recipe, recipe.seed)  # says what is wrong with it
+    return variant
+
+
+def recipes_of(recipe: AdapterRecipe, texts: Iterable[str]) -> list[AdapterRecipe]:
+    """The recipe of each variant, with the recipe's own seed."""
+    return [parse_variant(text, recipe).recipe(recipe, recipe.seed) for text in texts]
 
 
 def _pairs(text: str, rest: str) -> list[tuple[str, str]]:
@@ -84,7 +90,7 @@ def _field(text: str, path: str) -> str:
     name = path.partition(".")[0]
     if name not in FIELDS:
         raise UserError(
-            f'{text}: arms cannot differ in "{name}"{nearest(name, FIELDS)}; they can in: {", ".join(FIELDS)}'
+            f'{text}: variants cannot differ in "{name}"{nearest(name, FIELDS)}; they can in: {", ".join(FIELDS)}'
         )
     return path
 

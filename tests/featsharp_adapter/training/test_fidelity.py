@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from worlds import image_folder, small_recipe, small_workshop
+from small_recipes import image_folder, small_recipe, small_teacher_data
 
 from featsharp_adapter.model.downsampler import AverageDownsampler
-from featsharp_adapter.model.fidelity import collect_errors, judge_held_out, measure_fidelity, summarise
 from featsharp_adapter.model.multiview import inside_share, warp
 from featsharp_adapter.model.normalisers import fit_normaliser
+from featsharp_adapter.training.evaluation import collect_errors, evaluate_held_out, measure_fidelity, summarise
 from featsharp_adapter.training.teacher_data import statistics_of
 from featsharp_adapter.training.train_one import new_trainer
 
@@ -15,8 +15,8 @@ from featsharp_adapter.training.train_one import new_trainer
 @pytest.fixture
 def trainer_and_held_out(tmp_path, monkeypatch):
     recipe = small_recipe(image_folder(tmp_path / "images"), upsampler="bilinear", options={})
-    workshop = small_workshop(recipe, monkeypatch)
-    return new_trainer(recipe, workshop), workshop.held_out
+    teacher_data = small_teacher_data(recipe, monkeypatch)
+    return new_trainer(recipe, teacher_data), teacher_data.held_out
 
 
 @torch.no_grad()
@@ -77,10 +77,10 @@ def test_side_metrics_tell_tiles_from_a_smooth_map(tmp_path, monkeypatch) -> Non
     side = {}
     for name in ("bilinear", "tile"):
         recipe = small_recipe(image_folder(tmp_path / name), upsampler=name, options={})
-        workshop = small_workshop(recipe, monkeypatch)
-        trainer = new_trainer(recipe, workshop)
-        side[name] = judge_held_out(trainer.adapter, trainer.downsampler, workshop.held_out.in_order(2))[1]
-        again = judge_held_out(trainer.adapter, trainer.downsampler, workshop.held_out.in_order(4))[1]
+        teacher_data = small_teacher_data(recipe, monkeypatch)
+        trainer = new_trainer(recipe, teacher_data)
+        side[name] = evaluate_held_out(trainer.adapter, trainer.downsampler, teacher_data.held_out.in_order(2))[1]
+        again = evaluate_held_out(trainer.adapter, trainer.downsampler, teacher_data.held_out.in_order(4))[1]
         assert (again.tv, again.crf) == pytest.approx((side[name].tv, side[name].crf), rel=1e-4)
     assert side["bilinear"].tv < side["tile"].tv
 

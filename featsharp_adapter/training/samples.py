@@ -23,7 +23,7 @@ _VIEWS, _ORDER = 0x51E3, 0x0DE2  # keep these random numbers apart
 class Sample:
     """A batch of b images: pixels uint8 [b, 3, k*R, k*R'], their views, and n random homographies of each.
 
-    homographies: [b, n, 3, 3], view -> image. targets: [b, n, C, g, g'], what the teacher says of them, raw units.
+    homographies: [b, n, 3, 3], view -> image. targets: [b, n, C, g, g'], the features of the views, raw units.
     """
 
     pixels: Tensor
@@ -104,7 +104,7 @@ class SampleStore:
             yield self.gather(index)
 
 
-class SampleFountain:
+class StreamedSamples:
     """The same samples as a store would hold, made anew each time they are asked for; where a store does not fit."""
 
     def __init__(self, size: int, open_stream: Callable[[int], ImageStream], maker: "SampleMaker") -> None:
@@ -122,7 +122,7 @@ class SampleFountain:
 
 
 def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: Any) -> SampleStore:
-    """Let the teacher look at the first `size` images of `stream`; `progress` is a tqdm bar over images."""
+    """Encode the first `size` images of `stream`; `progress` is a tqdm bar over images."""
     store = SampleStore(size)
     done = 0
     for batch in stream:

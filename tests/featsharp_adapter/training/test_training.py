@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import image_folder, small_recipe, small_workshop
+from small_recipes import image_folder, small_recipe, small_teacher_data
 
 from common.errors import UserError
 from featsharp_adapter.recipe import OptimNode
@@ -40,12 +40,12 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cache_gib", [1.0, 0.0])
 def test_interrupted_training_ends_where_uninterrupted_training_ends(images, tmp_path, monkeypatch, cache_gib) -> None:
     recipe = small_recipe(images, data__cache_gib=cache_gib)
-    straight, fidelity = train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "straight")
+    straight, fidelity = train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "straight")
     for step in (4, 7):  # checkpoints are at 3 and 6
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
             interrupt_at(step, patch)
-            train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "resumed")
-    resumed, again = train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "resumed")
+            train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "resumed")
+    resumed, again = train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "resumed")
     assert state_digest(resumed) == state_digest(straight)
     assert again == fidelity
     assert (tmp_path / "resumed/log.jsonl").read_text() == (tmp_path / "straight/log.jsonl").read_text()
@@ -53,8 +53,8 @@ def test_interrupted_training_ends_where_uninterrupted_training_ends(images, tmp
 
 def test_training_lowers_the_loss_and_moves_everything_that_learns(images, monkeypatch) -> None:
     recipe = small_recipe(images, optim={"steps": 60, "batch_size": 6, "lr": 3e-3, "lr_guide": 1e-2, "warmup": 5})
-    workshop = small_workshop(recipe, monkeypatch)
-    trainer, samples = new_trainer(recipe, workshop), open_samples(recipe, workshop)
+    teacher_data = small_teacher_data(recipe, monkeypatch)
+    trainer, samples = new_trainer(recipe, teacher_data), open_samples(recipe, teacher_data)
     before = {name: tensor.clone() for name, tensor in trainer.adapter.state_dict().items()}
     losses = [float(trainer.step(number, samples.next())["loss"]) for number in range(60)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -65,7 +65,7 @@ def test_training_lowers_the_loss_and_moves_everything_that_learns(images, monke
 
 def test_no_bias_means_no_bias(images, monkeypatch) -> None:
     recipe = small_recipe(images, bias=False)
-    adapter, _ = train_one(recipe, small_workshop(recipe, monkeypatch))
+    adapter, _ = train_one(recipe, small_teacher_data(recipe, monkeypatch))
     assert not adapter.bias.buffer.any()
 
 
@@ -73,14 +73,14 @@ def test_seeds_differ_and_repeat(images, monkeypatch) -> None:
     digests = []
     for seed in (0, 0, 1):
         recipe = small_recipe(images, seed=seed)
-        digests.append(state_digest(train_one(recipe, small_workshop(recipe, monkeypatch))[0]))
+        digests.append(state_digest(train_one(recipe, small_teacher_data(recipe, monkeypatch))[0]))
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_views_made_live_are_the_views_in_memory(images, monkeypatch) -> None:
-    stored = small_workshop(small_recipe(images), monkeypatch)
+    stored = small_teacher_data(small_recipe(images), monkeypatch)
     live_recipe = small_recipe(images, data__cache_gib=0.0)
-    live = small_workshop(live_recipe, monkeypatch)
+    live = small_teacher_data(live_recipe, monkeypatch)
     assert stored.store is not None and live.store is None
     assert torch.allclose(stored.statistics.covariance, live.statistics.covariance, rtol=1e-4, atol=1e-5)
     first, kept = open_samples(live_recipe, live).next(), stored.store.gather(torch.arange(2))
@@ -96,10 +96,10 @@ def test_views_made_live_are_the_views_in_memory(images, monkeypatch) -> None:
 
 def test_stored_samples_show_every_image_once_an_epoch(images, monkeypatch) -> None:
     recipe = small_recipe(images)
-    workshop = small_workshop(recipe, monkeypatch)
-    samples = open_samples(recipe, workshop)
+    teacher_data = small_teacher_data(recipe, monkeypatch)
+    samples = open_samples(recipe, teacher_data)
     epochs = [torch.cat([samples.next().views.low for _ in range(3)]) for _ in range(2)]
-    everything = workshop.store.gather(torch.arange(6)).views.low
+    everything = teacher_data.store.gather(torch.arange(6)).views.low
     for epoch in epochs:
         matches = (epoch[:, None] == everything[None]).flatten(2).all(dim=2)
         assert matches.sum(dim=0).tolist() == [1] * 6
@@ -109,12 +109,12 @@ def test_stored_samples_show_every_image_once_an_epoch(images, monkeypatch) -> N
 def test_training_with_nothing_to_train_is_refused(images, monkeypatch) -> None:
     recipe = small_recipe(images, upsampler="bilinear", options={}, bias=False, downsampler={"name": "average"})
     with pytest.raises(UserError, match="nothing to train"):
-        train_one(recipe, small_workshop(recipe, monkeypatch))
+        train_one(recipe, small_teacher_data(recipe, monkeypatch))
 
 
 def test_every_parameter_is_in_exactly_one_group(images, monkeypatch) -> None:
     recipe = small_recipe(images)
-    trainer = new_trainer(recipe, small_workshop(recipe, monkeypatch))
+    trainer = new_trainer(recipe, small_teacher_data(recipe, monkeypatch))
     optimiser = build_optimiser(trainer.adapter, trainer.downsampler, recipe.optim)
     grouped = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(trainer.parameters)
@@ -171,14 +171,14 @@ def test_micro_batches_add_up_to_the_same_step(images, monkeypatch) -> None:
     norms = []
     for micro_batch in (None, 1):
         recipe = small_recipe(images, optim__micro_batch=micro_batch, downsampler={"name": "average"})
-        trainer = new_trainer(recipe, workshop := small_workshop(recipe, monkeypatch))
-        norms.append({k: float(v) for k, v in trainer.step(0, open_samples(recipe, workshop).next()).items()})
+        trainer = new_trainer(recipe, teacher_data := small_teacher_data(recipe, monkeypatch))
+        norms.append({k: float(v) for k, v in trainer.step(0, open_samples(recipe, teacher_data).next()).items()})
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_held_out_samples_that_do_not_fit_are_the_same_samples(images, monkeypatch) -> None:
-    kept = small_workshop(small_recipe(images), monkeypatch).held_out
-    made = small_workshop(small_recipe(images, data__cache_gib=0.0), monkeypatch).held_out
+    kept = small_teacher_data(small_recipe(images), monkeypatch).held_out
+    made = small_teacher_data(small_recipe(images, data__cache_gib=0.0), monkeypatch).held_out
     assert type(kept) is not type(made)
     closed: list[bool] = []
     opened = made.open_stream

@@ -1,4 +1,4 @@
-"""Recipes and workshops of a size for tests."""
+"""Recipes and teacher data of a size for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ from PIL import Image
 from small_teacher import SmallTeacher
 
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.training import teacher_data as workshop_module
-from featsharp_adapter.training.teacher_data import Workshop, open_workshop
+from featsharp_adapter.training import teacher_data as teacher_data_module
+from featsharp_adapter.training.teacher_data import TeacherData, open_teacher_data
 
 
 def image_folder(folder: Path, count: int = 8) -> Path:
@@ -47,7 +47,7 @@ def small_recipe(folder: Path, **changes: Any) -> AdapterRecipe:
     return AdapterRecipe.model_validate(nodes)
 
 
-def small_workshop(recipe: AdapterRecipe, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    """A workshop around the SmallTeacher, which no registry knows."""
-    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
-    return open_workshop(recipe, [recipe.upsampler])
+def small_teacher_data(recipe: AdapterRecipe, monkeypatch: pytest.MonkeyPatch) -> TeacherData:
+    """Teacher data of the SmallTeacher, which no registry knows."""
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
+    return open_teacher_data(recipe, [recipe])

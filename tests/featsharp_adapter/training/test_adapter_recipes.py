@@ -13,7 +13,7 @@ from featsharp_adapter.upsamplers.table import build_upsampler
 from imagery.augment import Augment
 from teachers.registry import load_backbone
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "adapters"
+FOLDER = Path(__file__).parents[3] / "recipes" / "adapters"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 
 

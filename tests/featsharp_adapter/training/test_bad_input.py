@@ -13,8 +13,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from test_sharp import timm_folder
-from worlds import image_folder, small_recipe
+from small_recipes import image_folder, small_recipe
+from small_timm import timm_folder
 
 from common.errors import guard
 from featsharp_adapter import train
@@ -22,7 +22,7 @@ from featsharp_adapter.__main__ import main
 from featsharp_adapter.adapter.adapter import make_untrained
 from teachers.registry import load_backbone
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def broken_folder(folder: Path) -> Path:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_recipes import image_folder, small_recipe, small_teacher_data
 from test_training import Interrupted, interrupt_at
 from torch import nn
-from worlds import image_folder, small_recipe, small_workshop
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
@@ -40,20 +40,20 @@ def everything(images: Path):
 
 def test_everything_at_once_resumes_to_the_bit_and_saves_plain_weights(images, tmp_path, monkeypatch) -> None:
     recipe = everything(images)
-    straight, _ = train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "straight")
+    straight, _ = train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "straight")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_at(5, patch)
-        train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "resumed")
-    resumed, _ = train_one(recipe, small_workshop(recipe, monkeypatch), folder=tmp_path / "resumed")
+        train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "resumed")
+    resumed, _ = train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "resumed")
     assert state_digest(resumed) == state_digest(straight)
-    plain, _ = train_one(small_recipe(images), small_workshop(small_recipe(images), monkeypatch))
+    plain, _ = train_one(small_recipe(images), small_teacher_data(small_recipe(images), monkeypatch))
     assert set(straight.state_dict()) == set(plain.state_dict())
     assert straight.meta.training["uncertainty"] and straight.meta.training["losses"]["tv"] == 0.01
 
 
 def test_parameter_groups_as_published(images, monkeypatch) -> None:
     recipe = everything(images)
-    trainer = new_trainer(recipe, small_workshop(recipe, monkeypatch))
+    trainer = new_trainer(recipe, small_teacher_data(recipe, monkeypatch))
     groups = trainer.optimiser.param_groups
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped)) and set(grouped) == {id(p) for p in trainer.parameters}
@@ -63,13 +63,13 @@ def test_parameter_groups_as_published(images, monkeypatch) -> None:
 
 
 def test_side_losses_are_added_with_their_weights(images, monkeypatch) -> None:
-    workshop = small_workshop(small_recipe(images), monkeypatch)
+    teacher_data = small_teacher_data(small_recipe(images), monkeypatch)
     found = {}
     for name in ("none", "tv", "crf", "mmd"):
         recipe = small_recipe(images, downsampler={"name": "average"}, losses={} if name == "none" else {name: 3.0})
-        trainer = new_trainer(recipe, workshop)
+        trainer = new_trainer(recipe, teacher_data)
         with torch.no_grad():
-            found[name] = float(trainer.loss(open_samples(recipe, workshop).next(), [0]))
+            found[name] = float(trainer.loss(open_samples(recipe, teacher_data).next(), [0]))
     assert all(found[name] != found["none"] for name in ("tv", "crf", "mmd"))
     assert found["tv"] > found["none"] and found["crf"] > found["none"]
 
@@ -204,15 +204,15 @@ def test_disturbance_counts_where_views_agree() -> None:
 
 def test_an_adapter_with_a_conditional_bias_trains_and_comes_back(images, tmp_path, monkeypatch) -> None:
     recipe = small_recipe(images, conditional={"heads": 2, "penalty": 0.5})
-    workshop = small_workshop(recipe, monkeypatch)
-    adapter, _ = train_one(recipe, workshop)
+    teacher_data = small_teacher_data(recipe, monkeypatch)
+    adapter, _ = train_one(recipe, teacher_data)
     assert all(parameter.abs().max() > 0 for parameter in adapter.conditional.parameters())
-    sample = workshop.store.gather(torch.arange(2))
+    sample = teacher_data.store.gather(torch.arange(2))
     with torch.no_grad():
         expected = adapter(sample.views, sample.guidance())
-        loaded = Adapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter"), workshop.spec)
+        loaded = Adapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter"), teacher_data.spec)
         assert torch.equal(loaded(sample.views, sample.guidance()), expected)
-    trainer = new_trainer(recipe, workshop)
+    trainer = new_trainer(recipe, teacher_data)
     nn.init.normal_(trainer.adapter.conditional.proj.weight)
     assert float(trainer.penalty(sample, [0, 1]).detach()) > 0
     with pytest.raises(UserError, match="heads"):

@@ -1,4 +1,4 @@
-"""What probes say of features sharpened by freshly trained adapters: the teacher looks at the probes' images once."""
+"""What probes say of features sharpened by freshly trained adapters: the teacher sees the images of the probes once."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from featsharp_adapter.sharpening.backbone import SharpenedBackbone
 from teachers.contracts import Backbone, Features
 
 #: Results of an evaluation suite on a backbone, by name; larger or smaller is better as the metric has it.
-Judge = Callable[[Backbone], dict[str, float]]
+Probes = Callable[[Backbone], dict[str, float]]
 
 
 class RememberingBackbone(Backbone):
@@ -35,6 +35,6 @@ class RememberingBackbone(Backbone):
         return self._known[key]
 
 
-def judge_adapter(judge: Judge, teacher: Backbone, adapter: Adapter, name: str) -> dict[str, float]:
+def probe_adapter(probes: Probes, teacher: Backbone, adapter: Adapter, name: str) -> dict[str, float]:
     """The probes' results on the teacher sharpened by the adapter."""
-    return judge(SharpenedBackbone(teacher, adapter, name))
+    return probes(SharpenedBackbone(teacher, adapter, name))

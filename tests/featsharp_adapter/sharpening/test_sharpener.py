@@ -263,7 +263,7 @@ def test_bad_input_is_answered_in_words(teacher) -> None:
 @pytest.mark.slow
 def test_a_budget_holds_for_the_whole_process() -> None:
     """1536x2048 px at factor 4: live tensors and resident memory well within 10 % of the budget, and the same map."""
-    script = Path(__file__).parents[2] / "benchmarks" / "max_memory.py"
+    script = Path(__file__).parents[3] / "benchmarks" / "max_memory.py"
 
     def measured(budget: int) -> list[float]:
         command = [sys.executable, str(script), "--threads", "1", "--bytes", str(budget)]

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from timm.models import save_for_hf
+from small_timm import timm_folder
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import make_untrained
@@ -14,14 +13,6 @@ from featsharp_adapter.sharpening.backbone import SharpenedBackbone, load
 from featsharp_adapter.sharpening.sharpener import SharpenSettings, choose_fit
 from teachers.contracts import capability, resize_images
 from teachers.registry import load_backbone
-
-TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 0}
-
-
-def timm_folder(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    save_for_hf(timm.create_model("vit_tiny_patch16_224", **TINY), str(folder), safe_serialization=True)
-    return folder
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import image_folder, small_recipe, small_workshop
+from small_recipes import image_folder, small_recipe, small_teacher_data
 from zoo_cases import BLIND, CASES, DIM, GRID, NAMES, build, inputs
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.views import Views
 from featsharp_adapter.recipe import AdapterRecipe
-from featsharp_adapter.training.teacher_data import Workshop
+from featsharp_adapter.training.teacher_data import TeacherData
 from featsharp_adapter.training.train_one import new_trainer, open_samples
 from featsharp_adapter.upsamplers.simple import resize_features
 from featsharp_adapter.upsamplers.table import build_upsampler
@@ -75,7 +75,7 @@ def test_dysample_starts_as_bilinear_interpolation() -> None:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterRecipe, Workshop]:
+def teacher_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterRecipe, TeacherData]:
     with pytest.MonkeyPatch.context() as patch:
         folder = image_folder(tmp_path_factory.mktemp("zoo") / "images")
         recipe = small_recipe(
@@ -86,12 +86,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterRecipe, W
             downsampler={"name": "average"},
             optim={"steps": 40, "batch_size": 6, "lr": 3e-3, "lr_guide": 1e-2, "warmup": 2, "first_clip_steps": 1},
         )
-        return recipe, small_workshop(recipe, patch)
+        return recipe, small_teacher_data(recipe, patch)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_harness_trains_it_and_a_folder_keeps_it(name: str, workshop, tmp_path: Path) -> None:
-    recipe, things = workshop
+def test_the_harness_trains_it_and_a_folder_keeps_it(name: str, teacher_data, tmp_path: Path) -> None:
+    recipe, things = teacher_data
     recipe = recipe.model_copy(update={"upsampler": name, "options": SMALL[name]})
     trainer, samples = new_trainer(recipe, things), open_samples(recipe, things)
     before = {name: tensor.clone() for name, tensor in trainer.adapter.upsampler.named_parameters()}

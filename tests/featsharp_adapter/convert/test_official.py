@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_sharp import timm_folder
+from small_timm import timm_folder
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 

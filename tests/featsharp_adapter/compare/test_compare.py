@@ -7,46 +7,46 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from small_recipes import image_folder, small_recipe
 from small_teacher import SmallTeacher
-from worlds import image_folder, small_recipe
 
 from common.errors import UserError, guard
 from common.recipes import dump
 from featsharp_adapter.__main__ import main
 from featsharp_adapter.compare.ablations import ABLATIONS
-from featsharp_adapter.compare.arms import parse_arm
 from featsharp_adapter.compare.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
+from featsharp_adapter.compare.variants import parse_variant, recipes_of
 from featsharp_adapter.sharpening.backbone import SharpenedBackbone
-from featsharp_adapter.training import teacher_data as workshop_module
-from featsharp_adapter.training.teacher_data import open_workshop
+from featsharp_adapter.training import teacher_data as teacher_data_module
+from featsharp_adapter.training.teacher_data import open_teacher_data
 from teachers.contracts import Backbone
 
 
 def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = SmallTeacher()
-    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: teacher)
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: teacher)
     recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=2)
     names = ["bilinear", "tile", "featsharp"]
-    workshop = open_workshop(recipe, names)
+    teacher_data = open_teacher_data(recipe, recipes_of(recipe, names))
     looked = teacher.seen
-    judged = []
+    probed = []
 
-    def judge(backbone: Backbone) -> dict[str, float]:
+    def probes(backbone: Backbone) -> dict[str, float]:
         maps = backbone(
             torch.rand(2, 3, *backbone.spec.native_size, generator=torch.Generator().manual_seed(0))
         ).spatial
-        judged.append(maps)
+        probed.append(maps)
         return {"spread": float(maps.detach().std())}
 
     kept: list[int] = []
-    trained = compare(recipe, workshop, names, [0, 1], judge, lambda found: kept.append(len(found)))
+    trained = compare(recipe, teacher_data, names, [0, 1], probes, lambda found: kept.append(len(found)))
     outcomes = trained.outcomes
     assert kept == [1, 2, 3, 4, 5, 6]
-    asked = teacher.seen - looked  # by the judge, of two images and their tiles
-    judge(SharpenedBackbone(teacher, trained.adapters["featsharp"], "again"))
-    # Nobody asks the teacher again: not the trainings, and the judge once for each set of tile grids.
-    assert asked == 2 + (teacher.seen - looked - asked) and torch.equal(judged[-1], judged[2])
-    assert [outcome.probes["spread"] for outcome in outcomes] == [float(maps.detach().std()) for maps in judged[:-1]]
+    asked = teacher.seen - looked  # by the probes, of two images and their tiles
+    probes(SharpenedBackbone(teacher, trained.adapters["featsharp"], "again"))
+    # Nobody asks the teacher again: not the trainings, and the probes once for each set of tile grids.
+    assert asked == 2 + (teacher.seen - looked - asked) and torch.equal(probed[-1], probed[2])
+    assert [outcome.probes["spread"] for outcome in outcomes] == [float(maps.detach().std()) for maps in probed[:-1]]
     assert [(outcome.upsampler, outcome.seed) for outcome in outcomes] == [(n, s) for s in (0, 1) for n in names]
     bilinear = [outcome for outcome in outcomes if outcome.upsampler == "bilinear"]
     assert bilinear[0].parameters == 0 and bilinear[0].mse_learned != bilinear[1].mse_learned
@@ -56,7 +56,7 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
     stored = json.loads((tmp_path / "tables" / "t.json").read_text())
     assert [row["upsampler"] for row in stored["rows"]] == names and len(stored["outcomes"]) == 6
 
-    picture = draw(trained.adapters, workshop, 2, tmp_path / "tables" / "t.png")
+    picture = draw(trained.adapters, teacher_data, 2, tmp_path / "tables" / "t.png")
     with Image.open(picture) as drawn:
         assert drawn.width > drawn.height > 100  # image, teacher and three upsamplers beside each other
     for outcome in outcomes:
@@ -66,27 +66,27 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
 
 
 def test_arms_are_upsamplers_with_options_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
     recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
-    arm = parse_arm("featsharp:inputs=bilinear+tiles,window=3,norm=false", recipe)
-    assert arm.options == {**recipe.options, "inputs": ["bilinear", "tiles"], "window": 3, "norm": False}
-    assert parse_arm("featsharp:inputs=tiles", recipe).options["inputs"] == ["tiles"]
-    assert parse_arm("s2:tile_share=0.25", recipe).options == {"tile_share": 0.25}
+    variant = parse_variant("featsharp:inputs=bilinear+tiles,window=3,norm=false", recipe)
+    assert variant.options == {**recipe.options, "inputs": ["bilinear", "tiles"], "window": 3, "norm": False}
+    assert parse_variant("featsharp:inputs=tiles", recipe).options["inputs"] == ["tiles"]
+    assert parse_variant("s2:tile_share=0.25", recipe).options == {"tile_share": 0.25}
     with pytest.raises(UserError, match="key=value"):
-        parse_arm("featsharp:window", recipe)
+        parse_variant("featsharp:window", recipe)
     names = ["featsharp:block=linear", "featsharp:inputs=bilinear"]
-    workshop = open_workshop(recipe, names)
-    trained = compare(recipe, workshop, names, [0])
+    teacher_data = open_teacher_data(recipe, recipes_of(recipe, names))
+    trained = compare(recipe, teacher_data, names, [0])
     assert [found.upsampler for found in trained.outcomes] == names
     assert trained.adapters[names[0]].meta.options["block"] == "linear"
-    assert open_workshop(recipe, names[1:]).store.gather(torch.arange(1)).views.tiles == {}
+    assert open_teacher_data(recipe, recipes_of(recipe, names[1:])).store.gather(torch.arange(1)).views.tiles == {}
 
 
 def test_arms_may_differ_in_how_they_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
     recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=2)
     names = ["tile", "tile/bias=false", "bilinear/normaliser=standardise,losses.tv=0.5", "tile/conditional.heads=2"]
-    trained = compare(recipe, open_workshop(recipe, names), names, [0])
+    trained = compare(recipe, open_teacher_data(recipe, recipes_of(recipe, names)), names, [0])
     adapters = [trained.adapters[name] for name in names]
     assert [adapter.meta.normaliser for adapter in adapters] == ["phi_s", "phi_s", "standardise", "phi_s"]
     assert adapters[0].bias.buffer.abs().max() > 0 and adapters[1].bias.buffer.abs().max() == 0
@@ -98,14 +98,14 @@ def test_arms_may_differ_in_how_they_are_trained(tmp_path: Path, monkeypatch: py
         "tile/bias": "key=value",
     }.items():
         with pytest.raises(UserError, match=message):
-            parse_arm(text, recipe)
+            parse_variant(text, recipe)
 
 
 def test_every_arm_of_the_ablations_can_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
     recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
-    names = list(dict.fromkeys(name for arms in ABLATIONS.values() for name in arms))
-    trained = compare(recipe, open_workshop(recipe, names), names, [0])
+    names = list(dict.fromkeys(name for names in ABLATIONS.values() for name in names))
+    trained = compare(recipe, open_teacher_data(recipe, recipes_of(recipe, names)), names, [0])
     assert len(trained.outcomes) == len(names)
     assert all(math.isfinite(found.fidelity) and found.fidelity > 0 for found in trained.outcomes)
 
@@ -124,7 +124,7 @@ def test_rows_are_means_with_standard_errors() -> None:
 
 
 def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(workshop_module, "load_backbone", lambda node: SmallTeacher())
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
     recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     arguments = ["compare", str(tmp_path / "recipe.yaml"), "--upsamplers", "bilinear", "s2", "--seeds", "0"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_recipes import image_folder, small_recipe, small_teacher_data
 from torch import Tensor
-from worlds import image_folder, small_recipe, small_workshop
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
@@ -83,7 +83,7 @@ def test_the_harness_judges_and_saves_it(tmp_path, monkeypatch) -> None:
     recipe = small_recipe(
         image_folder(tmp_path / "images"), upsampler="featup_implicit", options={"steps": 2}, optim__steps=2
     )
-    adapter, fidelity = train_one(recipe, small_workshop(recipe, monkeypatch))
+    adapter, fidelity = train_one(recipe, small_teacher_data(recipe, monkeypatch))
     assert fidelity["learned"].mse > 0 and adapter.tile_grids == (2,)
     again = Adapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter"))
     assert state_digest(again) == state_digest(adapter) and again.upsampler.settings == adapter.upsampler.settings

@@ -23,7 +23,7 @@ from featsharp_adapter.model.side_metrics import (
     maximum_mean_discrepancy,
     total_variation,
 )
-from featsharp_adapter.training.view_data import Sample
+from featsharp_adapter.training.samples import Sample
 
 LEAST = 1e-12  #: of an error, in units of the variance: a perfect prediction has a large fidelity and not none
 
@@ -48,10 +48,10 @@ class Fidelity:
 
 def measure_fidelity(adapter: Adapter, learned: nn.Module, samples: Iterable[Sample]) -> dict[str, Fidelity]:
     """Held-out samples -> {"average": by a fixed average of cells, "learned": by the downsampler trained with it}."""
-    return judge_held_out(adapter, learned, samples)[0]
+    return evaluate_held_out(adapter, learned, samples)[0]
 
 
-def judge_held_out(
+def evaluate_held_out(
     adapter: Adapter, learned: nn.Module, samples: Iterable[Sample]
 ) -> tuple[dict[str, Fidelity], SideMetrics]:
     """Fidelity by both downsamplers, and what it does not see."""

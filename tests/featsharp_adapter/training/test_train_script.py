@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_sharp import timm_folder
-from worlds import image_folder, small_recipe
+from small_recipes import image_folder, small_recipe
+from small_timm import timm_folder
 
 from common.errors import guard
 from featsharp_adapter.train import main
 from teachers.registry import load_backbone
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_started_as_a_script_it_knows_its_options() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
-from featsharp_adapter.model import exactness, local_attention
+from featsharp_adapter.model import adaptive_upsample, exactness, local_attention
 from featsharp_adapter.model.adaptive_upsample import side_plan
 from featsharp_adapter.model.bias import BiasBuffer
 from featsharp_adapter.model.jbu import JBULevel
@@ -77,11 +77,12 @@ def build_from(upsampler: nn.Module, low: Tensor, guidance: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_this_device_is_exact_and_the_plain_forms_are_the_fast_ones() -> None:
-    exactness._check_device.cache_clear()
-    exactness.check_backend(torch.zeros(1))
-    assert exactness._check_device.cache_info().currsize == 1
-    for fast, slow in exactness._trials().values():
-        assert torch.allclose(fast(torch.device("cpu")).double(), slow(), atol=1e-5)
+    exactness.check_device.cache_clear()
+    trials = (adaptive_upsample.TRIAL, local_attention.TRIAL)
+    for trial in (*trials, *trials):
+        exactness.check_backend(torch.zeros(1), trial)
+        assert torch.allclose(trial.fast(torch.device("cpu")).double(), trial.plain(), atol=1e-5)
+    assert exactness.check_device.cache_info().currsize == 2
 
 
 def test_a_backend_that_is_too_coarse_refuses_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,20 +93,20 @@ def test_a_backend_that_is_too_coarse_refuses_to_run(monkeypatch: pytest.MonkeyP
         return exact(query.bfloat16(), key.bfloat16(), value.bfloat16(), *rest, **how).float()
 
     monkeypatch.setattr(local_attention, "windowed_attention", coarse)
-    exactness._check_device.cache_clear()
+    exactness.check_device.cache_clear()
     upsampler = build_upsampler("featsharp", dim=8, factor=2, grid=(4, 5), heads=2)
     given = torch.randn(1, 8, 4, 5), {2: torch.randn(1, 8, 8, 10)}, torch.rand(1, 3, 32, 40)
     try:
         with pytest.raises(UserError, match=r"window attention on cpu differs from float64 by .* \(allowed: 1e-04\)"):
             upsampler(*given)
     finally:
-        exactness._check_device.cache_clear()
+        exactness.check_device.cache_clear()
     monkeypatch.undo()
     upsampler(*given)
 
 
 @pytest.mark.parametrize("options", [{}, {"position": "rope"}])
-def test_what_looking_remembers_does_not_stand_in_the_way_of_learning(options: dict[str, str]) -> None:
+def test_constants_made_in_inference_mode_can_be_trained_with(options: dict[str, str]) -> None:
     for cached in (side_plan, block_bias, rope_angles):
         cached.cache_clear()
     upsampler = build_upsampler("featsharp", dim=8, factor=2, grid=(5, 4), heads=2, **options)

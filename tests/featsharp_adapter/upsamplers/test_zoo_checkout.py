@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from small_recipes import image_folder, small_recipe, small_teacher_data
 from small_teacher import SmallTeacher
-from test_sharp import timm_folder
-from worlds import image_folder, small_recipe, small_workshop
+from small_timm import timm_folder
 
 from common.errors import UserError, guard
 from featsharp_adapter import train
@@ -171,7 +171,7 @@ def test_it_trains_and_a_folder_asks_for_consent_again(finetune: bool, tmp_path:
     recipe = small_recipe(
         image_folder(tmp_path / "images"), upsampler="anyup", options=options | {"finetune": finetune}
     )
-    adapter, fidelity = train_one(recipe, small_workshop(recipe, monkeypatch))
+    adapter, fidelity = train_one(recipe, small_teacher_data(recipe, monkeypatch))
     assert fidelity["average"].mse > 0 and adapter.bias.buffer.any()
     assert (adapter.upsampler.model.sharpness != 5) == finetune
     folder = adapter.save_pretrained(tmp_path / "adapter")

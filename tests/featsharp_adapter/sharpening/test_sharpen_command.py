@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_sharp import timm_folder
+from small_timm import timm_folder
 
 from common.errors import guard
 from featsharp_adapter.__main__ import main
