@@ -142,7 +142,7 @@ class NormaliserNode(Node):
 class OptimNode(Node):
     """The optimiser, with linear warm-up and a cosine to `final_share` of the peak."""
 
-    name: Literal["adamw", "lamb"] = "adamw"  #: torch's AdamW, or timm's LAMB
+    name: Literal["adamw", "lamb"] = "adamw"  #: torch's AdamW, or LAMB (`distill.training.lamb`)
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)  #: over all processes

@@ -262,6 +262,8 @@ def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
     if accelerator.state.deepspeed_plugins is not None:
         config = deepspeed_config(arm.recipe, accelerator.num_processes)
         identity["engine"] = f"deepspeed ZeRO-{config['zero_optimization']['stage']}"
+    if arm.recipe.optim.name == "lamb":
+        identity["lamb"] = "norms of whole parameters"  # runs of before took them of what ZeRO made of the parameters
     return identity | targets.digests()
 
 

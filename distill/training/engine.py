@@ -17,6 +17,7 @@ from common.errors import UserError
 from distill.recipe import EngineNode, OptimNode, Recipe
 from distill.schedule import Stage, schedule, stage_at
 from distill.training.optim import Place, build_optimiser, learning_rate, local_batch, rate_shares
+from distill.training.zero_layout import fit_to_zero
 
 #: Rank 0 probes alone while the others wait at a barrier, which takes longer than torch's default of half an hour.
 PATIENCE = datetime.timedelta(hours=12)
@@ -157,6 +158,8 @@ def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Reci
         student.compile()  # in place: names of weights, and what is saved and exported, stay as they are
     accelerator.gradient_accumulation_steps = recipe.optim.accumulate
     model, optimiser = accelerator.prepare(student, made)
+    if accelerator.state.deepspeed_plugins is not None:
+        fit_to_zero(model.optimizer, made)
     return Engine(arm, accelerator, model, optimiser, recipe.optim, places, stages)
 
 

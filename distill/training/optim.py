@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import Lamb
 from torch import nn
 
 from common.errors import UserError
 from distill.recipe import OptimNode
+from distill.training.lamb import Lamb
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build_optimiser(model: nn.Module, node: OptimNode, *, freezes: bool = False)
     graded = node.layer_decay < 1 or node.freeze_body_steps > 0 or freezes
     groups = parameter_groups(model, node.weight_decay, place_in(len(model.vit.blocks)) if graded else None)
     if node.name == "lamb":
-        return Lamb(groups, lr=node.lr, betas=node.betas, max_grad_norm=None)  # the loop clips
+        return Lamb(groups, lr=node.lr, betas=node.betas)
     return torch.optim.AdamW(groups, lr=node.lr, betas=node.betas)
 
 
