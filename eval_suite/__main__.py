@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
 from common.recipes import read_recipe
-from eval_suite.results import write_metrics, write_text
+from eval_suite.results import write_metrics
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
@@ -98,6 +99,14 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a group, group/task or group/task/metric that may be missing: it is left out of every row",
     )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what may differ between the rows' measurements: protocol, data, program, unrecorded (an older file), or "
+        "one option, e.g. protocol.k; may be repeated",
+    )
     add_debug_flag(parser)
 
 
@@ -112,13 +121,15 @@ def run(options: argparse.Namespace) -> None:
     check_place(options.out)
     check_device(options.device)
     with joined_processes(options.device) as device:
+        node = backbone_node(options.backbone)
         metrics = run_suite(
-            load_seeded(backbone_node(options.backbone)),
+            load_seeded(node),
             suite,
             progress=sys.stderr.isatty() and rank() == 0,
             samples=True,
             cache=options.cache,
             device=device,
+            node=node,
         )
         if rank() == 0:
             keep_metrics(options.out, metrics, world())
@@ -183,8 +194,8 @@ def keep(options: argparse.Namespace) -> None:
     from teachers.registry import load_seeded
 
     suite = load_suite(options.suite, options.overrides)
-    backbone = load_seeded(backbone_node(options.backbone))
-    print(f"written to {record(backbone, suite, progress=sys.stderr.isatty())}")
+    node = backbone_node(options.backbone)
+    print(f"written to {record(load_seeded(node), suite, progress=sys.stderr.isatty(), node=node)}")
 
 
 def backbone_node(text: str) -> str | dict[str, Any]:
@@ -217,7 +228,7 @@ def data(options: argparse.Namespace) -> None:
 def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     rows = read_rows(options.sources)
-    built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing)
+    built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing, options.allow)
     ending = options.out.suffix.removeprefix(".") if options.out else ""
     text = render(built, options.format or (ending if ending in FORMATS else "md"))
     if options.out is None:

@@ -30,9 +30,11 @@ def recall_or_run(backbone: Backbone, suite: Suite, *, progress: bool = True) ->
     return recorded(backbone, suite) or run_suite(backbone, suite, progress=progress, samples=True)
 
 
-def record(backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS) -> Path:
+def record(
+    backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS, node: Any = None
+) -> Path:
     """Measure a backbone and keep the answer; returns the record's path."""
-    metrics = run_suite(backbone, suite, progress=progress, samples=True)
+    metrics = run_suite(backbone, suite, progress=progress, samples=True, node=node)
     path = folder / f"{_prefix(suite)}-{backbone.spec.name.replace(':', '-')}.json"
     write_metrics(path, metrics)
     return path

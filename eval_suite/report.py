@@ -7,11 +7,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from common.atomic import write_text
 from common.errors import UserError
 from eval_suite.charts import Points, curves, forest, row_colours
 from eval_suite.delta_m import DELTA_M, Estimate, Measured, group_order, measure
 from eval_suite.page import fill, heads, heat_rows, interval_text, minus, shade
-from eval_suite.results import Key, Metrics, write_text
+from eval_suite.results import Key, Metrics
 from eval_suite.table import Table, caption, title_of
 from eval_suite.table_formats import render
 

@@ -1,8 +1,6 @@
 """metrics.json: what a probe run found out about one backbone. Typed, validated, written in one piece."""
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PrivateAttr
 
+from common.atomic import write_text
 from common.errors import UserError
 from common.recipes import Node, validate
 from eval_suite.metrics.score import Samples, Score
+from eval_suite.provenance import MadeBy, TaskDetails
 from eval_suite.sample_scores import Owner, SetSamples, check_belongs, read_samples, samples_path, write_samples
 
 #: groups of the paper, in its order; a suite may add more
 GROUPS = ("classification", "dense", "3d", "retrieval", "pascal_context", "nyudv2", "vlm")
 SCHEMA = 1
+
+#: fields that results of older files do not have
+LATER_FIELDS = ("protocol", "units", "unit", "floor", "made_by")
 
 Name = Annotated[str, Field(min_length=1)]
 Key = tuple[str, str, str]  #: group, task, metric
@@ -35,6 +38,10 @@ class Result(Node):
     n: Annotated[int, Field(ge=1)] | None = None
     stderr: NonNegativeFloat | None = None
     protocol: str | None = None  #: the published protocol it follows, where one is followed to the letter
+    units: Annotated[int, Field(ge=1)] | None = None  #: independent draws among the items; the error is taken over them
+    unit: str | None = None  #: what they are: image, scene, sequence, object, ...
+    floor: FiniteFloat | None = None  #: the value of an answer that knows nothing of the image
+    made_by: MadeBy | None = None  #: None in files of older versions and for published numbers
     _samples: Samples | None = PrivateAttr(default=None)  #: kept in a file beside metrics.json
     _test_set: str | None = PrivateAttr(default=None)  #: what the units of the samples are numbers of
 
@@ -45,10 +52,11 @@ class Result(Node):
             return None
         return SetSamples(self._test_set, self.value, self._samples)
 
-    def scored_on(self, test_set: str) -> "Result":
-        """The same result, told which test set its samples number."""
-        self._test_set = test_set
-        return self
+    def scored_on(self, test_set: str, *, unit: str | None = None, made_by: MadeBy | None = None) -> "Result":
+        """The same result, told which test set its samples number, what its units are and how it was made."""
+        told = self.model_copy(update={"unit": unit, "made_by": made_by})
+        told._samples, told._test_set = self._samples, test_set
+        return told
 
     @property
     def owner(self) -> Owner:
@@ -82,13 +90,16 @@ class Result(Node):
             n=score.n,
             stderr=score.stderr,
             protocol=protocol,
+            units=score.units,
+            floor=score.floor,
         )
         result._samples = score.samples
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in metrics.json; `protocol` only where there is one."""
-        return self.model_dump(mode="json", exclude=None if self.protocol else {"protocol"})
+        """As it stands in metrics.json; the later fields only where they say something."""
+        unknown = {name for name in LATER_FIELDS if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=unknown)
 
 
 class BackboneName(Node):
@@ -106,10 +117,12 @@ class Metrics(Node):
     suite: Name
     results: tuple[Result, ...]
     absent: dict[str, str] = Field(default_factory=dict)  #: group/task -> why the backbone could not be asked
+    tasks: dict[str, TaskDetails] = Field(default_factory=dict)  #: group/task -> what its digests stand for
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping that metrics.json holds; `absent` only where something is."""
-        out = self.model_dump(mode="json", by_alias=True, exclude=None if self.absent else {"absent"})
+        """The mapping that metrics.json holds; `absent` and `tasks` only where there is something in them."""
+        empty = {name for name in ("absent", "tasks") if not getattr(self, name)}
+        out = self.model_dump(mode="json", by_alias=True, exclude=empty)
         return out | {"results": [result.to_dict() for result in self.results]}
 
 
@@ -167,20 +180,3 @@ def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> Non
 def samples_of(metrics: Metrics) -> dict[Owner, SetSamples]:
     """The samples of the results that have them."""
     return {result.owner: result.samples for result in metrics.results if result.samples is not None}
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in one piece, through a temporary one beside it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; a report is for sharing
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -6,8 +6,6 @@
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.atomic import write_bytes
 from common.errors import UserError
 from eval_suite.metrics.score import Samples
 
@@ -51,15 +50,7 @@ def write_samples(path: Path, found: Mapping[Owner, SetSamples]) -> None:
         arrays[f"scores_{number}"] = entry.samples.scores.numpy().astype(np.float32)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(buffer.getvalue())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(path, buffer.getvalue())
 
 
 def read_samples(path: Path) -> dict[Owner, SetSamples]:

@@ -1,7 +1,7 @@
 """A suite: which data, which probes, one seed. Read from YAML, run on any backbone, answered as metrics.json."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
+from common.digests import digest_value
 from common.errors import unknown
 from common.recipes import Node, load_recipe
 from eval_suite import processes
@@ -29,6 +30,7 @@ from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from eval_suite.probes.sam_instances import SamInstancesProbe
 from eval_suite.probes.vlm import VlmProbe
+from eval_suite.provenance import TaskDetails, details_of, made_by
 from eval_suite.readers.contracts import LabelledData
 from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
@@ -128,12 +130,20 @@ class Outcome:
     results: tuple[Result, ...]
     absent: str | None
     seconds: float
+    details: TaskDetails | None = None
 
 
 def run_probes(
-    backbone: Backbone, suite: Suite, *, progress: bool, cache: Path | None = None, device: str = "cpu"
+    backbone: Backbone,
+    suite: Suite,
+    *,
+    progress: bool,
+    cache: Path | None = None,
+    device: str = "cpu",
+    node: Any = None,
 ) -> Iterator[Outcome]:
     """The suite's probes one after the other; features are extracted once for each set of images."""
+    made_of = digest_value({"spec": backbone.spec.to_dict(), "node": node})
     probed = ProbedBackbone(backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache)
     data = {name: Remembered(node.open(name)) for name, node in suite.data.items()}
     bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
@@ -141,16 +151,30 @@ def run_probes(
         bar.set_postfix_str(name)
         started = time.perf_counter()
         results: tuple[Result, ...] = ()
-        absent = None
+        absent = details = None
         if not takes_part(probe, probed, data[probe.data]):
             continue
         try:
             found = probe.run_on(probed, data, suite.seed)
-            test_set = probe.test_set(data[probe.data], suite.seed)
-            results = tuple(result.scored_on(test_set) for result in found)
+            if processes.rank() == 0:
+                details = task_details(suite, probe, data)
+                test_set = probe.test_set(data[probe.data], suite.seed)
+                made = made_by(details, made_of)
+                results = tuple(result.scored_on(test_set, made_by=made) for result in found)
         except AbsentError as error:
             absent = str(error)
-        yield Outcome(probe.group, name, results, absent, time.perf_counter() - started)
+        yield Outcome(probe.group, name, results, absent, time.perf_counter() - started, details)
+
+
+def task_details(suite: Suite, probe: ProbeNode, data: Mapping[str, Remembered]) -> TaskDetails:
+    """Options, reader and contents of everything a probe reads."""
+    contents = {
+        f"{name} {what}": digest
+        for name, needs in probe.wants().items()
+        for need in needs
+        for what, digest in data[name].contents(need.kind, need.split, need.labels).items()
+    }
+    return details_of(probe, suite.data[probe.data], contents)
 
 
 def takes_part(probe: ProbeNode, probed: ProbedBackbone, data: LabelledData) -> bool:
@@ -170,22 +194,24 @@ def run_suite(
     samples: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
+    node: Any = None,
 ) -> dict[str, Any]:
     """Every probe of the suite on one backbone -> the mapping of metrics.json, checked.
 
     With `samples` it has one more key, "samples": what each test image contributed to each result, which
     `write_metrics` puts into a file of its own, so that two runs can be compared image by image. `cache` is a folder
-    where features stay for the next time.
+    where features stay for the next time; `node` is what the backbone was made from, for the digest of its results.
 
     `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
     used nor changed. With several processes (`processes.joined_processes`) the first one has all results.
     """
-    outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device))
+    outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device, node=node))
     metrics = Metrics(
         schema=1,
         backbone=BackboneName(name=backbone.spec.name, digest=backbone.spec.digest),
         suite=suite.name,
         results=tuple(result for outcome in outcomes for result in outcome.results),
         absent={f"{outcome.group}/{outcome.task}": outcome.absent for outcome in outcomes if outcome.absent},
+        tasks={f"{outcome.group}/{outcome.task}": outcome.details for outcome in outcomes if outcome.details},
     )
     return metrics.to_dict() | ({"samples": samples_of(metrics)} if samples else {})

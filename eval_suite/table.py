@@ -6,6 +6,7 @@ from typing import Any
 
 from common.errors import UserError, unknown
 from eval_suite.delta_m import DELTA_M, Comparison, Estimate, compare, left_out, measure, unchanged
+from eval_suite.like_with_like import check_alike
 from eval_suite.results import Key, Metrics
 
 TITLES = {
@@ -29,6 +30,7 @@ class Table:
     rows: Mapping[str, Comparison]
     runs: Mapping[str, int]  #: how many runs each row is the mean of
     left_out: tuple[Key, ...]  #: metrics that were allowed to be missing, and are in no row
+    allowed: tuple[str, ...] = ()  #: differences between the rows' protocols or data that were allowed by name
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: baseline, columns, rows, Δm without each metric; `left_out` only where something was."""
@@ -40,14 +42,22 @@ class Table:
             name: {"/".join(key): value for key, value in row.without.items()} for name, row in self.rows.items()
         }
         out["delta_m_without"] = {name: values for name, values in without.items() if values}
-        return out | ({"left_out": ["/".join(key) for key in self.left_out]} if self.left_out else {})
+        if self.left_out:
+            out["left_out"] = ["/".join(key) for key in self.left_out]
+        return out | ({"allowed": list(self.allowed)} if self.allowed else {})
 
 
-def build_table(rows: Mapping[str, Sequence[Metrics]], baseline: str, allow_missing: Sequence[str] = ()) -> Table:
+def build_table(
+    rows: Mapping[str, Sequence[Metrics]],
+    baseline: str,
+    allow_missing: Sequence[str] = (),
+    allow: Sequence[str] = (),
+) -> Table:
     """Rows by name, each with the metrics of one or several runs, against the row `baseline`.
 
     UserError for an unknown baseline, other suites in one table, and any metric that a row lacks unless it is named in
-    `allow_missing` (a group, group/task or group/task/metric).
+    `allow_missing` (a group, group/task or group/task/metric), and for rows that were not measured alike in something
+    that `allow` does not name (protocol, protocol.k, data, data.size, program, unrecorded).
     """
     if baseline not in rows:
         raise unknown("baseline", baseline, rows)
@@ -57,12 +67,13 @@ def build_table(rows: Mapping[str, Sequence[Metrics]], baseline: str, allow_miss
     measured = {name: measure(runs, name) for name, runs in rows.items()}
     reasons = {name: {task: why for run in runs for task, why in run.absent.items()} for name, runs in rows.items()}
     skip = left_out(measured, baseline, allow_missing, reasons)
+    allowed = check_alike(rows, baseline, skip, allow)
     base = measured[baseline]
     compared = {
         name: unchanged(base, skip) if name == baseline else compare(row, base, skip) for name, row in measured.items()
     }
     columns = tuple(compared[baseline].columns)
-    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip))
+    return Table(baseline, columns, compared, {name: len(runs) for name, runs in rows.items()}, tuple(skip), allowed)
 
 
 def title_of(column: str) -> str:
@@ -85,6 +96,8 @@ def caption(table: Table, uncertainty: str = "± standard error") -> str:
         text += f" How much hangs on one metric: {'; '.join(leaning)}."
     if table.left_out:
         text += f" Left out by request: {', '.join('/'.join(key) for key in table.left_out)}."
+    if table.allowed:
+        text += f" Measured unalike, by request: {'; '.join(table.allowed)}."
     return text
 
 

@@ -7,7 +7,7 @@ one image are not independent, images are; that is why the image is the unit.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -43,12 +43,25 @@ class Samples:
 
 @dataclass(frozen=True)
 class Score:
-    """`value` over `n` items; `stderr` and `samples` are None where one image alone was seen."""
+    """`value` over `n` items; `stderr` and `samples` are None where one unit alone was seen.
+
+    `floor` is the value of an answer that knows nothing of the image, where that is known.
+    """
 
     value: float
     n: int
     stderr: float | None
     samples: Samples | None = field(default=None, compare=False, repr=False)
+    floor: float | None = None
+
+    @property
+    def units(self) -> int | None:
+        """How many independent units the error was taken over."""
+        return None if self.samples is None else len(self.samples.units)
+
+    def with_floor(self, floor: float | None) -> "Score":
+        """The same score, told its floor."""
+        return replace(self, floor=floor)
 
 
 def mean_at(index: int, *, weight: int, scale: float = 1.0, root: bool = False) -> Statistic:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -68,6 +68,10 @@ class ProbeNode(Node):
         found = getattr(data, last.kind)(last.split)
         images = {"pairs": "first", "ranked": "queries"}.get(last.kind, "images")
         return f"{getattr(found, images).key}:{'pairs' if last.kind == 'pairs' else 'images'}"
+
+    def shared_options(self) -> dict[str, Any]:
+        """Options that decide its results and stand elsewhere in the suite, e.g. a model that several probes share."""
+        return {}
 
     def result(
         self, metric: str, score: Score, seed: int, *, higher_is_better: bool = True, protocol: str | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 from tqdm import tqdm
@@ -43,6 +43,9 @@ class LlavaProbe(ProbeNode):
         if self._recipe is None:
             raise UserError(f"probe {self.name} is a llava; say which model in the suite's vlm node")
         return self._recipe
+
+    def shared_options(self) -> dict[str, Any]:
+        return {"vlm": self.recipe.model_dump(mode="json")}
 
     def needs(self) -> list[Need]:
         return [Need("questions", TEST)]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from eval_suite.provenance import contents_of
 from eval_suite.readers.contracts import (
     CaptionedImages,
     ClassifiedImages,
@@ -23,6 +24,7 @@ class Remembered(LabelledData):
         self.name = data.name
         self._data = data
         self._found: dict[tuple[str, str], Any] = {}
+        self._contents: dict[tuple[str, str, tuple[str, ...]], dict[str, str]] = {}
 
     def classes(self, split: str) -> ClassifiedImages:
         return self._ask("classes", split)
@@ -50,6 +52,13 @@ class Remembered(LabelledData):
 
     def ranked(self, split: str) -> RankedImages:
         return self._ask("ranked", split)
+
+    def contents(self, kind: str, split: str, labels: tuple[str, ...]) -> dict[str, str]:
+        """Digests of its images and labels, by what to call them; see `provenance.contents_of`."""
+        asked = kind, split, labels
+        if asked not in self._contents:
+            self._contents[asked] = contents_of(self, kind, split, labels)
+        return self._contents[asked]
 
     def _ask(self, kind: str, split: str) -> Any:
         if (kind, split) not in self._found:

@@ -1,0 +1,108 @@
+"""Whether results can be compared: equal protocol, equal data, equal program, or the difference is named."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import UserError
+from eval_suite.provenance import MadeBy
+from eval_suite.results import Key, Metrics
+
+KINDS = ("protocol", "data", "program", "unrecorded")
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something in which two results differ: `name` is what `--allow` takes, e.g. protocol.k."""
+
+    name: str
+    text: str
+
+
+def check_alike(
+    rows: Mapping[str, Sequence[Metrics]], baseline: str, skip: Sequence[Key], allow: Sequence[str]
+) -> tuple[str, ...]:
+    """The differences that were allowed, in words; UserError for the first that was not, and for a run given twice."""
+    for name in allow:
+        if name.split(".")[0] not in KINDS:
+            raise UserError(f"--allow {name}: what may differ is {', '.join(KINDS)}, or one option, e.g. protocol.k")
+    reference = rows[baseline][0]
+    allowed: dict[str, None] = {}
+    for row, runs in rows.items():
+        check_run_given_twice(row, runs)
+        for run in runs:
+            for task, difference in differences(reference, run, skip):
+                if not _is_allowed(difference.name, allow):
+                    raise UserError(
+                        f'row "{row}" and the baseline "{baseline}" were not measured alike in {task}: '
+                        f"{difference.text}; probe again alike, or allow it (--allow {difference.name})"
+                    )
+                allowed[f"{task}: {difference.text}"] = None
+    return tuple(allowed)
+
+
+def check_run_given_twice(row: str, runs: Sequence[Metrics]) -> None:
+    """UserError where two runs of a row are the same weights probed with the same seeds: one run is one run."""
+    seen: set[tuple[str, tuple[int | None, ...]]] = set()
+    for run in runs:
+        if not any(result.made_by for result in run.results):
+            continue
+        identity = run.backbone.digest, tuple(sorted({result.seed for result in run.results}, key=repr))
+        if identity in seen:
+            raise UserError(
+                f'row "{row}" holds the same run twice (weights {run.backbone.digest[:19]}); a run counts once'
+            )
+        seen.add(identity)
+
+
+def differences(one: Metrics, other: Metrics, skip: Sequence[Key]) -> Iterator[tuple[str, Difference]]:
+    """(group/task, difference) of every task that both files hold."""
+    first = {result.key: result.made_by for result in one.results if result.key not in skip}
+    done: set[str] = set()
+    for result in other.results:
+        task = "/".join(result.key[:2])
+        if result.key in first and task not in done:
+            done.add(task)
+            for difference in _between(first[result.key], result.made_by, task, one, other):
+                yield task, difference
+
+
+def _between(
+    left: MadeBy | None, right: MadeBy | None, task: str, one: Metrics, other: Metrics
+) -> Iterator[Difference]:
+    if left is None and right is None:
+        return  # two old files, or two rows of a paper
+    if left is None or right is None:
+        yield Difference("unrecorded", "one of them does not say how it was made (an older file)")
+        return
+    a, b = one.tasks.get(task), other.tasks.get(task)
+    if left.protocol != right.protocol:
+        yield _named("protocol", {} if a is None else a.options, {} if b is None else b.options)
+    if left.data != right.data:
+        reader = _named("data", {} if a is None else a.reader, {} if b is None else b.reader)
+        contents = _named("data", {} if a is None else a.contents, {} if b is None else b.contents)
+        changed = contents.text if reader.name == "data" else reader.text
+        yield Difference(reader.name, changed)
+    if left.program != right.program:
+        yield Difference("program", f"program {right.program} against {left.program}")
+
+
+def _named(kind: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Difference:
+    """Which options differ; one alone can be allowed by its name."""
+    names = [name for name in dict.fromkeys((*left, *right)) if left.get(name) != right.get(name)]
+    if not names:
+        return Difference(kind, f"the {kind} differs")
+    told = [f"{name}={_short(right.get(name))} against {name}={_short(left.get(name))}" for name in names]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    single = len(names) == 1 and ":" not in names[0]
+    return Difference(f"{kind}.{names[0]}" if single else kind, ", ".join(told[:MOST_NAMED]) + more)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_allowed(name: str, allow: Sequence[str]) -> bool:
+    return any(name == allowed or name.startswith(f"{allowed}.") for allowed in allow)
