@@ -109,6 +109,7 @@ class AdapterRecipe(Node):
     factor: int = Field(ge=1)
     options: dict[str, Any] = Field(default_factory=dict)  #: of the upsampler, see `upsamplers/`
     normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`; the others are ablations
+    published_views: bool = False  #: resize what the teacher sees without antialiasing, as published code does
     bias: bool = True  #: learn the denoising bias
     conditional: ConditionalNode | None = None  #: a second, input-dependent bias; None: none
     border_weight: float = Field(1.0, gt=0)  #: of the loss at borders between tiles

@@ -105,11 +105,11 @@ def check_size(spec: BackboneSpec, images: Tensor) -> None:
         )
 
 
-def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_images(images: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
     """[B, 3, H, W] -> [B, 3, *size], bilinear and antialiased; as it is when the size already fits."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def fit_images(images: Tensor, spec: BackboneSpec) -> Tensor:

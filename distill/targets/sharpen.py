@@ -46,6 +46,11 @@ class Sharpener(nn.Module):
 
 def check_adapter(name: str, node: TeacherNode, folder: str, adapter: Adapter) -> None:
     """UserError when an adapter holds another upsampler or another factor than the recipe says."""
+    if adapter.meta.published_views:
+        raise UserError(
+            f"teachers.{name}: adapter {folder} wants views resized without antialiasing, which no distillation "
+            "makes; convert it with --antialiased-views (a few per cent from what was published)"
+        )
     if node.denoise is not None:
         return
     held, wanted = f"{adapter.meta.upsampler} {adapter.factor}x", f"{node.upsampler} {node.factor}x"

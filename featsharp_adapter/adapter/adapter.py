@@ -18,11 +18,11 @@ from featsharp_adapter.model.bias import BiasBuffer
 from featsharp_adapter.model.conditional_bias import ConditionalBias
 from featsharp_adapter.model.normalisers import Normaliser, new_normaliser
 from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
-from featsharp_adapter.model.views import Views
+from featsharp_adapter.model.views import Views, teacher_views
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
-from teachers.contracts import BackboneSpec
+from teachers.contracts import Backbone, BackboneSpec
 
 
 class Adapter(nn.Module):
@@ -67,6 +67,10 @@ class Adapter(nn.Module):
         low = self.denoise_normalised(views.low)
         tiles = {n: self.denoise_normalised(views.tiles[n], n) for n in self.tile_grids}
         return self.upsampler(low, tiles, guidance)
+
+    def views(self, backbone: Backbone, images: Tensor, *, chunk: int = 64) -> Views:
+        """What this adapter needs of its teacher for images [B, 3, H, W] in [0, 1] of any size."""
+        return teacher_views(backbone, images, self.tile_grids, chunk=chunk, antialias=not self.meta.published_views)
 
     def denoise(self, low: Tensor) -> Tensor:
         """[B, C, g, g'] in raw teacher units -> the same without the position bias; no upsampling."""

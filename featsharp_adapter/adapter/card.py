@@ -27,12 +27,11 @@ Sharpens the feature maps of **{teacher.name}** {factor} times: {grid[0]} x {gri
 
 ```python
 from featsharp_adapter.adapter.adapter import Adapter
-from featsharp_adapter.model.views import teacher_views
 from teachers.registry import load_backbone
 
 teacher = load_backbone({node!r})
 adapter = Adapter.from_pretrained("FOLDER", teacher.spec)
-sharp = adapter(teacher_views(teacher, images, adapter.tile_grids), images)  # images [B, 3, H, W] in [0, 1]
+sharp = adapter(adapter.views(teacher, images), images)  # images [B, 3, H, W] in [0, 1]
 ```
 
 or as a backbone of its own: `sharp:FOLDER`.

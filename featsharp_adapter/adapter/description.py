@@ -24,6 +24,7 @@ class AdapterMeta:
     options: dict[str, Any] = field(default_factory=dict)  #: of the upsampler
     normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`
     conditional_heads: int | None = None  #: of the conditional bias; None: there is none
+    published_views: bool = False  #: its teacher sees images resized without antialiasing
     training: dict[str, Any] = field(default_factory=dict)  #: steps, data, seed, ...; empty if never trained
     fidelity: dict[str, Any] = field(default_factory=dict)  #: held-out errors, see `fidelity.py`; empty if not measured
 

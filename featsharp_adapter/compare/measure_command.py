@@ -52,7 +52,7 @@ def frozen_recipe(recipe: AdapterRecipe, adapter: Adapter) -> AdapterRecipe:
     """The recipe, for this adapter, with nothing left to train but the downsampler."""
     meta = adapter.meta
     changes = {"upsampler": meta.upsampler, "factor": meta.factor, "options": meta.options, "bias": False}
-    changes |= {"conditional": None, "uncertainty": False, "spectral": False}
+    changes |= {"published_views": meta.published_views, "conditional": None, "uncertainty": False, "spectral": False}
     return recipe.model_copy(update=changes)
 
 

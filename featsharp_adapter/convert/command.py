@@ -13,14 +13,20 @@ def add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("checkpoint", type=Path)
     command.add_argument("--teacher", required=True, metavar="SPEC", help="the backbone it was trained with")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    command.add_argument("--window", type=int, default=7, help="of FeatSharp's attention; weights do not tell")
+    command.add_argument(
+        "--antialiased-views",
+        action="store_true",
+        help="resize what the teacher sees as this package does; published code has no antialiasing",
+    )
     command.set_defaults(run=run_convert)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Read, convert, save."""
     teacher = load_backbone(arguments.teacher)
-    adapter = convert(arguments.checkpoint, teacher.spec, arguments.teacher, window=arguments.window)
+    adapter = convert(
+        arguments.checkpoint, teacher.spec, arguments.teacher, published_views=not arguments.antialiased_views
+    )
     folder = adapter.save_pretrained(arguments.out)
     print(f"{adapter.meta.upsampler} {adapter.factor}x for {teacher.spec.name}: {folder}")
     print("which weights of the teacher it was trained on, a checkpoint does not say: check that these are the same")

@@ -1,7 +1,7 @@
 """Checkpoints of the authors' programs, as adapters of ours: FeatSharp's `last.pth.tar` and FeatUp's JBU `.ckpt`.
 
 Only tensors and plain containers are read: nothing in a file is executed. Names and shapes decide what a tensor is;
-what they do not say (the window of the attention) is asked for, and what this package has no equal of is refused.
+what this package has no equal of is refused by name.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
+from featsharp_adapter.convert.image_scale import ImageScale
 from featsharp_adapter.convert.official_names import conditional_names, featsharp_names, featup_names
 from featsharp_adapter.convert.official_spectral import bake_official
 from featsharp_adapter.model.normalisers import AffineNormaliser, LayerNormaliser, Normaliser, new_normaliser
@@ -26,14 +27,14 @@ HEADS = 16
 ORTHOGONAL = 1e-3
 
 
-def convert(path: Path, teacher: BackboneSpec, node: str | dict[str, Any], *, window: int = 7) -> Adapter:
+def convert(path: Path, teacher: BackboneSpec, node: str | dict[str, Any], *, published_views: bool = True) -> Adapter:
     """The adapter in a published-format checkpoint, for the teacher it was trained with. UserError for anything else.
 
-    window: of FeatSharp's attention, which its weights do not tell.
+    published_views: resize what a FeatSharp's teacher sees without antialiasing, as in its training.
     """
     content = read_checkpoint(path)
     if isinstance(content.get("model_state"), Mapping):
-        return _from_featsharp(content, teacher, node, window, path)
+        return _from_featsharp(content, teacher, node, published_views, path)
     state = content.get("state_dict", content)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if any(".range_temp" in name and ".ups." not in name for name in tensors):
@@ -56,17 +57,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _from_featsharp(
-    content: Mapping[str, Any], teacher: BackboneSpec, node: str | dict[str, Any], window: int, path: Path
+    content: Mapping[str, Any], teacher: BackboneSpec, node: str | dict[str, Any], published_views: bool, path: Path
 ) -> Adapter:
     modules = split_modules(content["model_state"])
     arguments = content.get("upsample_args") or {}
-    kind = str(arguments.get("type", "featsharp"))
+    kind = str(arguments.get("type", ""))
     upsampler = bake_official(modules.get("upsampler", {}))
     bias = modules.get("bias_buffer", {}).get("buffer")
     _check_width(upsampler, bias, modules, teacher, path)
     conditional = modules.get("cond_bias_transform")
     added = None if conditional is None else conditional_names(bake_official(conditional), path)
-    found = featsharp_names(kind, upsampler, heads=HEADS, window=window, factor=arguments.get("factor"), source=path)
+    if not kind:
+        raise UserError(f"{path} does not say what its upsampler is (upsample_args.type)")
+    image = ImageScale(teacher.mean, teacher.std)
+    found = featsharp_names(kind, upsampler, heads=HEADS, factor=arguments.get("factor"), image=image, source=path)
     normaliser, name = _normaliser(modules.get("normalizer", {}), str(arguments.get("normalizer", "")), teacher, path)
     meta = AdapterMeta(
         teacher=teacher,
@@ -76,6 +80,7 @@ def _from_featsharp(
         options=found.options,
         normaliser=name,
         conditional_heads=None if added is None else HEADS,
+        published_views=published_views,
         training={"converted from": path.name, "type": kind},
     )
     adapter = _filled(meta, normaliser, found.tensors, bias, path)
@@ -136,17 +141,31 @@ def split_modules(state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     return modules
 
 
+#: Of the published normaliser's modes: whether the rotation and the scalar are used.
+_PHI_S = {"phi-s": (True, True), "phi-s-noalpha": (True, False), "phi-s-onlyalpha": (False, True)}
+
+
 def _normaliser(module: Mapping[str, Tensor], mode: str, teacher: BackboneSpec, path: Path) -> tuple[Normaliser, str]:
-    """PHI-S as stored; where the rotation is none, the affine map that it is."""
-    if mode == "layernorm":
+    """Of a mode: PHI-S, its parts alone (the affine map that they are), layer normalisation, or none."""
+    if mode in ("layernorm", "none"):
         if module:
             raise UserError(f"{path} has a trained layer norm, which no normaliser of this package is")
-        return LayerNormaliser(teacher.spatial_dim), "layer_norm"
-    if "mean" not in module:
+        return (
+            (LayerNormaliser(teacher.spatial_dim), "layer_norm")
+            if mode == "layernorm"
+            else (AffineNormaliser(teacher.spatial_dim), "none")
+        )
+    if not mode and not module:
         return AffineNormaliser(teacher.spatial_dim), "none"
+    if mode not in _PHI_S:
+        known = ", ".join((*_PHI_S, "layernorm", "none"))
+        raise UserError(f'{path}: this package has no equal of its normaliser "{mode}" (of: {known})')
+    if not {"mean", "alpha", "rotation"} <= module.keys():
+        raise UserError(f"{path}: its normaliser {mode} lacks mean, alpha or rotation; the file is damaged")
+    rotates, scales = _PHI_S[mode]
     dim = module["mean"].shape[0]
-    alpha = module.get("alpha", torch.ones(())).reshape(()).float()
-    rotation = module.get("rotation", torch.eye(dim)).float()
+    alpha = module["alpha"].reshape(()).float() if scales else torch.ones(())
+    rotation = module["rotation"].float() if rotates else torch.eye(dim)
     if (rotation @ rotation.T - torch.eye(dim)).abs().max() > ORTHOGONAL or not math.isfinite(float(alpha)):
         raise UserError(f"{path}: the rotation of its normaliser is not orthogonal; the file is damaged")
     phi_s = PhiS(dim)

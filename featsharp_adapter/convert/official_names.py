@@ -1,15 +1,20 @@
 """Names of tensors in the authors' checkpoints, and what they are called here."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.errors import UserError
+from featsharp_adapter.convert.image_scale import ImageScale
+from featsharp_adapter.convert.official_type import ParsedType, parse_type
 from featsharp_adapter.model.jbu import prime_factors
+from featsharp_adapter.upsamplers.featsharp import RGB_DIM
 
 
 @dataclass(frozen=True)
@@ -22,61 +27,116 @@ class Found:
     tensors: dict[str, Tensor]
 
 
-#: Of one FeatSharp level: published name -> ours.
-_BLOCK = {
-    "tile_pos": "position.embedding",
-    "block.ls1.gamma": "block.scale1",
-    "block.ls2.gamma": "block.scale2",
-    **{f"block.norm{i}.{part}": f"block.norm{i}.{part}" for i in (1, 2) for part in ("weight", "bias")},
-    "block.attn.qkv.weight": "block.attention.qkv.weight",
-    **{f"block.attn.proj.{part}": f"block.attention.proj.{part}" for part in ("weight", "bias")},
-    **{
-        f"block.mlp.{layer}.{part}": f"block.mlp.{layer}.{part}"
-        for layer in ("w12", "w3")
-        for part in ("weight", "bias")
-    },
-}
 #: Factors of the kernels that normalising cancels.
 _INERT = ("range_alpha", "spatial_alpha")
-_INPUTS = ("jbu", "bilinear", "tiles")
+#: Weights of a whole fusion block: published name -> ours.
+_WHOLE = {
+    "ls1.gamma": "scale1",
+    "ls2.gamma": "scale2",
+    **{f"norm{i}.{part}": f"norm{i}.{part}" for i in (1, 2) for part in ("weight", "bias")},
+    "attn.qkv.weight": "attention.qkv.weight",
+    **{f"attn.proj.{part}": f"attention.proj.{part}" for part in ("weight", "bias")},
+    **{f"mlp.{layer}.{part}": f"mlp.{layer}.{part}" for layer in ("w12", "w3") for part in ("weight", "bias")},
+}
+#: Layers of a block that is an attention or a SwiGLU alone; what is around them in its names is not documented.
+_BRANCH = {"no_attention": ("w12", "w3"), "no_ffn": ("qkv", "proj")}
 
 
 def featsharp_names(
-    kind: str, state: Mapping[str, Tensor], *, heads: int, window: int, factor: Any, source: Path
+    kind: str, state: Mapping[str, Tensor], *, heads: int, factor: Any, image: ImageScale, source: Path
 ) -> Found:
     """From the names in `upsampler.` of a FeatSharp checkpoint of this type ("featsharp.no-ln.inputs-jbu-tiles")."""
     if all(name.startswith("inner.") for name in state):
-        return _stand_alone(kind, state, factor, source)
-    inputs, flags = _parse_type(kind, source)
+        return _stand_alone(kind, state, factor, image, source)
+    parsed = parse_type(kind, source)
+    levels = _split_levels(state, source)
+    steps = _factors(levels, factor, parsed.progressive, source)
     tensors: dict[str, Tensor] = {}
-    steps: dict[int, list[int]] = {}
+    for level, names in levels.items():
+        before = math.prod(steps[:level])
+        for name, value in _level(names, parsed, before, image, source).items():
+            tensors[f"levels.{level}.{name}"] = value
+    return Found("featsharp", math.prod(steps), _options(parsed, tensors, heads), tensors)
+
+
+def _options(parsed: ParsedType, tensors: Mapping[str, Tensor], heads: int) -> dict[str, Any]:
+    """Of the upsampler; widths are read off the weights."""
+    options: dict[str, Any] = {
+        "inputs": parsed.inputs,
+        "progressive": parsed.progressive,
+        "block": parsed.block,
+        "norm": parsed.norm,
+        "published_guidance": True,
+    }
+    attention = "branch" if parsed.block == "no_ffn" else "attention"
+    qkv = tensors.get(f"levels.0.block.{attention}.qkv.weight")
+    if qkv is not None:
+        options |= {"heads": heads, "window": parsed.window, "head_dim": qkv.shape[0] // (3 * heads)}
+    last = tensors.get(f"levels.0.block.{'branch' if parsed.block == 'no_attention' else 'mlp'}.w3.weight")
+    return options if last is None else options | {"hidden": last.shape[1]}
+
+
+def _split_levels(state: Mapping[str, Tensor], source: Path) -> dict[int, dict[str, Tensor]]:
+    """Tensors of each fusion level, without its prefix `ups.N.`."""
+    levels: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         match = re.fullmatch(r"ups\.(\d+)\.(.+)", name)
         if match is None:
             raise UserError(f"{source}: unknown tensor upsampler.{name}")
-        level, rest = int(match[1]), match[2]
-        if rest.startswith("jbu.ups."):
-            inner = rest.removeprefix("jbu.ups.")
-            tensors |= _jbu_tensor(inner, value, f"levels.{level}.jbu.levels.", source)
-        elif rest in _BLOCK:
-            tensors[f"levels.{level}.{_BLOCK[rest]}"] = value
-        else:
-            raise UserError(f"{source}: this package has no equal of upsampler.{name}")
-        steps.setdefault(level, [])
-    whole = _factor(state, factor, source)
-    if "tiles" not in inputs or "levels.0.block.attention.qkv.weight" not in tensors:
-        raise UserError(f"{source}: {kind} is not a fusion of tiles by attention; only that can be converted")
-    options = {
-        "inputs": inputs,
-        "progressive": len(steps) > 1,
-        "norm": "no-ln" not in flags,
-        "heads": heads,
-        "window": window,
-        "head_dim": tensors["levels.0.block.attention.qkv.weight"].shape[0] // (3 * heads),
-        "hidden": tensors["levels.0.block.mlp.w3.weight"].shape[1],
-        "published_guidance": True,
-    }
-    return Found("featsharp", whole, options, tensors)
+        levels.setdefault(int(match[1]), {})[match[2]] = value
+    if sorted(levels) != list(range(len(levels))):
+        raise UserError(f"{source}: levels {sorted(levels)} of its upsampler are not all there")
+    return dict(sorted(levels.items()))
+
+
+def _factors(levels: Mapping[int, Mapping[str, Tensor]], said: Any, progressive: bool, source: Path) -> list[int]:
+    """Of each level, from its tile positions; UserError where the file says another factor."""
+    if any("tile_pos" not in names for names in levels.values()):
+        raise UserError(f"{source}: its fusion reads no tiles (no tile_pos); only one that does can be converted")
+    steps = [names["tile_pos"].shape[-1] for names in levels.values()]
+    whole = math.prod(steps)
+    if said is not None and int(said) != whole:
+        raise UserError(f"{source}: its tile positions are for factor {whole}, it says {said}")
+    if steps != (prime_factors(whole) if progressive else [whole]):
+        raise UserError(f"{source}: {len(steps)} levels of factors {steps} are not what its type builds for {whole}")
+    return steps
+
+
+def _level(
+    names: Mapping[str, Tensor], parsed: ParsedType, before: int, image: ImageScale, source: Path
+) -> dict[str, Tensor]:
+    """One fusion level under our names. before: how often the map it is given has been enlarged already."""
+    # Positions are per tile of the level's own input: each covers before x before tiles of the teacher's size.
+    position = names["tile_pos"].repeat_interleave(before, dim=2).repeat_interleave(before, dim=3)
+    tensors = {"position.embedding": position}
+    rgb: dict[str, Tensor] = {}
+    for name, value in names.items():
+        if name.startswith("jbu.ups."):
+            tensors |= _jbu_tensor(name.removeprefix("jbu.ups."), value, "jbu.levels.", source)
+        elif name.startswith("block."):
+            tensors[f"block.{_block_name(name.removeprefix('block.'), parsed.block, source)}"] = value
+        elif "rgb" in parsed.inputs and value.shape in ((RGB_DIM, 3, 1, 1), (RGB_DIM,)):
+            rgb[name.rpartition(".")[2]] = value
+        elif name != "tile_pos":
+            raise UserError(f"{source}: this package has no equal of upsampler.ups.N.{name}")
+    if rgb:
+        tensors |= {"rgb.weight": rgb["weight"], "rgb.bias": rgb.get("bias", torch.zeros(RGB_DIM))}
+    return image.fold(tensors)
+
+
+def _block_name(name: str, kind: str, source: Path) -> str:
+    """Our name of a tensor of the fusion block."""
+    if kind == "full":
+        if name in _WHOLE:
+            return _WHOLE[name]
+    else:
+        layer, _, part = name.rpartition(".")
+        last = layer.rpartition(".")[2]
+        if last in _BRANCH[kind]:
+            return f"branch.{last}.{part}"
+        if re.fullmatch(r"norm\d?", last):
+            return f"norm.{part}"
+    raise UserError(f"{source}: this package has no equal of upsampler.ups.N.block.{name}")
 
 
 def featup_names(state: Mapping[str, Tensor], source: Path) -> Found:
@@ -123,7 +183,7 @@ def conditional_names(state: Mapping[str, Tensor], source: Path) -> dict[str, Te
     return tensors
 
 
-def _stand_alone(kind: str, state: Mapping[str, Tensor], factor: Any, source: Path) -> Found:
+def _stand_alone(kind: str, state: Mapping[str, Tensor], factor: Any, image: ImageScale, source: Path) -> Found:
     """FeatSharp's port of FeatUp alone, `jbu_stack`; its weights do not tell its factor."""
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -133,19 +193,7 @@ def _stand_alone(kind: str, state: Mapping[str, Tensor], factor: Any, source: Pa
         tensors |= _jbu_tensor(rest, value, "jbu.levels.", source)
     if not isinstance(factor, int) or isinstance(factor, bool) or factor < 2:
         raise UserError(f"{source} does not say its factor (upsample_args.factor is {factor!r})")
-    return Found("featup", factor, {}, tensors)
-
-
-def _factor(state: Mapping[str, Tensor], said: Any, source: Path) -> int:
-    """From the shape of the last level's tile positions; UserError where the file says another."""
-    positions = [value.shape[-1] for name, value in sorted(state.items()) if name.endswith(".tile_pos")]
-    whole = max(positions, default=0)
-    if not whole or (said is not None and int(said) != whole):
-        raise UserError(f"{source}: its tile positions are for factor {whole or '?'}, it says {said}")
-    levels = {name.split(".")[1] for name in state if name.startswith("ups.")}
-    if len(levels) not in (1, len(prime_factors(whole))):
-        raise UserError(f"{source}: {len(levels)} levels do not make a factor of {whole}")
-    return whole
+    return Found("featup", factor, {}, image.fold(tensors))
 
 
 def _jbu_tensor(name: str, value: Tensor, prefix: str, source: Path) -> dict[str, Tensor]:
@@ -170,19 +218,3 @@ def _published_level(name: str, value: Tensor, prefix: str, source: Path) -> dic
     if name not in plain:
         raise UserError(f"{source}: unknown tensor of a joint bilateral level: {name}")
     return {f"{prefix}{plain[name]}": value}
-
-
-def _parse_type(kind: str, source: Path) -> tuple[list[str], set[str]]:
-    """ "featsharp.no-ln.inputs-jbu-tiles" -> its inputs, in order, and its other flags."""
-    name, *flags = kind.split(".")
-    inputs = ["jbu", "tiles"]
-    others = set()
-    for flag in flags:
-        if flag.startswith("inputs-"):
-            inputs = flag.removeprefix("inputs-").split("-")
-        else:
-            others.add(flag)
-    unknown = [item for item in inputs if item not in _INPUTS] + sorted(others - {"no-ln", "prog"})
-    if name != "featsharp" or unknown:
-        raise UserError(f"{source}: type {kind} has parts this package has no equal of ({', '.join(unknown) or name})")
-    return inputs, others

@@ -96,9 +96,9 @@ def warp(maps: Tensor, homographies: Tensor, *, mode: str = "bilinear") -> Tenso
     return F.grid_sample(maps, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
-def view_images(images: Tensor, homographies: Tensor, size: tuple[int, int]) -> Tensor:
+def view_images(images: Tensor, homographies: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
     """Images [B, 3, H, W] through [B, 3, 3], at `size`: bicubic at full resolution, then antialiased down."""
-    return resize_images(warp(images, homographies, mode="bicubic").clamp(0, 1), size)
+    return resize_images(warp(images, homographies, mode="bicubic").clamp(0, 1), size, antialias=antialias)
 
 
 def inside_share(homographies: Tensor, grid: tuple[int, int], samples: int = 8) -> Tensor:

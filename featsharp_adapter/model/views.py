@@ -45,16 +45,18 @@ def stitch(tiles: Tensor, n: int) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(count // (n * n), channels, n * height, n * width)
 
 
-def teacher_views(backbone: Backbone, images: Tensor, grids: Iterable[int], *, chunk: int = 64) -> Views:
+def teacher_views(
+    backbone: Backbone, images: Tensor, grids: Iterable[int], *, chunk: int = 64, antialias: bool = True
+) -> Views:
     """Low-resolution map and tile maps of [B, 3, H, W] in [0, 1], any H, W: the teacher encodes B (1 + sum n^2) images.
 
     Tiling multiplies the batch, so at most `chunk` images are in the teacher at a time. Gradients flow if the backbone
-    lets them (a `FrozenBackbone` does not).
+    lets them (a `FrozenBackbone` does not). antialias: of the resized images; published code has none.
     """
     height, width = backbone.spec.native_size
     grids = tuple(grids)
-    scaled = {n: resize_images(images, (n * height, n * width)) for n in grids}
-    low = resize_images(images, (height, width))
+    scaled = {n: resize_images(images, (n * height, n * width), antialias=antialias) for n in grids}
+    low = resize_images(images, (height, width), antialias=antialias)
     pieces = [low, *(tile_images(scaled[n], n) for n in grids)]
     features: Features = chunked(backbone, torch.cat(pieces), chunk)
     spatial = features.spatial.split([len(piece) for piece in pieces])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
-from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.sharpening.max_memory import parse_memory
 from featsharp_adapter.sharpening.sharpener import FITS, Fit, Sharpener, SharpenSettings, choose_fit, resample
 from teachers.artefacts import BackboneNode, check_artefact_node
@@ -48,7 +47,7 @@ class SharpenedBackbone(Backbone):
         check_size(self.spec, images)
         if self.settings is not None:
             return self._any_size(images, self.settings)
-        views = teacher_views(self.teacher, images, self.adapter.tile_grids, chunk=self.chunk)
+        views = self.adapter.views(self.teacher, images, chunk=self.chunk)
         return Features(views.summary, self.adapter(views, images))
 
     def _any_size(self, images: Tensor, settings: SharpenSettings) -> Features:

@@ -95,8 +95,8 @@ class Sharpener:
     def _whole(self, images: Tensor, size: tuple[int, int], budget: Budget | None, held: int) -> Features:
         """One context: the image at `size`, and its tiles of that size; `held` bytes are taken by others."""
         adapter, factor = self.adapter, self.adapter.factor
-        large = resize_images(images, (factor * size[0], factor * size[1]))
-        small = resize_images(images, size)
+        large = self._resized(images, (factor * size[0], factor * size[1]))
+        small = self._resized(images, size)
         summary, spatial = self._encode(small)
         low = adapter.denoise_normalised(spatial)
         del spatial
@@ -104,7 +104,7 @@ class Sharpener:
         held += low.nbytes + small.nbytes + (large.nbytes if large is not images else 0)
         tiles: dict[int, Tensor] = {}
         for n in adapter.tile_grids:
-            scaled = large if n == factor else resize_images(images, (n * size[0], n * size[1]))
+            scaled = large if n == factor else self._resized(images, (n * size[0], n * size[1]))
             held += low.nbytes * n * n
             chunk = self._chunk(small[:1], budget, held)
             tiles[n] = tile_map(self._denoised, scaled, grid, n, overlap=self.settings.overlap, chunk=chunk)
@@ -131,8 +131,11 @@ class Sharpener:
                 here = (slice(row, row + cells[0]), slice(column, column + cells[1]))
                 out[:, :, *here] += self._whole(part, spec.native_size, budget, held).spatial * weight
                 total[here] += weight
-        summary = self._encode(resize_images(images, spec.native_size)).summary
+        summary = self._encode(self._resized(images, spec.native_size)).summary
         return Features(summary, out.div_(total))
+
+    def _resized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize_images(images, size, antialias=not self.adapter.meta.published_views)
 
     def _encode(self, images: Tensor) -> Features:
         features = self.backbone(images)

@@ -55,6 +55,7 @@ class SampleMaker:
     count: int  #: random views an image
     seed: int
     device: torch.device
+    antialias: bool = True  #: of the images that the teacher is given
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Sample:
@@ -62,9 +63,11 @@ class SampleMaker:
         height, width = self.backbone.spec.native_size
         homographies = torch.stack([self.homographies(int(p), width / height) for p in batch.positions])
         flat = homographies.flatten(0, 1).to(self.device)
-        jittered = view_images(images.repeat_interleave(self.count, dim=0), flat, (height, width))
+        jittered = view_images(
+            images.repeat_interleave(self.count, dim=0), flat, (height, width), antialias=self.antialias
+        )
         targets = self.backbone(jittered).spatial.unflatten(0, (len(images), self.count))
-        views = teacher_views(self.backbone, images, self.grids)
+        views = teacher_views(self.backbone, images, self.grids, antialias=self.antialias)
         return Sample(batch.images.to(self.device), views, flat.unflatten(0, (len(images), self.count)), targets)
 
     def homographies(self, position: int, aspect: float) -> Tensor:

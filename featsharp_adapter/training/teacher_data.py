@@ -45,7 +45,15 @@ def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -
     dtype = torch.bfloat16 if recipe.teacher_dtype == "bfloat16" else None
     backbone = FrozenBackbone(load_backbone(recipe.teacher), dtype=dtype, chunk=recipe.chunk).to(device)
     grids = needed_grids(backbone.spec, recipes)
-    maker = SampleMaker(backbone, grids, recipe.views.settings(), recipe.views.count, recipe.seed, device)
+    maker = SampleMaker(
+        backbone,
+        grids,
+        recipe.views.settings(),
+        recipe.views.count,
+        recipe.seed,
+        device,
+        antialias=not recipe.published_views,
+    )
     spec, data = backbone.spec, recipe.data
 
     def training(batch_size: int) -> ImageStream:
@@ -124,7 +132,7 @@ def _low_maps(size: int, stream: ImageStream, maker: SampleMaker) -> Iterator[Te
         seen = 0  # not bar.n: a bar that is off (no terminal) does not count
         while seen < size:
             images = to_float(next(stream).images.to(maker.device))[: size - seen]
-            yield teacher_views(maker.backbone, images, ()).low
+            yield teacher_views(maker.backbone, images, (), antialias=maker.antialias).low
             seen += len(images)
             bar.update(len(images))
     _finish(stream)

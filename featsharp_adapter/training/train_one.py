@@ -54,6 +54,7 @@ def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData) -> Trainer:
         options=recipe.options,
         normaliser=recipe.normaliser,
         conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
+        published_views=recipe.published_views,
         training=training_facts(recipe, stored=teacher_data.store is not None),
     )
     normaliser = fit_normaliser(recipe.normaliser, teacher_data.statistics)

@@ -104,7 +104,7 @@ class FeatSharpUpsampler(Upsampler):
         published code has it.
     layer_scale: how far the block may move at first; 1e-6 as published suits thousands of steps, 0.1 hundreds.
     sigma: the joint bilateral kernel's first width.
-    published_guidance: resize the image bilinearly to the fine grid first, as published; area pooling sees all pixels.
+    published_guidance: resize the image bilinearly to the grid of each level, as published, instead of pooling.
     """
 
     def __init__(
@@ -154,11 +154,12 @@ class FeatSharpUpsampler(Upsampler):
         self.grids, self.levels, self.published_guidance = grids, nn.ModuleList(levels), published_guidance
 
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
-        if self.published_guidance:
-            size = (low.shape[-2] * self.factor, low.shape[-1] * self.factor)
-            guidance = F.interpolate(guidance, size=size, mode="bilinear", align_corners=False)
         for n, level in zip(self.grids, self.levels, strict=True):
-            low = level(low, tiles.get(n), guidance, self.strip_rows)
+            image = guidance
+            if self.published_guidance:
+                size = (low.shape[-2] * level.factor, low.shape[-1] * level.factor)
+                image = F.interpolate(guidance, size=size, mode="bilinear", align_corners=False)
+            low = level(low, tiles.get(n), image, self.strip_rows)
         return low
 
     @property
