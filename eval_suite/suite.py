@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from tqdm import tqdm
 
 from common.digests import digest_value
 from common.errors import unknown
+from common.plugins import validate_plugin
 from common.recipes import Node, load_recipe
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
@@ -39,7 +40,7 @@ from eval_suite.text import AbsentError
 from eval_suite.vlm.recipe import VlmRecipe
 from teachers.contracts import Backbone
 
-ProbeRecipe = Annotated[
+OwnProbe = Annotated[
     KnnProbe
     | ZeroShotProbe
     | LinearClassificationProbe
@@ -61,6 +62,15 @@ ProbeRecipe = Annotated[
     | LlavaProbe,
     Field(discriminator="probe"),
 ]
+PROBES = "eval_suite.probes"  #: the entry point group of probes that other packages add
+
+
+def plugin_probe(value: Any, validate: ValidatorFunctionWrapHandler) -> ProbeNode:
+    """A probe of ours by its name, or a user's: `probe: class:PACKAGE.MODULE.NAME`, or a registered name."""
+    return validate_plugin(ProbeNode, "probe", PROBES, value, validate)
+
+
+ProbeRecipe = Annotated[SerializeAsAny[OwnProbe], WrapValidator(plugin_probe)]
 
 
 class Suite(Node):

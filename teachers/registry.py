@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from common.errors import UserError, nearest, unknown
+from common.plugins import find
 from teachers.contracts import Backbone
 from teachers.known import KNOWN
-from teachers.user_class import check, find
+from teachers.user_class import check
 
 GROUP = "teachers.backbones"
 CLASS = "class"

@@ -5,26 +5,8 @@
 Every other field of the node is an argument of the class (or of a function that makes one).
 """
 
-import importlib
-from collections.abc import Callable
-from typing import Any
-
-from common.errors import UserError, nearest
+from common.errors import UserError
 from teachers.contracts import Backbone, BackboneSpec
-
-
-def find(dotted: str) -> Callable[..., Any]:
-    """What the dotted path names; UserError where there is no such module or name. Its own errors come through."""
-    module, _, name = dotted.rpartition(".")
-    if not module:
-        raise UserError(f'a class is PACKAGE.MODULE.NAME, got "{dotted}"')
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(f'cannot import "{module}": {error}; is the folder it is in on PYTHONPATH?') from error
-    if not hasattr(loaded, name):
-        raise UserError(f'module {module} has no "{name}"{nearest(name, vars(loaded))}')
-    return getattr(loaded, name)
 
 
 def check(dotted: str, made: object) -> Backbone:

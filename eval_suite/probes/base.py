@@ -28,6 +28,8 @@ class Need:
 class ProbeNode(Node):
     """A task of a suite. Fields are its protocol; `run` gives one result per metric.
 
+    A field `probe` of its own says which kind it is: a Literal in this package, `probe: str` in a class of a user's.
+
     AbsentError from `run` means that the backbone lacks what the task needs; the suite records the reason.
     """
 

@@ -16,7 +16,10 @@ from eval_suite.readers.fitting import Fit, Mode
 
 
 class ReaderNode(Node):
-    """A data set of a suite file."""
+    """A data set of a suite file.
+
+    A field `reader` says which kind it is: a Literal in this package, `reader: str` in a class of a user's.
+    """
 
     @abstractmethod
     def open(self, name: str) -> LabelledData:

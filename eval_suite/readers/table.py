@@ -1,9 +1,10 @@
 """All readers by the name a suite file gives them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
+from common.plugins import validate_plugin
 from eval_suite.readers.captions import CaptionsNode
 from eval_suite.readers.class_folders import ClassFoldersNode, ImageNetNode
 from eval_suite.readers.coco import CocoNode
@@ -60,4 +61,13 @@ class JoinedNode(ReaderNode):
         return Joined(name, self.train.open(f"{name}.train"), self.test.open(f"{name}.test"))
 
 
-ReaderRecipe = Annotated[SingleReader | JoinedNode, Field(discriminator="reader")]
+OwnReader = Annotated[SingleReader | JoinedNode, Field(discriminator="reader")]
+READERS = "eval_suite.readers"  #: the entry point group of readers that other packages add
+
+
+def plugin_reader(value: Any, validate: ValidatorFunctionWrapHandler) -> ReaderNode:
+    """A reader of ours by its name, or a user's: `reader: class:PACKAGE.MODULE.NAME`, or a registered name."""
+    return validate_plugin(ReaderNode, "reader", READERS, value, validate)
+
+
+ReaderRecipe = Annotated[SerializeAsAny[OwnReader], WrapValidator(plugin_reader)]
