@@ -25,7 +25,7 @@ from distill.training.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
 from featsharp_adapter.adapter.folder import upload_folder
 from teachers.artefacts import PLAIN, BackboneNode, check_artefact_node
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
-from teachers.registry import load_seeded
+from teachers.registry import load_backbone
 
 HUB = "hub:"
 
@@ -61,7 +61,7 @@ class TextAdaptor(StudentAdaptor):
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
         if self._loaded is None:
-            loaded = load_seeded(self._node)
+            loaded = load_backbone(self._node)
             if loaded.spec.digest != self._digest:
                 raise UserError(
                     f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"

@@ -243,6 +243,9 @@ class Recipe(Node):
     def _cache_has_whole_teachers(self) -> Self:
         if self.cache is not None and self.engine.teachers == "zero3":  # one rank may find what another must make
             raise ValueError("a cache of views needs whole teachers on every process: set engine.teachers: replicated")
+        parts = [part for stage in self.stages.values() for part in stage.partitions.values()]
+        if self.cache is not None and any(node.chunk for part in parts for node in part.teachers.values()):
+            raise ValueError("a cache of views keeps what one chunk gives: set chunk in `teachers` alone")
         return self
 
     @model_validator(mode="after")

@@ -59,6 +59,7 @@ class TeacherPart(Node):
     input: Input | None = None
     mosaic: bool | None = None
     align: Align | None = None
+    chunk: int | None = Field(None, ge=1)
     weight: WeightNode | None = None
 
     @field_validator("upsampler")
