@@ -5,13 +5,13 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from common.errors import UserError, nearest, unknown
+from common.plugins import find
 from featsharp_adapter.model.jbu import RADIUS
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
 from featsharp_adapter.upsamplers.guides import GUIDES
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, NoUpsampler, S2Upsampler, TileUpsampler
-from teachers.user_class import find
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {
     "none": NoUpsampler,
