@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from loop_steps import Party, Times, alternating, below
+from loop_steps import SteppedArms, Times, alternating, below
 
 from common.errors import UserError, add_debug_flag, guard, unknown
 from distill.recipe import Recipe, read_arms
@@ -29,7 +29,7 @@ from imagery.sources import open_source
 
 QUICKSTART = "recipes/quickstart.yaml"
 #: One arm and all of them, on images that lie in memory and on images that are drawn.
-PARTIES = ("one", "every", "one drawing", "every drawing")
+GROUPS = ("one", "every", "one drawing", "every drawing")
 UPSAMPLERS = ("bilinear", "tile", "s2", "featup", "featsharp")
 
 
@@ -39,7 +39,7 @@ def report(times: Mapping[str, Times], recipe: Recipe, scenes: int) -> str:
     fresh = min(1.0, scenes / images)  # share of the steps that draw
     lines = []
     for number, measure in enumerate(("wall", "processor")):
-        one, every, one_drawing, every_drawing = (times[name].medians()[number] for name in PARTIES)
+        one, every, one_drawing, every_drawing = (times[name].medians()[number] for name in GROUPS)
         whole = mixed(every, every_drawing, fresh) / mixed(one, one_drawing, fresh)
         lines.append(
             f"{measure:9}  one arm {one:.3f} s a step, {one_drawing:.3f} s drawing its images; all arms {every:.3f} s "
@@ -78,9 +78,16 @@ def main(argv: list[str]) -> None:
             raise UserError(f"the arms of {path} do not all share their teachers' pass")
         recipe = alone[arguments.arm]
         one = {arguments.arm: recipe}
-        parties = [Party.of(one), Party.of(together), Party.of(one, drawn(recipe)), Party.of(together, drawn(recipe))]
-        times = alternating({name: party.step for name, party in zip(PARTIES, parties, strict=True)}, arguments.rounds)
-    hands = parties[1].loop.crew.hands
+        groups = [
+            SteppedArms.of(one),
+            SteppedArms.of(together),
+            SteppedArms.of(one, drawn(recipe)),
+            SteppedArms.of(together, drawn(recipe)),
+        ]
+        times = alternating(
+            {name: stepped.step for name, stepped in zip(GROUPS, groups, strict=True)}, arguments.rounds
+        )
+    hands = groups[1].loop.crew.hands
     print(f"{arguments.arm} against {len(together)} arms, {arguments.threads} threads, {hands} at a time")
     print(report(times, schedule_of(recipe), len(open_source(recipe.data.train))))
 

@@ -18,23 +18,23 @@ SHORT = ["normaliser.batches=1", "checkpoint.every=1000000", "log.every=1", "opt
 
 
 @dataclass
-class Party:
+class SteppedArms:
     """Arms that train on one pass of their teachers, as `distill.training.loop.train` steps them."""
 
     loop: Loop
     done: int = 0
 
     @classmethod
-    def of(cls, recipes: Mapping[str, Recipe], fetch: Fetch | None = None) -> "Party":
+    def of(cls, recipes: Mapping[str, Recipe], fetch: Fetch | None = None) -> "SteppedArms":
         """The arms of these recipes, ready for their first update; without `fetch` all on the stream's first images."""
         accelerators = start(recipes)
         arms = [Variant(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
         ready = assemble(arms, open_sources(arms[0].recipe.data.train), teacher_pool(arms), untrained=None)
         if ready is None:
             raise RuntimeError("these arms are finished")
-        _, learners, stream = ready
-        taken = stream.take(0)
-        return cls(Loop(learners, fetch or (lambda _: taken), accelerators[arms[0].name].device))
+        _, trainers, stream = ready
+        raw = stream.take(0)
+        return cls(Loop(trainers, fetch or (lambda _: raw), accelerators[arms[0].name].device))
 
     def step(self) -> None:
         """One update of every arm, its line in the log included."""

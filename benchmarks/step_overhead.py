@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from loop_steps import Party, alternating, below
+from loop_steps import SteppedArms, alternating, below
 from torch import Tensor
 
 from common.errors import add_debug_flag, guard
@@ -39,7 +39,10 @@ def bare_step(recipe: Recipe, images: Tensor) -> Callable[[], None]:
     inputs = {}
     for name, target in targets.teachers.items():
         height, width = target.spec.native_size
-        tiles = {n: tile_images(resize_images(images, (n * height, n * width)), n) for n in target.sharpener.tile_grids}
+        tiles = {
+            n: tile_images(resize_images(images, (n * height, n * width)), n)
+            for n in target.target_upsampler.tile_grids
+        }
         inputs[name] = (resize_images(images, (height, width)), tiles)
 
     @torch.no_grad()
@@ -51,7 +54,7 @@ def bare_step(recipe: Recipe, images: Tensor) -> Callable[[], None]:
             views = Views(
                 seen.summary, seen.spatial, {n: stitch(target.backbone(t).spatial, n) for n, t in tiles.items()}
             )
-            found[name] = (views.summary, target.sharpener(views, images))
+            found[name] = (views.summary, target.target_upsampler(views, images))
         return found
 
     def step() -> None:
@@ -81,10 +84,10 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         settings = [f"engine.threads={arguments.threads}", *below(Path(scratch), "step"), *arguments.overrides]
         recipe = read(arguments.recipe, settings)
-        party = Party.of({recipe.name: recipe})
-        (_, images), *_ = party.loop.fetch(0)
+        stepped = SteppedArms.of({recipe.name: recipe})
+        (_, images), *_ = stepped.loop.fetch(0)
         bare = bare_step(recipe, to_float(images))
-        times = alternating({"step": party.step, "bare": bare}, arguments.rounds)
+        times = alternating({"step": stepped.step, "bare": bare}, arguments.rounds)
     (wall, cores), (bare_wall, bare_cores) = times["step"].medians(), times["bare"].medians()
     print(f"step {wall:.3f} s, bare {bare_wall:.3f} s; processor {cores:.3f} s and {bare_cores:.3f} s")
     print(f"ratio {wall / bare_wall:.3f} in wall time, {cores / bare_cores:.3f} in processor time")

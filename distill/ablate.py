@@ -50,8 +50,8 @@ def main(argv: list[str]) -> None:
         run_together(members, open_once(members[0].recipe.data.train), untrained=plain.name if plain else None)
     first = next(iter(arms.values())).accelerator
     if first.is_main_process:
-        judged = probe_all(ROOM, rows, whole.folder, plain.untrained_folder if plain else None)
-        print(publish(ROOM, judged, rows, baseline, whole.folder))
+        probed = probe_all(ROOM, rows, whole.folder, plain.untrained_folder if plain else None)
+        print(publish(ROOM, probed, rows, baseline, whole.folder))
     first.end_training()
 
 

@@ -77,7 +77,7 @@ def run(recipe: Recipe, *, prepare: bool) -> None:
     arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name])
     run_arm(arm, open_once(recipe.data.train), export_untrained=wants_untrained(recipe))
     if recipe.eval is not None and arm.accelerator.is_main_process:
-        judge(recipe, arm)
+        probe(recipe, arm)
     arm.accelerator.end_training()
 
 
@@ -86,7 +86,7 @@ def wants_untrained(recipe: Recipe) -> bool:
     return recipe.eval is not None and recipe.eval.untrained is not False
 
 
-def judge(recipe: Recipe, arm: "Arm") -> None:
+def probe(recipe: Recipe, arm: "Arm") -> None:
     """Probe, print the table against the untrained student, write the report."""
     with many_imports():
         from distill.evaluation.probe_and_report import EvalRoom, probe_all, publish
@@ -101,8 +101,8 @@ def judge(recipe: Recipe, arm: "Arm") -> None:
     arms = {recipe.name: [recipe]}
     untrained = wants_untrained(recipe)
     baseline = UNTRAINED if untrained else recipe.name
-    judged = probe_all(room, arms, recipe.folder, arm.untrained_folder if untrained else None)
-    print(publish(room, judged, arms, baseline, recipe.folder))
+    probed = probe_all(room, arms, recipe.folder, arm.untrained_folder if untrained else None)
+    print(publish(room, probed, arms, baseline, recipe.folder))
 
 
 if __name__ == "__main__":

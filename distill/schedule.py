@@ -173,7 +173,7 @@ class View:
 def views(node: TeacherNode, spec: BackboneSpec, size: Grid, patch: int, tile_grids: Sequence[int]) -> list[View]:
     """What a teacher looks at for one student image of `size` pixels, `patch` the student's.
 
-    tile_grids: what the upsampler asks for (`Sharpener.tile_grids`; (factor,) for tile, s2 and featsharp). UserError
+    tile_grids: what the upsampler asks for (`TargetUpsampler.tile_grids`; (factor,) for tile, s2, featsharp). UserError
     where the teacher cannot be shown that.
     """
     if node.mosaic:

@@ -9,7 +9,7 @@ from common.recipes import Node
 from featsharp_adapter.model.multiview import ViewSettings
 from featsharp_adapter.model.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import check_upsampler_name
+from featsharp_adapter.upsamplers.table import UPSAMPLERS
 from imagery.augment import Augment
 
 
@@ -127,7 +127,9 @@ class AdapterRecipe(Node):
     @field_validator("upsampler")
     @classmethod
     def _known(cls, name: str) -> str:
-        return check_upsampler_name(name)
+        if name not in UPSAMPLERS:
+            raise unknown("upsampler", name, UPSAMPLERS)
+        return name
 
     @field_validator("normaliser")
     @classmethod

@@ -21,7 +21,7 @@ from imagery.contracts import SequentialSource, Source
 from imagery.cursor import Candidates, open_cursor
 from imagery.decode import BadImage
 from imagery.mixture import Mixture
-from imagery.tally import Tally, examples
+from imagery.read_counts import ReadCounts, examples
 
 BATCHES_AHEAD = 2
 MAX_ATTEMPTS = 32
@@ -99,7 +99,7 @@ class ImageStream:
         self._next_start = 0  # of the next batch to be prepared; the next one to be given out may be earlier
         self._pending: deque[_Pending] = deque()
         self._pool: ThreadPoolExecutor | None = None
-        self._tally = Tally(source.name, max_bad_share)
+        self._counts = ReadCounts(source.name, max_bad_share)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -109,7 +109,7 @@ class ImageStream:
             self._pending.append(self._prepare())
         pending = self._pending[0]
         samples = [future.result() for future in pending.samples]
-        self._tally.add(len(samples), (entry for sample in samples for entry in sample.bad))
+        self._counts.add(len(samples), (entry for sample in samples for entry in sample.bad))
         self._pending.popleft()  # only now: had a sample failed, the state would still point at this batch
         return Batch(
             images=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
@@ -124,7 +124,7 @@ class ImageStream:
             "position": ahead.start if ahead else self._next_start,
             "cursor": ahead.cursor_state if ahead else self._cursor.snapshot(),
             **self._identity(),
-            "tally": {"rank": self.rank, "world": self.world, **self._tally.state_dict()},
+            "counts": {"rank": self.rank, "world": self.world, **self._counts.state_dict()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,15 +138,15 @@ class ImageStream:
         self._drop_pending()
         self._next_start = state["position"]
         self._cursor.restore(state["cursor"])
-        tally = state["tally"]
-        self._tally = Tally(self.source.name, self._tally.max_bad_share)
+        counts = state["counts"]
+        self._counts = ReadCounts(self.source.name, self._counts.max_bad_share)
         # Often one rank's state is saved for all: the order is everyone's, the counts are that rank's alone.
-        if (tally["rank"], tally["world"]) == (self.rank, self.world):
-            self._tally.load_state_dict(tally)
+        if (counts["rank"], counts["world"]) == (self.rank, self.world):
+            self._counts.load_state_dict(counts)
 
     def report(self) -> dict[str, Any]:
         """What this rank read so far: images read, bad ones among them, their keys with reasons, unreadable parts."""
-        counts = self._tally.state_dict()
+        counts = self._counts.state_dict()
         return {**counts, "bad_keys": sorted(counts["bad_reasons"]), "problems": list(self.source.problems)}
 
     def close(self) -> None:

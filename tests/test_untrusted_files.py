@@ -158,7 +158,7 @@ def test_a_vision_language_model_s_card(tmp_path: Path) -> None:
 def test_a_kept_update_s_recipe(tmp_path: Path) -> None:
     folder = tmp_path / "nan" / "step-00000001"
     folder.mkdir(parents=True)
-    (folder / "suspect.json").write_text(json.dumps({"step": 1}))
+    (folder / "update.json").write_text(json.dumps({"step": 1}))
     recipe = yaml.safe_load(Path(__file__).parents[1].joinpath("recipes/debug.yaml").read_text())
     recipe["teachers"] = {"coarse": {"backbone": CODE}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from distill.exported import ExportedStudent
 from distill.recipe import Recipe
-from distill.targets.sharpen import Sharpener
+from distill.targets.target_upsampler import TargetUpsampler
 from featsharp_adapter.model.views import Views, teacher_views
 from featsharp_adapter.sharpening.pictures import save_panels
 from teachers.contracts import Backbone
-from teachers.registry import load_backbone
+from teachers.registry import load_seeded
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def draw(arms: Mapping[str, Recipe], students: Mapping[str, ExportedStudent], im
     answers = {arm: student(images) for arm, student in students.items()}
     sheets = []
     for name in first.teachers:
-        backbone = load_backbone(first.teachers[name].backbone)
+        backbone = load_seeded(first.teachers[name].backbone)
         maps = teacher_maps(name, backbone, arms, images)
         for arm, student in students.items():
             adaptor = student.adaptor(name)
@@ -57,15 +57,15 @@ def save_sheet(sheet: Sheet, path: Path) -> Path:
 
 def teacher_maps(name: str, backbone: Backbone, arms: Mapping[str, Recipe], images: Tensor) -> dict[str, Tensor]:
     """What the teacher says at its own resolution, and after every different upsampler of the arms."""
-    sharpeners = {}
+    target_upsamplers = {}
     for recipe in arms.values():
         node = recipe.teachers[name]
         if node.upsampler != "none":
             title = f"{node.upsampler} {node.effective_factor}x"
-            sharpeners[title] = Sharpener(name, node, backbone.spec).eval()
-    grids = sorted({n for sharpener in sharpeners.values() for n in sharpener.tile_grids})
+            target_upsamplers[title] = TargetUpsampler(name, node, backbone.spec).eval()
+    grids = sorted({n for target_upsampler in target_upsamplers.values() for n in target_upsampler.tile_grids})
     views: Views = teacher_views(backbone, images, grids)
-    return {f"teacher {name}": views.low} | {title: make(views, images) for title, make in sharpeners.items()}
+    return {f"teacher {name}": views.low} | {title: make(views, images) for title, make in target_upsamplers.items()}
 
 
 def pca_colours(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from common.jsonl import read_log
 from distill.evaluation.pictures import Sheet, draw, save_sheet
-from distill.evaluation.probe_once import Judge
+from distill.evaluation.probe_once import ProbeOnce
 from distill.exported import load
 from distill.recipe import UNTRAINED, Recipe
 from distill.schedule import describe, schedule
 from imagery.augment import PLAIN
 from imagery.sources import open_sources
 from imagery.stream import ImageStream, to_float
-from teachers.registry import load_backbone
+from teachers.registry import load_seeded
 
 PICTURES = 4
 MOST_PROCESSES = 4  #: that probe at the same time
@@ -45,7 +45,7 @@ class EvalRoom:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ProbedRows:
     """The metrics of every row of a comparison, by row name."""
 
     students: dict[str, list[Any]]  #: the runs of every arm, and the untrained student
@@ -58,7 +58,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Case:
+class ProbeJob:
     """One backbone to probe, of some row of the table, and the folder its metrics go to."""
 
     name: str
@@ -67,7 +67,7 @@ class Case:
     folder: Path
 
 
-def probe_all(room: EvalRoom, arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: Path | None) -> Judged:
+def probe_all(room: EvalRoom, arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: Path | None) -> ProbedRows:
     """Probe the arms' students, the untrained one and the teachers; what is on disk already is not probed again.
 
     arms: the recipes of the runs of every row.
@@ -76,56 +76,58 @@ def probe_all(room: EvalRoom, arms: Mapping[str, Sequence[Recipe]], folder: Path
     if first.eval is None:
         raise ValueError("the recipe has no eval")
     runs = [(arm, recipe) for arm, recipes in arms.items() for recipe in recipes]
-    students = [Case(recipe.name, arm, f"run:{recipe.folder}", recipe.folder) for arm, recipe in runs]
+    students = [ProbeJob(recipe.name, arm, f"run:{recipe.folder}", recipe.folder) for arm, recipe in runs]
     if untrained is not None:
-        students.append(Case(UNTRAINED, UNTRAINED, f"run:{untrained}", untrained.parent))
+        students.append(ProbeJob(UNTRAINED, UNTRAINED, f"run:{untrained}", untrained.parent))
     nodes = first.teachers.items() if first.eval.teachers else ()
     titles = {name: f"teacher {name}" for name, _ in nodes}
-    teachers = [Case(titles[name], titles[name], node.backbone, folder / "teachers" / name) for name, node in nodes]
-    found = judge_cases(room, first.eval.suite, [*students, *teachers])
-    return Judged(_by_row(students, found), _by_row(teachers, found))
+    teachers = [ProbeJob(titles[name], titles[name], node.backbone, folder / "teachers" / name) for name, node in nodes]
+    found = probe_jobs(room, first.eval.suite, [*students, *teachers])
+    return ProbedRows(_by_row(students, found), _by_row(teachers, found))
 
 
-def _by_row(cases: Sequence[Case], found: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _by_row(cases: Sequence[ProbeJob], found: Mapping[str, Any]) -> dict[str, list[Any]]:
     rows: dict[str, list[Any]] = {}
     for case in cases:
         rows.setdefault(case.row, []).append(found[case.name])
     return rows
 
 
-def judge_cases(room: EvalRoom, suite: str, cases: Sequence[Case]) -> dict[str, Any]:
+def probe_jobs(room: EvalRoom, suite: str, cases: Sequence[ProbeJob]) -> dict[str, Any]:
     """Metrics by case name. No case needs another, so each core takes its own; a process holds up to 2.5 GiB."""
     room.load_suite(suite)  # a mistake in the suite is told before processes start
     processes = min(len(cases), os.cpu_count() or 1, MOST_PROCESSES)
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = {pool.submit(judge_case, room, suite, case): case.name for case in cases}
+        waiting = {pool.submit(probe_job, room, suite, case): case.name for case in cases}
         paths = {}
         for done in tqdm(as_completed(waiting), total=len(cases), desc="probing"):
             paths[waiting[done]] = done.result()
     return {name: room.read_metrics(path) for name, path in paths.items()}
 
 
-def judge_case(room: EvalRoom, suite_path: str, case: Case) -> Path:
+def probe_job(room: EvalRoom, suite_path: str, case: ProbeJob) -> Path:
     """Probe one backbone, or find it done; returns the path of its metrics.json."""
     suite = room.load_suite(suite_path)
     digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
-    judge = Judge(lambda backbone: room.run_suite(backbone, suite, progress=False), room.write_metrics, digest)
-    return judge.judge(case.name, load_backbone(case.node), case.folder)
+    probe = ProbeOnce(lambda backbone: room.run_suite(backbone, suite, progress=False), room.write_metrics, digest)
+    return probe.run(case.name, load_seeded(case.node), case.folder)
 
 
-def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Sequence[Recipe]], baseline: str, folder: Path) -> str:
+def publish(
+    room: EvalRoom, probed: ProbedRows, arms: Mapping[str, Sequence[Recipe]], baseline: str, folder: Path
+) -> str:
     """Write the report below `folder`; returns what to print: the tables with their errors, and where the report is.
 
     Curves and pictures are of the first run of every arm.
     """
-    tables = compare(room, judged, list(arms), baseline)
+    tables = compare(room, probed, list(arms), baseline)
     firsts = {arm: recipes[0] for arm, recipes in arms.items()}
     report = room.write_report(
         folder / "report",
         title=folder.name,
         table=tables[ANSWER],
-        metrics_by_row=judged.rows,
+        metrics_by_row=probed.rows,
         curves=curves(firsts),
         pictures=[(CAPTION.format(sheet.teacher), path) for sheet, path in pictures(firsts, folder / "report")],
         notes=notes(next(iter(firsts.values()))),
@@ -135,9 +137,9 @@ def publish(room: EvalRoom, judged: Judged, arms: Mapping[str, Sequence[Recipe]]
     return "\n".join([*text, f"report: {report}"])
 
 
-def compare(room: EvalRoom, judged: Judged, arms: Sequence[str], baseline: str) -> dict[str, Any]:
+def compare(room: EvalRoom, probed: ProbedRows, arms: Sequence[str], baseline: str) -> dict[str, Any]:
     """Tables by title: the arms alone; beside the rows that have every metric; beside all rows, on what all can do."""
-    rows = judged.rows
+    rows = probed.rows
     zero = unusable(rows[baseline])
     whole = {row: runs for row, runs in rows.items() if not missing_anywhere({"": rows[baseline], row: runs})}
     answer = {row: runs for row, runs in whole.items() if row in arms or row == baseline}

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.json_files import write_json
 from teachers.contracts import Backbone
 
-METRICS, RECEIPT = "metrics.json", "judged.json"
+METRICS, RECEIPT = "metrics.json", "probed.json"
 
 
 @dataclass(frozen=True)
-class Judge:
+class ProbeOnce:
     """`probe` and `save` come from the eval suite, which this room does not import; entry scripts pass them in."""
 
     probe: Callable[[Backbone], Mapping[str, Any]]
     save: Callable[[Path, Mapping[str, Any]], None]
     suite_digest: str
 
-    def judge(self, row: str, backbone: Backbone, folder: Path) -> Path:
+    def run(self, row: str, backbone: Backbone, folder: Path) -> Path:
         """Probe a backbone as the table's `row`, or find it done; returns the path of its metrics.json."""
         metrics, receipt = folder / METRICS, folder / RECEIPT
         due = {"row": row, "backbone": backbone.spec.digest, "suite": self.suite_digest}
@@ -28,7 +27,8 @@ class Judge:
             return metrics
         found = dict(self.probe(backbone))
         found["backbone"] = {"name": row, "digest": backbone.spec.digest}
+        folder.mkdir(parents=True, exist_ok=True)
         receipt.unlink(missing_ok=True)  # never a receipt beside metrics it does not belong to
         self.save(metrics, found)
-        write_json(receipt, due)
+        receipt.write_text(json.dumps(due), encoding="utf-8")
         return metrics

@@ -70,7 +70,7 @@ def cut(canvases: Tensor, offsets: Tensor, patch: int) -> Tensor:
     return torch.stack([canvas[:, top : top + height, left : left + width] for canvas, (top, left) in pairs])
 
 
-def middle(canvases: Tensor, margin: int) -> Tensor:
+def centre_crop(canvases: Tensor, margin: int) -> Tensor:
     """The middle of canvases [B, 3, H + margin, W + margin] -> [B, 3, H, W]."""
     if not margin:
         return canvases

@@ -13,7 +13,7 @@ from distill.losses.teacher_dropping import Loss, drop, per_image
 from distill.recipe import Recipe
 from distill.schedule import Pass, schedule
 from distill.student.ema import MovingAverage, mesa
-from distill.student.model import BODY
+from distill.student.model import BACKBONE
 from teachers.contracts import Features
 
 Predict = Callable[[Tensor], Mapping[str, Features]]
@@ -35,7 +35,7 @@ class DistillStep:
     dispersions: of every teacher's summaries (`distill.targets.dispersion`), needed by the angular loss alone.
     part: the pass it is for, None for the first of the recipe's schedule. scale: multiplies every term
     (`training.data.Role`). shifts: where everyone's crops lie, for a recipe with loss.shift; images are canvases.
-    average: the student's moving average, for one with loss.mesa; the student then shows its `BODY` too.
+    average: the student's moving average, for one with loss.mesa; the student then shows its `BACKBONE` too.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DistillStep:
         shown = self.shifts.cut(images, STUDENT, self.partition) if self.shifts else images
         seen = (shown.shape[-2], shown.shape[-1])
         answers = dict(self.student(shown))
-        body = answers.pop(BODY, None)
+        body = answers.pop(BACKBONE, None)
         if self.drop_teachers:
             each = {name: self._terms(name, answers[name], targets[name], per_image, seen) for name in self.weights}
             terms = drop(each, self.drop_teachers)

@@ -13,26 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from distill.losses.step import DistillStep
-from distill.planning.counting import Cost, Counting, Unfilled, as_fake, measure, parameter_bytes
-from distill.planning.repeated_blocks import Repeats, signature
+from distill.planning.counting import Cost, CostCounter, SkipInit, as_fake, measure, parameter_bytes
+from distill.planning.repeated_blocks import RepeatedBlocks, signature
 from distill.planning.weightless_backbones import shapes_only
 from distill.recipe import Recipe, StudentNode, TeacherNode
 from distill.schedule import Grid, Pass, View, views
 from distill.student.model import HeadSpec, Student
-from distill.student.spectral import StudentLinear
-from distill.targets.sharpen import plain_upsampler
+from distill.student.spectral import ReparametrisedLinear
+from distill.targets.target_upsampler import plain_upsampler
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
 from featsharp_adapter.adapter.folder import find_folder, read_description
 from featsharp_adapter.model.normalisers import new_normaliser
 from featsharp_adapter.model.phi_s import PhiS
 from featsharp_adapter.model.views import Views
-from teachers.contracts import BackboneSpec, Features, capability
-from teachers.frozen import FrozenBackbone, hold_matrices
+from teachers.contracts import BackboneSpec, Features
+from teachers.frozen import FrozenBackbone
 
 #: Depths at which a student of like blocks is counted, to tell what a block adds.
 SHORT = (1, 2)
-MOST = 2**20  #: images at once: more than any chunk
 
 
 class PlannedTeacher:
@@ -41,13 +40,8 @@ class PlannedTeacher:
     def __init__(self, name: str, node: TeacherNode, nodes: Sequence[TeacherNode], bf16: bool) -> None:
         self.name, self.node, self.bf16 = name, node, bf16
         self.plain = shapes_only(node.backbone)
-        if drop_text := capability(self.plain, "drop_text"):
-            drop_text()
         self.spec: BackboneSpec = self.plain.spec
         self.parameters = sum(parameter.numel() for parameter in self.plain.parameters())
-        self.dtype = torch.bfloat16 if bf16 else None
-        if self.dtype is not None:
-            hold_matrices(getattr(self.plain, "image_part", self.plain), self.dtype)
         self._sharpeners = {each.model_dump_json(): self._make(each) for each in nodes}
         adapters = {id(made): parameter_bytes(made) for made in self._sharpeners.values() if made is not None}
         self.bytes = parameter_bytes(self.plain) + sum(adapters.values())
@@ -61,7 +55,7 @@ class PlannedTeacher:
         folder = node.denoise or node.adapters.get(node.upsampler)
         if folder is None:
             return None if node.upsampler == "none" else plain_upsampler(self.name, node, self.spec)
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), SkipInit():
             meta = adapter_meta(folder, node, self.spec)
             return Adapter.build(meta, new_normaliser(meta.normaliser, self.spec.spatial_dim))
 
@@ -78,18 +72,16 @@ class PlannedTeacher:
             self._faked[key] = as_fake(made)
         return self._faked.get(key)
 
-    def look(self, view: View, images: int, chunk: int) -> tuple[Cost, int, int]:
-        """(cost of all its forward passes for this view of `images` images, bytes of the maps, forward passes).
-
-        chunk: images of one pass at most.
-        """
+    def look(self, view: View, images: int) -> tuple[Cost, int, int]:
+        """(cost of all its forward passes for this view of `images` images, bytes of the maps, forward passes)."""
         count = -int(-images * view.per_image // 1)
         if self._frozen is None:
-            self._frozen = FrozenBackbone(as_fake(self.plain), self.dtype, MOST)
-        chunk = min(chunk, count)
+            dtype = torch.bfloat16 if self.bf16 else None
+            self._frozen = FrozenBackbone(as_fake(self.plain), dtype, self.node.chunk)
+        chunk = min(self.node.chunk, count)
         if view.size not in self._looks:
             frozen, pixels = self._frozen, torch.empty(chunk, 3, *view.size)
-            self._looks[view.size] = Repeats().measure(lambda: frozen(pixels)), chunk
+            self._looks[view.size] = RepeatedBlocks().measure(lambda: frozen(pixels)), chunk
         one, measured = self._looks[view.size]  # images do not meet in a frozen network, so what is counted is linear
         grid = (view.size[0] // self.spec.patch_size, view.size[1] // self.spec.patch_size)
         maps = count * self.spec.spatial_dim * grid[0] * grid[1] * 4
@@ -134,16 +126,16 @@ def adapter_meta(folder: str, node: TeacherNode, spec: BackboneSpec) -> AdapterM
 
 def build_student(node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec], *, bf16: bool) -> Student:
     """The student without its numbers; its starting weights change nothing here."""
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), SkipInit():
         student = Student(node.model_copy(update={"weights": None}), size, heads, bf16=bf16)
     for layer in student.modules():
-        if isinstance(layer, StudentLinear):
+        if isinstance(layer, ReparametrisedLinear):
             layer.index = 0  # which numbers it would draw makes it no other layer
     return student
 
 
 @dataclass(frozen=True)
-class Learning(Cost):
+class StudentCost(Cost):
     """Forward, loss and backward. held: bytes of what waits for the way back when the loss is known."""
 
     held: int
@@ -161,7 +153,7 @@ class PassCost:
     part: Pass
     size: Grid
     images: int
-    student: Learning
+    student: StudentCost
     teachers: dict[str, float]
     adapters: dict[str, float]
     forwards: dict[str, list[tuple[str, Grid, int]]]
@@ -185,7 +177,7 @@ class Counter:
 
     def __init__(self, recipe: Recipe, teachers: Mapping[str, PlannedTeacher], student: Student) -> None:
         self.recipe, self.teachers, self.student = recipe, teachers, student
-        self._learnt: dict[str, Learning] = {}
+        self._learnt: dict[str, StudentCost] = {}
         self._updates = 0
         windowed = student.node.window is not None or student.node.window_train is not None
         self._alike = not windowed and len({signature(block) for block in student.vit.blocks}) == 1
@@ -229,7 +221,7 @@ class Counter:
         teacher, node = self.teachers[name], part.teachers[name]
         found = []
         for view in views(node, teacher.spec, size, self.patch, teacher.tile_grids(node)):
-            cost, own, _ = teacher.look(view, images, node.chunk)
+            cost, own, _ = teacher.look(view, images)
             found.append((view, cost, own))
         return found
 
@@ -247,7 +239,7 @@ class Counter:
 
     def _student(
         self, part: Pass, pixels: Tensor, targets: Mapping[str, Features], grids: Mapping[str, Grid]
-    ) -> Learning:
+    ) -> StudentCost:
         """Of forward, loss and backward; two passes that differ in nothing that matters are counted once."""
         weights = {name: node.weight.model_dump() for name, node in part.teachers.items()}
         key = str((tuple(pixels.shape), grids, part.aligns, weights))
@@ -257,7 +249,7 @@ class Counter:
             self._learnt[key] = self._of_like_blocks(step, pixels, targets) or self._learn(step, pixels, targets)
         return self._learnt[key]
 
-    def _of_like_blocks(self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features]) -> Learning | None:
+    def _of_like_blocks(self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features]) -> StudentCost | None:
         """The same from two depths, for a student whose blocks are all alike: each further block adds as much.
 
         The most memory is needed either while blocks wait for the way back, and then it grows with their number, or
@@ -271,7 +263,7 @@ class Counter:
         for depth in SHORT:
             vit.blocks = blocks[:depth]
             try:
-                with Within(vit.blocks[0]) as within:
+                with BlockPeak(vit.blocks[0]) as within:
                     cost = self._learn(step, pixels, targets, within)
                 found.append((cost, within))
             finally:
@@ -279,20 +271,20 @@ class Counter:
         (less, short), (more, longer) = found
         further = len(blocks) - SHORT[1]
         inside = longer.peak + further * (longer.peak - short.peak)
-        return Learning(
+        return StudentCost(
             more.flops + further * (more.flops - less.flops),
             max(inside, longer.outside),
             more.held + further * (more.held - less.held),
         )
 
     def _learn(
-        self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features], within: "Within | None" = None
-    ) -> Learning:
+        self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features], within: "BlockPeak | None" = None
+    ) -> StudentCost:
         for parameter in self.student.parameters():
             parameter.grad = torch.empty_like(parameter)
         self._updates += 1
         self.student.begin(self._updates)  # a spectral layer does more in the first forward of an update
-        with Counting(meta=True) as counted:
+        with CostCounter(meta=True) as counted:
             if within is not None:
                 within.counted = counted
             result = step.learn(pixels, targets)
@@ -301,10 +293,10 @@ class Counter:
         if within is not None:
             within.end()
         self.student.zero_grad()
-        return Learning(float(counted.flops), counted.peak, held)
+        return StudentCost(float(counted.flops), counted.peak, held)
 
 
-class Within:
+class BlockPeak:
     """The peak of a count from where `first`, a block, begins until its gradient is known, and the peak outside.
 
     A context manager around one forward and backward pass; `counted` is the count that goes on in it.
@@ -312,10 +304,10 @@ class Within:
 
     def __init__(self, first: nn.Module) -> None:
         self.first = first
-        self.counted: Counting | None = None
+        self.counted: CostCounter | None = None
         self.peak = self.outside = 0
 
-    def __enter__(self) -> "Within":
+    def __enter__(self) -> "BlockPeak":
         self._handle = self.first.register_forward_pre_hook(self._begin)
         return self
 

@@ -43,8 +43,8 @@ class Cost:
     peak: int
 
 
-class Counting(PeakMemory):
-    """`with Counting() as counted: ...` -> counted.flops beside counted.peak."""
+class CostCounter(PeakMemory):
+    """`with CostCounter() as counted: ...` -> counted.flops beside counted.peak."""
 
     def __init__(self, *, meta: bool = False) -> None:
         super().__init__(meta=meta)
@@ -64,12 +64,12 @@ class Counting(PeakMemory):
 
 def measure(function: Callable[[], object]) -> Cost:
     """Of one call inside `FakeTensorMode`, whose tensors lie on the meta device: nothing is computed."""
-    with Counting(meta=True) as counted:
+    with CostCounter(meta=True) as counted:
         function()
     return Cost(float(counted.flops), counted.peak)
 
 
-class Unfilled(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Leaves tensors on the meta device as they are instead of "filling" them: half of what building a model costs."""
 
     _FILLS = frozenset(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from distill.planning.counting import Counting
+from distill.planning.counting import CostCounter
 from distill.planning.gpus import GPUS
 from distill.recipe import StudentNode
 from distill.schedule import Grid
@@ -67,14 +67,14 @@ class StudentFlops:
         with torch.random.fork_rng(devices=()), torch.device("meta"):
             student = Student(self._node, self._size, self._heads)
             images = torch.empty(1, 3, *size)
-            with Counting() as counted:
+            with CostCounter() as counted:
                 answers = student(images)
                 parts = [part for features in answers.values() for part in features if part is not None]
                 torch.stack([part.sum() for part in parts]).sum().backward()
         return float(counted.flops)
 
 
-class Effort:
+class FlopMeter:
     """FLOPs that a process has done so far, for all its arms together, and the peak they are held against."""
 
     def __init__(self, peak: float | None) -> None:
@@ -85,7 +85,7 @@ class Effort:
     def look(self, key: Hashable, look: Callable[[], Made]) -> Made:
         """What `look` gives, its FLOPs added; they are counted at the first look of this `key`."""
         if key not in self._looks:
-            with Counting() as counted:
+            with CostCounter() as counted:
                 made = look()
             self._looks[key] = float(counted.flops)
         else:

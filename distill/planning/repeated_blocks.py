@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from distill.planning.counting import Cost, Counting
+from distill.planning.counting import Cost, CostCounter
 
 Key = tuple[Any, ...]
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
-class Repeats:
+class RepeatedBlocks:
     """`with repeats.skipped(): ...` in eval mode without gradients; results are right in shape, and are no numbers."""
 
     def __init__(self) -> None:
         self._known: dict[Key, tuple[Cost, Any]] = {}
         self._alike: dict[int, tuple[nn.Module, Key | None]] = {}  # the module too, for an id may come again
-        self.counted: Counting | None = None  #: the mode that takes part in it, if any does
+        self.counted: CostCounter | None = None  #: the mode that takes part in it, if any does
 
     def skipped(self) -> Any:
         """The context manager."""
@@ -34,7 +34,7 @@ class Repeats:
 
     def measure(self, function: Callable[[], object]) -> Cost:
         """As `distill.planning.counting.measure`."""
-        with Counting(meta=True) as self.counted, self.skipped():
+        with CostCounter(meta=True) as self.counted, self.skipped():
             function()
         cost = Cost(float(self.counted.flops), self.counted.peak)
         self.counted = None

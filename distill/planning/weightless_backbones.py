@@ -11,8 +11,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from common.errors import UserError
-from distill.planning.counting import Unfilled
-from distill.planning.repeated_blocks import Repeats
+from distill.planning.counting import SkipInit
+from distill.planning.repeated_blocks import RepeatedBlocks
 from teachers.contracts import Backbone, BackboneSpec, Features
 from teachers.known import NORMALISATIONS, ROWS, KnownTeacher
 from teachers.library import as_size
@@ -36,7 +36,7 @@ def shapes_only(node: str | Mapping[str, Any]) -> Backbone:
     if prefix not in ON_META:
         return load_backbone({"spec": spec, **options})
     row = next((row for row in ROWS if row.spec == spec), None)
-    with Unfilled(), Repeats().skipped():
+    with SkipInit(), RepeatedBlocks().skipped():
         if rest in DEFAULTS and row is not None:
             return _by_default(row, DEFAULTS[rest], options)
         try:
@@ -81,7 +81,7 @@ class TableBackbone(Backbone):
         )
         width = row.spatial_dim
         depth = max(1, round(row.parameters * 1e6 / (12 * width**2)))
-        with torch.device("meta"), Unfilled():
+        with torch.device("meta"), SkipInit():
             self.patches = nn.Conv2d(3, width, row.patch, row.patch)
             self.blocks = nn.Sequential(
                 *(Block(width, max(1, width // HEAD_WIDTH), qkv_bias=True) for _ in range(depth))

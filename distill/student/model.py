@@ -21,12 +21,12 @@ from common.keyed_tensors import Draws
 from distill.recipe import StudentNode
 from distill.student.cropped_positions import resize_stored
 from distill.student.heads import spatial_head, summary_head, unfold
-from distill.student.spectral import attach
+from distill.student.spectral import reparametrise
 from distill.student.vit import StudentTransformer
 from teachers.contracts import Features
 
 #: The student's own map among its answers; no teacher can have this name.
-BODY = "_body"
+BACKBONE = "_body"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Student(nn.Module):
         self.bf16 = bf16
         self.vit = StudentTransformer.of(build_vit(node, size, len(heads)), node)
         self.draws = Draws()
-        self.shows_body = False  #: whether answers hold `BODY`, the map before the heads, too
+        self.returns_backbone = False  #: whether answers hold `BACKBONE`, the map before the heads, too
         self.upsample = node.head_upsample
         width = self.vit.embed_dim
         self.summary_heads = nn.ModuleDict(
@@ -86,7 +86,7 @@ class Student(nn.Module):
         with self.autocast(images):
             tokens, spatial = self.tokens(images)
             answers = {name: self._heads(name, tokens[:, row], spatial) for row, name in enumerate(self.teachers)}
-            return answers | {BODY: Features(None, spatial)} if self.shows_body else answers
+            return answers | {BACKBONE: Features(None, spatial)} if self.returns_backbone else answers
 
     def autocast(self, images: Tensor) -> AbstractContextManager[Any]:
         """bf16 where the student computes in it."""
@@ -175,9 +175,9 @@ def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> 
     if node.cpe is not None:
         begin_positions(vit, node)
     if node.weights is not None:
-        load_body(vit, node, summary_tokens)
+        load_backbone_weights(vit, node, summary_tokens)
     if node.spectral or node.damp:
-        attach(vit, spectral=node.spectral, damp=node.damp)
+        reparametrise(vit, spectral=node.spectral, damp=node.damp)
     return vit
 
 
@@ -189,9 +189,9 @@ def begin_positions(vit: nn.Module, node: StudentNode) -> None:
     nn.init.normal_(vit.pos_embed, std=vit.embed_dim**-0.5)
 
 
-def load_body(vit: nn.Module, node: StudentNode, summary_tokens: int) -> None:
+def load_backbone_weights(vit: nn.Module, node: StudentNode, summary_tokens: int) -> None:
     """Start from timm weights made with a class token: its token starts every summary token, patches are resampled."""
-    state = _without_prefix(_body_state(node), vit, summary_tokens)
+    state = _without_prefix(_starting_weights(node), vit, summary_tokens)
     if node.cpe is not None:
         state["pos_embed"] = resize_stored(state["pos_embed"], vit.patch_embed.grid_size[0])
     state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
@@ -218,7 +218,7 @@ def _without_prefix(state: dict[str, Tensor], vit: nn.Module, summary_tokens: in
     return state | {"reg_token": started}
 
 
-def _body_state(node: StudentNode) -> dict[str, Tensor]:
+def _starting_weights(node: StudentNode) -> dict[str, Tensor]:
     if node.weights == "pretrained":
         return dict(timm.create_model(node.model, pretrained=True).state_dict())
     path = Path(str(node.weights))

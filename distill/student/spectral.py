@@ -23,7 +23,7 @@ from featsharp_adapter.model.spectral import EPSILON, FIRST_ITERATIONS, FLOOR
 SCALE, LEFT, RIGHT = "spectral_scale", "spectral_left", "spectral_right"
 
 
-class StudentLinear(nn.Linear):
+class ReparametrisedLinear(nn.Linear):
     """A plain linear layer in evaluation (but for its spectral scale), with the names of one in a state dict."""
 
     spectral_left: Tensor
@@ -54,7 +54,9 @@ class StudentLinear(nn.Linear):
                 if self.training and self._iterated != self.update:
                     self._iterate(1)
                     self._iterated = self.update
-                weight = effective(weight, self.spectral_scale, self.spectral_left.clone(), self.spectral_right.clone())
+                weight = effective_weight(
+                    weight, self.spectral_scale, self.spectral_left.clone(), self.spectral_right.clone()
+                )
             if self.training and self.damp and self.key is not None:
                 noise = normal(tuple(weight.shape), weight.device, self.key, self.index)
                 weight = weight * (1 + self.damp * noise)
@@ -67,7 +69,7 @@ class StudentLinear(nn.Linear):
         self.register_buffer(LEFT, F.normalize(torch.ones(pieces, device=device), dim=1))
         self.register_buffer(RIGHT, torch.zeros(self.parts, self.in_features, device=device))
         self._iterate(0 if self.weight.is_meta else FIRST_ITERATIONS)
-        sigma = singular(self.weight, self.spectral_left, self.spectral_right)
+        sigma = singular_values(self.weight, self.spectral_left, self.spectral_right)
         start = torch.log(torch.expm1((sigma - FLOOR).clamp_min(EPSILON)))  # softplus of this plus FLOOR is sigma
         # [parts, 1], so that rules that spare vectors from weight decay do not spare it.
         self.spectral_scale = nn.Parameter(start[:, None])
@@ -81,24 +83,24 @@ class StudentLinear(nn.Linear):
             self.spectral_left.copy_(F.normalize((pieces @ right[..., None])[..., 0], dim=1))
 
 
-def singular(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def singular_values(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Largest singular value of each part of [out, in] -> [parts]; vectors [parts, out / parts], [parts, in]."""
     pieces = weight.unflatten(0, (len(left), -1))
     return (left[:, None] @ pieces @ right[..., None])[:, 0, 0]
 
 
-def effective(weight: Tensor, scale: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def effective_weight(weight: Tensor, scale: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """W_eff [out, in] from W, the scales [parts, 1] and the singular vectors."""
-    factor = (F.softplus(scale[:, 0]) + FLOOR) / (singular(weight, left, right) + EPSILON)
+    factor = (F.softplus(scale[:, 0]) + FLOOR) / (singular_values(weight, left, right) + EPSILON)
     return (weight.unflatten(0, (len(left), -1)) * factor[:, None, None]).flatten(0, 1)
 
 
-def attach(module: nn.Module, *, spectral: bool, damp: float) -> list[StudentLinear]:
+def reparametrise(module: nn.Module, *, spectral: bool, damp: float) -> list[ReparametrisedLinear]:
     """Replace every linear layer inside; parameters, and their names, stay what they are.
 
     A weight that starts at zero gets no spectral scale: it has no singular value to divide by.
     """
-    made: list[StudentLinear] = []
+    made: list[ReparametrisedLinear] = []
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, nn.Linear):
             continue
@@ -106,18 +108,20 @@ def attach(module: nn.Module, *, spectral: bool, damp: float) -> list[StudentLin
         own = name.rpartition(".")[2]
         parts = 3 if own == "qkv" else 2 if isinstance(parent, GluMlp) and own == "fc1" else 1
         scaled = spectral and (layer.weight.is_meta or bool(layer.weight.any()))
-        new = StudentLinear(layer, parts=parts, spectral=scaled, damp=damp, index=len(made))
+        new = ReparametrisedLinear(layer, parts=parts, spectral=scaled, damp=damp, index=len(made))
         setattr(parent, own, new)
         made.append(new)
     return made
 
 
-def bake(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with W_eff in the place of W and nothing of the reparametrisation left."""
     baked = dict(state)
     for name in [name for name in state if name.endswith(f".{SCALE}")]:
         layer = name.removesuffix(f".{SCALE}")
         extra = [baked.pop(f"{layer}.{part}") for part in (SCALE, LEFT, RIGHT)]
         weight = baked[f"{layer}.weight"]
-        baked[f"{layer}.weight"] = effective(weight.double(), *(part.double() for part in extra)).to(weight.dtype)
+        baked[f"{layer}.weight"] = effective_weight(weight.double(), *(part.double() for part in extra)).to(
+            weight.dtype
+        )
     return baked

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from common.keyed_random import mix
 from distill.recipe import StudentNode
 from distill.student.cropped_positions import positions
-from distill.student.spectral import StudentLinear
+from distill.student.spectral import ReparametrisedLinear
 from distill.student.window_attention import Windows, global_blocks
 
 Grid = tuple[int, int]
@@ -59,7 +59,7 @@ class StudentTransformer(VisionTransformer):
     def begin(self, update: int) -> None:
         """Tell the layers which update comes next."""
         for layer in self.modules():
-            if isinstance(layer, StudentLinear):
+            if isinstance(layer, ReparametrisedLinear):
                 layer.update = update
 
     def windows(self, grid: Grid, key: int | None) -> Windows | None:
@@ -108,7 +108,7 @@ class StudentTransformer(VisionTransformer):
         @torch.compiler.disable(recursive=False)
         def call(tokens: Tensor, mask: Tensor | None) -> Tensor:
             for layer in block.modules():  # here, so that computing a block again draws the same again
-                if isinstance(layer, StudentLinear):
+                if isinstance(layer, ReparametrisedLinear):
                     layer.key = key
             return block(tokens) if mask is None else block(tokens, attn_mask=mask)
 

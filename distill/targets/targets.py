@@ -16,8 +16,8 @@ from distill.recipe import Recipe, TeacherNode, WeightNode
 from distill.schedule import Pass, input_size, schedule, student_patch
 from distill.student.model import HeadSpec
 from distill.targets.dispersion import DirectionStatistics
-from distill.targets.sharpen import Sharpener
-from distill.targets.teacher_views import Seen, TeacherPool, see
+from distill.targets.target_upsampler import TargetUpsampler
+from distill.targets.teacher_views import BatchViews, TeacherPool, batch_views
 from distill.training.engine import wants_bf16
 from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.model.views import Views
@@ -39,7 +39,9 @@ class TeacherTarget(nn.Module):
         self.backbone = backbone
         self.head = head_spec(name, nodes, self.spec)
         different = {how(each): each for each in [*nodes, node]}
-        self.sharpeners = nn.ModuleDict({key: Sharpener(name, each, self.spec) for key, each in different.items()})
+        self.target_upsamplers = nn.ModuleDict(
+            {key: TargetUpsampler(name, each, self.spec) for key, each in different.items()}
+        )
         self.normaliser = PhiS(self.spec.spatial_dim)
         self.dispersion: float | None = None  #: of its summaries, once fitted
 
@@ -49,29 +51,29 @@ class TeacherTarget(nn.Module):
         return self.backbone.spec
 
     @property
-    def sharpener(self) -> Sharpener:
+    def target_upsampler(self) -> TargetUpsampler:
         """What sharpens the teacher as the recipe's `teachers` have it."""
-        return self.sharpener_of(self.node)
+        return self.upsampler_for(self.node)
 
-    def sharpener_of(self, node: TeacherNode) -> Sharpener:
+    def upsampler_for(self, node: TeacherNode) -> TargetUpsampler:
         """What sharpens the teacher as it is in `node`."""
-        return self.sharpeners[how(node)]
+        return self.target_upsamplers[how(node)]
 
-    def plain_views(self, seen: Seen, node: TeacherNode, patch: int) -> Views:
+    def plain_views(self, seen: BatchViews, node: TeacherNode, patch: int) -> Views:
         """The small view that the pass of `node` shows the teacher, without tiles; `patch` the student's."""
         height, width = seen.images.shape[-2:]
         if node.mosaic:
-            return seen.mosaic(self.backbone, (height // patch, width // patch), node.chunk)
-        return seen.views(self.backbone, (), input_size(node, self.spec, (height, width), patch), node.chunk)
+            return seen.mosaic(self.backbone, (height // patch, width // patch))
+        return seen.views(self.backbone, (), input_size(node, self.spec, (height, width), patch))
 
-    def views(self, seen: Seen, node: TeacherNode, patch: int) -> Views:
+    def views(self, seen: BatchViews, node: TeacherNode, patch: int) -> Views:
         """Everything the teacher has to look at in a batch; what another arm has asked for is not computed again."""
-        small, grids = self.plain_views(seen, node, patch), self.sharpener_of(node).tile_grids
-        return Views(small.summary, small.low, seen.tiles(self.backbone, grids, node.chunk))
+        small, grids = self.plain_views(seen, node, patch), self.upsampler_for(node).tile_grids
+        return Views(small.summary, small.low, seen.tiles(self.backbone, grids))
 
     def from_views(self, views: Views, images: Tensor, node: TeacherNode) -> Features:
         """Views and the images they come from [B, 3, H, W] -> summary [B, S] and the sharpened map in PHI-S space."""
-        return Features(views.summary, self.normaliser.normalise(self.sharpener_of(node)(views, images)))
+        return Features(views.summary, self.normaliser.normalise(self.upsampler_for(node)(views, images)))
 
 
 class Targets(nn.Module):
@@ -90,14 +92,13 @@ class Targets(nn.Module):
         self.schedule = schedule(recipe)
         parts = [part for stage in self.schedule for part in stage.passes]
         self.patch = student_patch(recipe.student)
-        nodes = {name: [part.teachers[name] for part in parts if name in part.teachers] for name in recipe.teachers}
         self.teachers = nn.ModuleDict(
             {
                 name: TeacherTarget(
                     name,
                     node,
-                    teachers.get(node.backbone, dtype, max(each.chunk for each in [node, *nodes[name]])),
-                    nodes[name],
+                    teachers.get(node.backbone, dtype, node.chunk),
+                    [part.teachers[name] for part in parts if name in part.teachers],
                 )
                 for name, node in recipe.teachers.items()
             }
@@ -111,10 +112,10 @@ class Targets(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Features]:
         """[B, 3, H, W] of the first pass -> Features per teacher; the normalisers must have been fitted or loaded."""
-        return self.of(Seen(images), self.only)
+        return self.of(BatchViews(images), self.only)
 
     @torch.no_grad()
-    def of(self, seen: Seen, part: Pass) -> dict[str, Features]:
+    def of(self, seen: BatchViews, part: Pass) -> dict[str, Features]:
         """The targets of a pass, for a batch that other arms may have looked at already."""
         found = {}
         for name, node in part.teachers.items():
@@ -124,7 +125,7 @@ class Targets(nn.Module):
 
     def for_pass(self, part: Pass, shifts: Shifts | None = None) -> Callable[[Tensor], dict[str, Features]]:
         """The targets of a pass as a function of images [B, 3, H, W]; with shifts, of canvases."""
-        return lambda images: self.of(see(images, part.partition, shifts), part)
+        return lambda images: self.of(batch_views(images, part.partition, shifts), part)
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Estimate every PHI-S on these images [B, 3, H, W] of the first pass, over all processes, and freeze it."""
@@ -146,7 +147,7 @@ class Targets(nn.Module):
             if target.spec.summary_dim and not (nodes[name] and all(node.mosaic for node in nodes[name]))
         }
         for part, images in batches:
-            seen = Seen(images)
+            seen = BatchViews(images)
             for name, target in self.teachers.items():
                 if name not in part.teachers and nodes[name]:
                     continue
@@ -192,21 +193,23 @@ class Targets(nn.Module):
     def digests(self) -> dict[str, str | None]:
         """Digests of teachers and adapters, for the identity of a run."""
         teachers = {f"digest of teacher {name}": target.spec.digest for name, target in self.teachers.items()}
-        adapters = {f"digest of adapter {name}": target.sharpener.digest for name, target in self.teachers.items()}
+        adapters = {
+            f"digest of adapter {name}": target.target_upsampler.digest for name, target in self.teachers.items()
+        }
         others = {
-            f"digest of adapter {name} as {key}": sharpener.digest
+            f"digest of adapter {name} as {key}": target_upsampler.digest
             for name, target in self.teachers.items()
-            for key, sharpener in target.sharpeners.items()
+            for key, target_upsampler in target.target_upsamplers.items()
             if key != how(target.node)
         }
         return teachers | adapters | others
 
 
-class Board:
+class SharedTargets:
     """Several arms at one batch: teachers look once, and equal targets are made once."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, BatchViews] = {}
         self._stage = ""
 
     def share(
@@ -222,7 +225,7 @@ class Board:
                 self._stage, self._seen = part.stage, {}
             seen = self._seen.get(part.partition)
             if seen is None or seen.images is not images:
-                seen = self._seen[part.partition] = see(images, part.partition, shifts)
+                seen = self._seen[part.partition] = batch_views(images, part.partition, shifts)
             return seen.once((targets,), lambda: targets.of(seen, part))
 
         return look

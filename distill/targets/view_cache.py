@@ -116,7 +116,7 @@ class CachedBackbone(FrozenBackbone):
         self.cache = ViewCache(folder, decides | {"torch": torch.__version__})
 
 
-def remembered(teacher: Backbone, view: str, images: Tensor, make: Callable[[], Features]) -> Features:
+def through_cache(teacher: Backbone, view: str, images: Tensor, make: Callable[[], Features]) -> Features:
     """What `make` gives, or what the teacher's cache has of it."""
     if not isinstance(teacher, CachedBackbone):
         return make()

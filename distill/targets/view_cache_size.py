@@ -83,7 +83,7 @@ def forecast(recipe: Recipe, targets: Targets, count: int | None) -> list[Line]:
     for stage in schedule(recipe):
         for part in stage.passes:
             for size in part.sizes:
-                for name, view, grid in seen_in(targets, part, size):
+                for name, view, grid in cached_views(targets, part, size):
                     key = (name, view, size, str(part.augment))
                     # A size of several is drawn for about its share of the steps; every one may come up more often.
                     shown[key] = shown.get(key, 0) + -(-stage.steps * part.batch_size // len(part.sizes))
@@ -101,14 +101,14 @@ def forecast(recipe: Recipe, targets: Targets, count: int | None) -> list[Line]:
     return found
 
 
-def seen_in(targets: Targets, part: Pass, size: Grid) -> list[tuple[str, str, Grid]]:
+def cached_views(targets: Targets, part: Pass, size: Grid) -> list[tuple[str, str, Grid]]:
     """(teacher, view, its grid) of every view in a pass that is kept; the view named as in teacher_views.py."""
     found = []
     for name, node in part.teachers.items():
         if node.mosaic:
             continue
         target = targets.teachers[name]
-        grids = target.sharpener_of(node).tile_grids
+        grids = target.upsampler_for(node).tile_grids
         small, *_ = views(node, target.spec, size, targets.patch, grids)
         patch = target.spec.patch_size
         grid = small.size[0] // patch, small.size[1] // patch

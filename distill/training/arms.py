@@ -11,32 +11,30 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
-from common.atomic import write_text
 from common.errors import UserError
-from common.json_files import write_json
 from common.jsonl import Log
 from common.recipes import dump
-from distill.losses.shift_equivariance import margin, middle
+from distill.losses.shift_equivariance import centre_crop, margin
 from distill.losses.step import DistillStep, Predict
-from distill.planning.mfu import Effort, StudentFlops, peak_in_words, peak_of
+from distill.planning.mfu import FlopMeter, StudentFlops, peak_in_words, peak_of
 from distill.recipe import UNTRAINED, Recipe
 from distill.schedule import schedule, student_patch
 from distill.student.model import Student
 from distill.targets import statistics as known_statistics
 from distill.targets.sharded_teachers import shard
-from distill.targets.targets import Board, Targets
+from distill.targets.targets import SharedTargets, Targets
 from distill.targets.teacher_views import TeacherPool
 from distill.targets.view_cache_size import check_cache
 from distill.training.checkpoint import Checkpoints, refuse_difference
-from distill.training.companions import Company, accompany
-from distill.training.data import Streams, everyones, roles, show
+from distill.training.data import Streams, gather_objects, roles, to_device
 from distill.training.engine import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.training.export import export_student, exported_identity
 from distill.training.loop import train
-from distill.training.nan_capture import Suspect, write_capture
-from distill.training.rng_state import Dice
-from distill.training.step_times import Clock
-from distill.training.update import Learner
+from distill.training.nan_capture import NonFiniteUpdate, write_capture
+from distill.training.rng_state import RngState
+from distill.training.step_times import StepTimer
+from distill.training.trained_student import TrainedStudent, build_trained_student
+from distill.training.update import ArmTrainer
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
 
@@ -66,7 +64,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Standing:
+class UnfinishedArm:
     """An arm that is not finished, and where it stands."""
 
     arm: Arm
@@ -94,47 +92,48 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource | Mixtur
     ready = assemble(arms, source, pool, untrained=untrained)
     if ready is None:
         return
-    standing, learners, stream = ready
-    train(learners, stream, accelerator.device)
-    report_data(accelerator, stream, [found.arm.folder for found in standing])
+    unfinished, trainers, stream = ready
+    train(trainers, stream, accelerator.device)
+    report_data(accelerator, stream, [found.arm.folder for found in unfinished])
     if arms[0].recipe.cache:
         accelerator.print("teacher views: {} from the cache, {} made by this process".format(*pool.use()))
     stream.close()
-    for found, learner in zip(standing, learners, strict=True):
-        with learner.turn():
-            state = learner.engine.student_state()
-        if learner.company.average is not None and found.arm.recipe.ema.export:
-            state = learner.company.average.state_dict()
+    for found, trainer in zip(unfinished, trainers, strict=True):
+        with trainer.turn():
+            state = trainer.engine.student_state()
+        if trainer.trained.average is not None and found.arm.recipe.ema.export:
+            state = trainer.trained.average.state_dict()
         finish(found, state)
 
 
 def assemble(
     arms: Sequence[Arm], source: Source | SequentialSource | Mixture, pool: TeacherPool, *, untrained: str | None
-) -> tuple[list[Standing], list[Learner], Streams] | None:
+) -> tuple[list[UnfinishedArm], list[ArmTrainer], Streams] | None:
     """Those arms that are not finished, each ready for its next update, and the images; None if all are finished."""
     accelerator = arms[0].accelerator
     set_threads(arms[0].recipe.engine, accelerator.device)
-    standing = [found for found in look_up(arms, pool) if found is not None]
-    if not standing:
+    unfinished = [found for found in find_unfinished_arms(arms, pool) if found is not None]
+    if not unfinished:
         return None
     if arms[0].recipe.cache:
-        accelerator.print(check_cache(standing[0].arm.recipe, standing[0].targets, source))
-    for found in standing:
+        accelerator.print(check_cache(unfinished[0].arm.recipe, unfinished[0].targets, source))
+    for found in unfinished:
         begin(found.arm)
-    stream = Streams(standing[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
+    stream = Streams(unfinished[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
     beginning = stream.state_dict()
-    fit_targets(standing, stream)
-    board = Board() if len(standing) > 1 else None
-    bf16 = wants_bf16(standing[0].arm.recipe.engine, accelerator.device)
-    effort = Effort(peak_of(accelerator.device, bf16=bf16))
-    learners = [
-        make_learner(found, stream, board, effort, export_untrained=found.arm.name == untrained) for found in standing
+    fit_targets(unfinished, stream)
+    shared = SharedTargets() if len(unfinished) > 1 else None
+    bf16 = wants_bf16(unfinished[0].arm.recipe.engine, accelerator.device)
+    flop_meter = FlopMeter(peak_of(accelerator.device, bf16=bf16))
+    trainers = [
+        build_trainer(found, stream, shared, flop_meter, export_untrained=found.arm.name == untrained)
+        for found in unfinished
     ]
     stream.load_state_dict(beginning)
-    last = min(standing, key=lambda found: found.start)  # the others wait until it has caught up
+    last = min(unfinished, key=lambda found: found.start)  # the others wait until it has caught up
     if last.latest:
         last.checkpoints.restore_position(last.latest, stream)
-    return standing, learners, stream
+    return unfinished, trainers, stream
 
 
 def teacher_pool(arms: Sequence[Arm]) -> TeacherPool:
@@ -143,22 +142,22 @@ def teacher_pool(arms: Sequence[Arm]) -> TeacherPool:
     return TeacherPool(Path(kept.folder) if kept else None)
 
 
-def look_up(arms: Sequence[Arm], pool: TeacherPool) -> list[Standing | None]:
+def find_unfinished_arms(arms: Sequence[Arm], pool: TeacherPool) -> list[UnfinishedArm | None]:
     """Where each arm stands, None for one that is finished. Arms of equal targets get one object for them."""
     made: dict[str, Targets] = {}
-    standing = []
+    unfinished = []
     for arm in arms:
         plain = arm.recipe.model_dump(mode="json", include={"teachers", "stages"})
         key = json.dumps(plain | {"patch": student_patch(arm.recipe.student)}, sort_keys=True)
         targets = made.get(key) or Targets(arm.recipe, arm.accelerator.device, pool)
         made[key] = targets
-        standing.append(stand(arm, targets))
+        unfinished.append(find_unfinished(arm, targets))
     if arms[0].recipe.engine.teachers == "zero3":
         shard(pool.teachers, schedule(arms[0].recipe))
-    return standing
+    return unfinished
 
 
-def stand(arm: Arm, targets: Targets) -> Standing | None:
+def find_unfinished(arm: Arm, targets: Targets) -> UnfinishedArm | None:
     """Where one arm stands; UserError when what is on the disk was made by another recipe."""
     identity = identify(arm, targets)
     finished = exported_identity(arm.student_folder)
@@ -169,24 +168,29 @@ def stand(arm: Arm, targets: Targets) -> Standing | None:
     checkpoints = Checkpoints(arm.folder / "checkpoints", arm.accelerator, identity, arm.recipe.checkpoint.keep)
     latest = checkpoints.latest()
     start = checkpoints.read_state(latest) if latest else 0
-    return Standing(arm, targets, identity, checkpoints, latest, start)
+    return UnfinishedArm(arm, targets, identity, checkpoints, latest, start)
 
 
-def make_learner(
-    found: Standing, stream: Streams, board: Board | None, effort: Effort, *, export_untrained: bool
-) -> Learner:
+def build_trainer(
+    found: UnfinishedArm,
+    stream: Streams,
+    shared: SharedTargets | None,
+    flop_meter: FlopMeter,
+    *,
+    export_untrained: bool,
+) -> ArmTrainer:
     """Build an arm's student on its engine, and bring it to where it stood."""
     arm, recipe, targets, accelerator = found.arm, found.arm.recipe, found.targets, found.arm.accelerator
-    dice = Dice(accelerator.device)
-    with dice.hold():
+    rng_state = RngState(accelerator.device)
+    with rng_state.hold():
         torch.manual_seed(recipe.student_seed)
         bf16 = wants_bf16(recipe.engine, accelerator.device)
         student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
         if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
             export_student(arm.untrained_folder, student.state_dict(), recipe, targets, found.identity, step=0)
-        company = accompany(student, recipe, accelerator.process_index, accelerator.device)
-        if company.average is not None:
-            found.checkpoints.register("average", company.average)
+        trained = build_trained_student(student, recipe, accelerator.process_index, accelerator.device)
+        if trained.average is not None:
+            found.checkpoints.register("average", trained.average)
         engine = prepare(accelerator, arm.name, student, recipe)
         # From here on every process draws its own random numbers (stochastic depth).
         torch.manual_seed(recipe.student_seed + 1 + accelerator.process_index)
@@ -200,47 +204,47 @@ def make_learner(
     def save(step: int) -> None:
         found.checkpoints.save(step, stream, targets.normaliser_state())
 
-    def capture(suspect: Suspect) -> str:
-        average = None if company.average is None else company.average.state_dict()
-        names = stream.names(suspect.step - 1)
-        return write_capture(suspect, recipe, engine, targets.normaliser_state(), average, names)
+    def capture(bad_update: NonFiniteUpdate) -> str:
+        average = None if trained.average is None else trained.average.state_dict()
+        names = stream.names(bad_update.step - 1)
+        return write_capture(bad_update, recipe, engine, targets.normaliser_state(), average, names)
 
     flops = StudentFlops(recipe.student, recipe.data.size, targets.heads())
     for size in {size for stage in schedule(recipe) for part in stage.passes for size in part.sizes}:
         flops.per_image(size)  # now, so that no step's time has it
-    return Learner(
-        steps=make_steps(found, engine.model, board, company),
+    return ArmTrainer(
+        steps=make_steps(found, engine.model, shared, trained),
         engine=engine,
         recipe=recipe,
         log=log,
         start=found.start,
         save=save,
         capture=capture,
-        dice=dice,
-        company=company,
-        clock=Clock(accelerator.device),
-        effort=effort,
+        rng_state=rng_state,
+        trained=trained,
+        timer=StepTimer(accelerator.device),
+        flop_meter=flop_meter,
         flops=flops,
     )
 
 
 def make_steps(
-    found: Standing, model: Predict, board: Board | None, company: Company
+    found: UnfinishedArm, model: Predict, shared: SharedTargets | None, trained: TrainedStudent
 ) -> dict[tuple[str, str], DistillStep]:
     """A step for every pass that this process does in any stage, by stage and partition."""
-    targets, accelerator, shifts = found.targets, found.arm.accelerator, company.shifts
+    targets, accelerator, shifts = found.targets, found.arm.accelerator, trained.shifts
     steps = {}
     for stage in schedule(found.arm.recipe):
         for role in roles(stage, accelerator.process_index, accelerator.num_processes):
-            look = board.share(targets, role.part, shifts) if board else targets.for_pass(role.part, shifts)
+            look = shared.share(targets, role.part, shifts) if shared else targets.for_pass(role.part, shifts)
             made = DistillStep(
-                model, look, found.arm.recipe, targets.dispersions(), role.part, role.scale, shifts, company.average
+                model, look, found.arm.recipe, targets.dispersions(), role.part, role.scale, shifts, trained.average
             )
             steps[stage.name, role.part.partition] = made
     return steps
 
 
-def finish(found: Standing, state: dict[str, Tensor]) -> None:
+def finish(found: UnfinishedArm, state: dict[str, Tensor]) -> None:
     """Export an arm's student and let go of its engine."""
     arm, accelerator = found.arm, found.arm.accelerator
     if accelerator.is_main_process:
@@ -273,40 +277,40 @@ def begin(arm: Arm) -> None:
     """Make the folder, say what will run, start the trackers."""
     only_existing(arm.folder)
     if arm.accelerator.is_main_process:
-        write_text(arm.folder / "recipe.yaml", dump(arm.recipe))
+        (arm.folder / "recipe.yaml").write_text(dump(arm.recipe), encoding="utf-8")
         device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
         environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
-        write_json(arm.folder / "environment.json", environment)
+        (arm.folder / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
     for tracker in arm.recipe.log.trackers:
         if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
             raise UserError(f'log.trackers: {tracker} is not installed; pip install "agglomerate[{tracker}]"')
     arm.accelerator.init_trackers(arm.recipe.name)
 
 
-def fit_targets(standing: Sequence[Standing], stream: Streams) -> None:
+def fit_targets(unfinished: Sequence[UnfinishedArm], stream: Streams) -> None:
     """Every teacher's PHI-S: from a checkpoint or another run's file, else estimated on the run's first batches.
 
     Arms on one teacher pass have one and the same PHI-S (arm_groups.py), so it is found once for all of them.
     """
-    begun = next((found for found in standing if found.latest), None)
-    first, recipe = standing[0].targets, standing[0].arm.recipe
+    begun = next((found for found in unfinished if found.latest), None)
+    first, recipe = unfinished[0].targets, unfinished[0].arm.recipe
     if begun and begun.latest:
         state = begun.checkpoints.read_targets(begun.latest)
     elif recipe.normaliser.load is not None:
         state = known_statistics.load(Path(recipe.normaliser.load), first)
     else:
-        device, room = standing[0].arm.accelerator.device, margin(recipe, first.patch)
+        device, room = unfinished[0].arm.accelerator.device, margin(recipe, first.patch)
         batches = range(recipe.normaliser.batches)
-        shown = (each for _ in batches for each in show(stream.next(), device))
-        first.fit_shown((each.role.part, middle(each.images, room)) for each in shown)
+        shown = (each for _ in batches for each in to_device(stream.next(), device))
+        first.fit_shown((each.role.part, centre_crop(each.images, room)) for each in shown)
         state = first.normaliser_state()
-    for found in standing:
+    for found in unfinished:
         found.targets.load_normalisers(state)
 
 
 def report_data(accelerator: Accelerator, stream: Streams, folders: Sequence[Path]) -> None:
     """Say at the end how many images were read over all processes and which could not be, and write it to data.json."""
-    each = everyones(stream.report())
+    each = gather_objects(stream.report())
     if not accelerator.is_main_process:
         return
     read, bad = (sum(report[name] for report in each) for name in ("read", "bad"))
@@ -314,7 +318,7 @@ def report_data(accelerator: Accelerator, stream: Streams, folders: Sequence[Pat
     problems = list(dict.fromkeys(problem for report in each for problem in report["problems"]))
     found = {"read": read, "bad": bad, "bad_reasons": reasons, "problems": problems}
     for folder in folders:
-        write_json(folder / "data.json", found)
+        (folder / "data.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     print(f"images: {read} read, {bad} of them unreadable and replaced, {len(problems)} damaged shards")
     for what, why in [*list(reasons.items())[:10], *((problem, "") for problem in problems[:10])]:
         print(f"  {what}{': ' if why else ''}{why}")

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from distill.recipe import EngineNode
-from distill.training.rng_state import read_dice, same_dice
+from distill.training.rng_state import read_rng, same_rng
 
 Done = TypeVar("Done")
 
@@ -45,10 +45,10 @@ class Crew:
         """All of them, side by side; none may draw random numbers (RuntimeError)."""
         if self._pool is None or not jobs:
             return
-        before = read_dice(self.device)
+        before = read_rng(self.device)
         for done in [self._pool.submit(job) for job in jobs]:
             done.result()
-        if not same_dice(before, read_dice(self.device)):
+        if not same_rng(before, read_rng(self.device)):
             raise RuntimeError("a student drew random numbers beside others; set engine.arm_threads to null")
 
     def alone(self, job: Callable[[], Done]) -> Done:

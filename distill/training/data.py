@@ -40,11 +40,11 @@ class Role:
 
 
 #: The uint8 images [b, 3, H, W] of a pass of a step, as they come from the stream.
-Taken = tuple[Role, Tensor]
+RawBatch = tuple[Role, Tensor]
 
 
 @dataclass(frozen=True)
-class Shown:
+class PassBatch:
     """The images [b, 3, H, W] in [0, 1] that this process shows in one pass of a step."""
 
     role: Role
@@ -106,7 +106,7 @@ class Streams:
         self.stage = self.stages[0]
         self._start(self.stage)
 
-    def take(self, step: int) -> list[Taken]:
+    def take(self, step: int) -> list[RawBatch]:
         """The uint8 images [b, 3, H, W] of every pass of update `step` (0, 1, ...) that this process does."""
         stage = stage_at(self.stages, step)
         if stage is not self.stage:
@@ -120,7 +120,7 @@ class Streams:
         """By partition, the names of the images of update `step`: of the one last taken, or of the one before it."""
         return self._keys.get(step, {})
 
-    def next(self) -> list[Taken]:
+    def next(self) -> list[RawBatch]:
         """The next batch of every stream of the current stage, whatever the step."""
         return [(role, batch.images) for role, batch in self._given()]
 
@@ -139,12 +139,12 @@ class Streams:
 
     def report(self) -> dict[str, Any]:
         """What this process read so far, in every partition: images read, bad ones with reasons, unreadable parts."""
-        tallies = [state["tally"] for state in self._all_states().values()]
-        mine = [tally for tally in tallies if "read" in tally]
-        reasons = {key: reason for tally in mine for key, reason in tally["bad_reasons"].items()}
+        counts = [state["counts"] for state in self._all_states().values()]
+        mine = [each for each in counts if "read" in each]
+        reasons = {key: reason for each in mine for key, reason in each["bad_reasons"].items()}
         return {
-            "read": sum(tally["read"] for tally in mine),
-            "bad": sum(tally["bad"] for tally in mine),
+            "read": sum(each["read"] for each in mine),
+            "bad": sum(each["bad"] for each in mine),
             "bad_keys": list(reasons),
             "bad_reasons": reasons,
             "problems": list(self.source.problems),
@@ -166,7 +166,7 @@ class Streams:
         self._states = self._all_states()
         self.close()
         if self.stage.by_ranks or stage.by_ranks:
-            self._states = with_tallies(newest(everyones(self._states)), self._states)
+            self._states = with_own_counts(newest(gather_objects(self._states)), self._states)
         self._open = {}
         self._start(stage)
 
@@ -188,7 +188,7 @@ class Streams:
             batch_size=role.batch_size,
             height=part.sizes[0][0] + room,
             width=part.sizes[0][1] + room,
-            size_at=lambda start: grown(part.size_at(recipe.seed, self._step_of(part, start)), room),
+            size_at=lambda start: enlarged(part.size_at(recipe.seed, self._step_of(part, start)), room),
             seed=mix(recipe.seed, index, _PARTITION) if index else recipe.seed,
             rank=role.rank,
             world=role.world,
@@ -210,19 +210,19 @@ class Streams:
         return stage.first + (start - before) // part.batch_size
 
 
-def grown(size: Grid, room: int) -> Grid:
+def enlarged(size: Grid, room: int) -> Grid:
     """A size with `room` more pixels either way."""
     return size[0] + room, size[1] + room
 
 
-def show(taken: Sequence[Taken], device: torch.device) -> list[Shown]:
+def to_device(raw: Sequence[RawBatch], device: torch.device) -> list[PassBatch]:
     """The images on the device, as backbones take them."""
-    return [Shown(role, to_float(images.to(device, non_blocking=True))) for role, images in taken]
+    return [PassBatch(role, to_float(images.to(device, non_blocking=True))) for role, images in raw]
 
 
-def micro_batches(taken: Sequence[Taken], count: int) -> list[list[Taken]]:
+def micro_batches(raw: Sequence[RawBatch], count: int) -> list[list[RawBatch]]:
     """The images of a step in `count` equal pieces, in order, each with a piece of every pass."""
-    pieces = [[(role, piece) for piece in images.split(len(images) // count)] for role, images in taken]
+    pieces = [[(role, piece) for piece in images.split(len(images) // count)] for role, images in raw]
     return [list(micro) for micro in zip(*pieces, strict=True)]
 
 
@@ -236,13 +236,13 @@ def newest(states: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def with_tallies(states: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def with_own_counts(states: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The states with the counts of this process, which may be another one's: or images would be counted twice."""
     nothing = {"rank": -1, "world": -1, "read": 0, "bad": 0, "bad_reasons": {}}
-    return {name: state | {"tally": own[name]["tally"] if name in own else nothing} for name, state in states.items()}
+    return {name: state | {"counts": own[name]["counts"] if name in own else nothing} for name, state in states.items()}
 
 
-def everyones(value: dict[str, Any]) -> list[dict[str, Any]]:
+def gather_objects(value: dict[str, Any]) -> list[dict[str, Any]]:
     """What every process gave, in order of rank; all must call it."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]

@@ -1,7 +1,7 @@
 """What is kept of an update that came out NaN or infinite, so that it can be looked at again (nan_replay.py).
 
 runs/<name>/nan/step-00000012/
-  suspect.json            step, what was not finite, the terms, the names of the images by rank and partition
+  update.json             step, what was not finite, the terms, the names of the images by rank and partition
   recipe.yaml  student.safetensors  targets.safetensors     the student before the update, the normalisers
   average.safetensors     its moving average, where there is one
   rank-0.safetensors ...  the images of each process, uint8 by partition, and its random state
@@ -10,40 +10,40 @@ runs/<name>/nan/step-00000012/
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
-from common.atomic import remove, write_text
 from common.recipes import dump
-from common.tensor_files import write_tensors
 from distill.recipe import Recipe
-from distill.training.data import Taken, everyones
+from distill.training.data import RawBatch, gather_objects
 from distill.training.engine import Engine, only_existing, wants_bf16
 
-DICE = "dice"
+RNG_STATE = "rng_state"
 
 
 @dataclass(frozen=True)
-class Suspect:
+class NonFiniteUpdate:
     """An update that was not made: its line of the log, random numbers before it, and the images of this process."""
 
     step: int
     line: Mapping[str, Any]
-    dice: Sequence[Tensor]
-    taken: Sequence[Taken]
+    rng_state: Sequence[Tensor]
+    raw: Sequence[RawBatch]
 
-    def culprits(self) -> list[str]:
+    def non_finite_terms(self) -> list[str]:
         """Terms of the loss that are not finite; where all are, it was the gradient."""
         found = [name for name, value in self.line["losses"].items() if not math.isfinite(value)]
         return found or ["the gradient"]
 
 
 def write_capture(
-    suspect: Suspect,
+    bad_update: NonFiniteUpdate,
     recipe: Recipe,
     engine: Engine,
     targets: Mapping[str, Tensor],
@@ -55,47 +55,47 @@ def write_capture(
     average: state of the student's moving average. keys: of this process's images, by partition.
     """
     accelerator = engine.accelerator
-    folder = recipe.folder / "nan" / f"step-{suspect.step:08d}"
-    names = everyones(dict(keys))
+    folder = recipe.folder / "nan" / f"step-{bad_update.step:08d}"
+    names = gather_objects(dict(keys))
     student = engine.student_state()
     if accelerator.is_main_process:
-        remove(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         only_existing(folder)
-        write_text(folder / "recipe.yaml", dump(recipe))
-        write_tensors(folder / "student.safetensors", student)
-        write_tensors(folder / "targets.safetensors", targets)
+        (folder / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+        save_file(student, folder / "student.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in targets.items()}, folder / "targets.safetensors")
         if average is not None:
-            write_tensors(folder / "average.safetensors", average)
+            save_file(dict(average), folder / "average.safetensors")
         facts = {
-            "step": suspect.step,
-            "not_finite": suspect.culprits(),
-            "line": dict(suspect.line),
+            "step": bad_update.step,
+            "not_finite": bad_update.non_finite_terms(),
+            "line": dict(bad_update.line),
             "processes": accelerator.num_processes,
             "bf16": wants_bf16(recipe.engine, accelerator.device),
-            "student": "after the update" if updated(suspect, engine) else "before the update",
+            "student": "after the update" if updated(bad_update, engine) else "before the update",
             "keys": names,
         }
-        write_text(folder / "suspect.json", json.dumps(facts, indent=1))  # its loss may be NaN
+        (folder / "update.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     accelerator.wait_for_everyone()
-    images = {role.part.partition: pixels for role, pixels in suspect.taken}
-    dice = {f"{DICE}.{number}": state for number, state in enumerate(suspect.dice)}
-    write_tensors(folder / f"rank-{accelerator.process_index}.safetensors", images | dice)
+    images = {role.part.partition: pixels.cpu().contiguous() for role, pixels in bad_update.raw}
+    rng_state = {f"{RNG_STATE}.{number}": state.cpu() for number, state in enumerate(bad_update.rng_state)}
+    save_file(images | rng_state, folder / f"rank-{accelerator.process_index}.safetensors")
     accelerator.save_state(str(folder / "engine"))
     accelerator.wait_for_everyone()
-    return advice(suspect, folder)
+    return advice(bad_update, folder)
 
 
-def updated(suspect: Suspect, engine: Engine) -> bool:
+def updated(bad_update: NonFiniteUpdate, engine: Engine) -> bool:
     """Whether the weights have been moved already: DeepSpeed tells the gradient's norm only with the update."""
-    return engine.updates_in_backward and math.isfinite(suspect.line["loss"])
+    return engine.updates_in_backward and math.isfinite(bad_update.line["loss"])
 
 
-def advice(suspect: Suspect, folder: Path) -> str:
+def advice(bad_update: NonFiniteUpdate, folder: Path) -> str:
     """What happened and what to do."""
-    line = suspect.line
+    line = bad_update.line
     return (
-        f"step {suspect.step}: loss {line['loss']}, gradient norm {line['grad_norm']} (not finite: "
-        f"{', '.join(suspect.culprits())}); stopped before this is saved. Lower optim.lr or optim.clip and start again "
-        "from the last checkpoint under a new name\n"
+        f"step {bad_update.step}: loss {line['loss']}, gradient norm {line['grad_norm']} (not finite: "
+        f"{', '.join(bad_update.non_finite_terms())}); stopped before this is saved. Lower optim.lr or optim.clip and "
+        "start again from the last checkpoint under a new name\n"
         f"where it began: python distill/run.py --replay {folder}"
     )

@@ -20,10 +20,10 @@ from distill.recipe import Recipe, read
 from distill.schedule import schedule, stage_at
 from distill.student.model import Student
 from distill.targets.targets import Targets
-from distill.training.companions import Company, accompany
-from distill.training.data import micro_batches, roles, show
-from distill.training.nan_capture import DICE
-from distill.training.rng_state import write_dice
+from distill.training.data import micro_batches, roles, to_device
+from distill.training.nan_capture import RNG_STATE
+from distill.training.rng_state import write_rng
+from distill.training.trained_student import TrainedStudent, build_trained_student
 from teachers.artefacts import check_artefact_node
 
 #: A replay is one process that computes as the run did, but needs neither its engine nor its speed.
@@ -36,9 +36,9 @@ def replay(folder: Path, device: torch.device, overrides: Sequence[str] = ()) ->
 
     overrides: of the kept recipe. Teachers that run code have to be typed there: the folder may come from anywhere.
     """
-    if not (folder / "suspect.json").is_file():
+    if not (folder / "update.json").is_file():
         raise UserError(f"{folder} holds no update to replay; give the folder that the run named, RUN/nan/step-...")
-    facts = json.loads((folder / "suspect.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / "update.json").read_text(encoding="utf-8"))
     recipe = read(folder / "recipe.yaml", [*PLAIN, *overrides])
     check_typed(recipe, folder / "recipe.yaml", overrides)
     targets = Targets(recipe, device)
@@ -52,11 +52,11 @@ def replay(folder: Path, device: torch.device, overrides: Sequence[str] = ()) ->
     ]
     for rank in range(facts["processes"]):
         kept = load_file(folder / f"rank-{rank}.safetensors")
-        company = accompany(student, recipe, rank, device)
-        if company.average is not None:
-            company.average.load_state_dict(load_file(folder / "average.safetensors"))
-        company.begin(facts["step"])
-        lines += [f"process {rank}", *_rank(recipe, targets, company, kept, facts, rank)]
+        trained = build_trained_student(student, recipe, rank, device)
+        if trained.average is not None:
+            trained.average.load_state_dict(load_file(folder / "average.safetensors"))
+        trained.begin(facts["step"])
+        lines += [f"process {rank}", *_rank(recipe, targets, trained, kept, facts, rank)]
     return "\n".join(lines)
 
 
@@ -71,19 +71,24 @@ def check_typed(recipe: Recipe, path: Path, overrides: Sequence[str]) -> None:
 
 
 def _rank(
-    recipe: Recipe, targets: Targets, company: Company, kept: Mapping[str, Tensor], facts: Mapping[str, Any], rank: int
+    recipe: Recipe,
+    targets: Targets,
+    trained: TrainedStudent,
+    kept: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    rank: int,
 ) -> list[str]:
-    student, shifts, average = company.student, company.shifts, company.average
+    student, shifts, average = trained.student, trained.shifts, trained.average
     device = student.mean.device
     stage = stage_at(schedule(recipe), facts["step"] - 1)
-    taken = [(role, kept[role.part.partition]) for role in roles(stage, rank, facts["processes"])]
-    dice = [state for name, state in sorted(kept.items()) if name.startswith(f"{DICE}.")]
-    write_dice(dice, device)
+    raw = [(role, kept[role.part.partition]) for role in roles(stage, rank, facts["processes"])]
+    rng_state = [state for name, state in sorted(kept.items()) if name.startswith(f"{RNG_STATE}.")]
+    write_rng(rng_state, device)
     student.zero_grad()
     lines: list[str] = []
     with watch({"student": student, "targets": targets}) as found:
-        for number, piece in enumerate(micro_batches(taken, recipe.optim.accumulate)):
-            for shown in show(piece, device):
+        for number, piece in enumerate(micro_batches(raw, recipe.optim.accumulate)):
+            for shown in to_device(piece, device):
                 role = shown.role
                 look, dispersions = targets.for_pass(role.part, shifts), targets.dispersions()
                 step = DistillStep(student, look, recipe, dispersions, role.part, role.scale, shifts, average)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Dice:
+class RngState:
     """torch's random state of one arm; inside `with dice.hold():` that arm draws as if it were alone."""
 
     def __init__(self, device: torch.device) -> None:
@@ -17,22 +17,22 @@ class Dice:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Go on where this arm's random numbers stopped, and put the others' back at the end."""
-        others = read_dice(self.device)
+        others = read_rng(self.device)
         if self._mine is not None:
-            write_dice(self._mine, self.device)
+            write_rng(self._mine, self.device)
         try:
             yield
         finally:
-            self._mine = read_dice(self.device)
-            write_dice(others, self.device)
+            self._mine = read_rng(self.device)
+            write_rng(others, self.device)
 
     @property
     def state(self) -> list[Tensor]:
         """Where this arm's random numbers stand, outside of `hold`."""
-        return read_dice(self.device) if self._mine is None else self._mine
+        return read_rng(self.device) if self._mine is None else self._mine
 
 
-def read_dice(device: torch.device) -> list[Tensor]:
+def read_rng(device: torch.device) -> list[Tensor]:
     """The random state of the process: the CPU's, and the GPU's where `device` is one."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
@@ -40,13 +40,13 @@ def read_dice(device: torch.device) -> list[Tensor]:
     return states
 
 
-def write_dice(states: list[Tensor], device: torch.device) -> None:
-    """Put back what `read_dice` gave."""
+def write_rng(states: list[Tensor], device: torch.device) -> None:
+    """Put back what `read_rng` gave."""
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def same_dice(one: list[Tensor], other: list[Tensor]) -> bool:
+def same_rng(one: list[Tensor], other: list[Tensor]) -> bool:
     """Whether nothing was drawn between two readings."""
     return all(torch.equal(ours, theirs) for ours, theirs in zip(one, other, strict=True))

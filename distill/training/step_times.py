@@ -15,7 +15,7 @@ import torch
 Mark = float | torch.cuda.Event
 
 
-class Clock:
+class StepTimer:
     """Seconds by what they were spent on. On a GPU it is the GPU's time, which runs behind the program's."""
 
     def __init__(self, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from common.jsonl import read_log, without_time
 from distill.exported import ExportedStudent, from_pretrained
 from distill.recipe import Recipe, read, read_arms
 from distill.student.model import timm_options
-from distill.student.spectral import bake
+from distill.student.spectral import fold_scales
 from distill.student.timm_export import to_timm
 from distill.targets import statistics as known_statistics
 from distill.targets.targets import Targets
@@ -134,7 +134,7 @@ IMAGES = torch.rand(2, 3, 40, 24, generator=torch.Generator().manual_seed(2))
 
 def test_the_average_is_exported_baked(whole: Path, student: ExportedStudent) -> None:
     average = load_file(whole / "checkpoints" / "step-00000005" / "average.safetensors")
-    state, baked = student.net.state_dict(), bake(average)
+    state, baked = student.net.state_dict(), fold_scales(average)
     bodies = [name for name in baked if name.startswith("vit.")]
     assert len(bodies) < len([name for name in average if name.startswith("vit.")])
     assert all(torch.equal(state[name], baked[name]) for name in bodies)

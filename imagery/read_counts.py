@@ -9,7 +9,7 @@ MIN_READ_TO_JUDGE = 100  # below this many reads one bad file would already be a
 MAX_KEYS_LISTED = 1000
 
 
-class Tally:
+class ReadCounts:
     """Counts of one rank. `bad_reasons`: key of a bad image -> what is wrong with it, for the first thousand."""
 
     def __init__(self, name: str, max_bad_share: float) -> None:

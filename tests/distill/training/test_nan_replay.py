@@ -32,7 +32,7 @@ def test_a_nan_is_kept_and_replayed(write_recipe: Callable[..., Path], capsys: p
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]
 
     kept = folder / "nan" / "step-00000004"
-    facts = json.loads((kept / "suspect.json").read_text())
+    facts = json.loads((kept / "update.json").read_text())
     assert facts["student"] == "before the update" and len(facts["keys"][0]["all"]) == 4
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(kept / "student.safetensors").items())
     rank = load_file(kept / "rank-0.safetensors")

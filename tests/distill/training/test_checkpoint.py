@@ -51,14 +51,14 @@ TARGETS = {"a.mean": torch.arange(3.0)}
 
 def test_everything_comes_back(checkpoints: Checkpoints, model: torch.nn.Linear) -> None:
     path = checkpoints.save(7, Place(70), TARGETS)
-    weight, dice = model.weight.detach().clone(), torch.rand(2)
+    weight, rng_state = model.weight.detach().clone(), torch.rand(2)
     model.weight.data.zero_()
     place = Place(0)
     assert checkpoints.latest() == path and checkpoints.read_state(path) == 7
     checkpoints.restore(path)
     checkpoints.restore_position(path, place)
     assert torch.equal(model.weight, weight) and place.at == 70
-    assert torch.equal(torch.rand(2), dice)
+    assert torch.equal(torch.rand(2), rng_state)
     assert torch.equal(checkpoints.read_targets(path)["a.mean"], TARGETS["a.mean"])
 
 
@@ -118,7 +118,7 @@ def save(self, step, *rest):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     return whole(self, step, *rest)
 Checkpoints.save = save
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from small_run import train
 from distill.recipe import read
 from common.errors import guard

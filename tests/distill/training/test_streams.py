@@ -30,7 +30,7 @@ STAGES: dict[str, Any] = {
     "three": {"steps": 2, "partitions": {"low": {"batch_size": 4}}},
 }
 STEPS = 8
-Taken = dict[tuple[int, str], Tensor]
+RawBatch = dict[tuple[int, str], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,18 @@ def recipe(**changes: Any) -> Recipe:
     return validate(Recipe, data | {"stages": stages}, "test")
 
 
-def take(stream: Streams, steps: Sequence[int]) -> Taken:
+def take(stream: Streams, steps: Sequence[int]) -> RawBatch:
     """The images by step and partition."""
     return {(step, role.part.partition): images for step in steps for role, images in stream.take(step)}
 
 
 @pytest.fixture(scope="module")
-def whole(source: Any) -> Taken:
+def whole(source: Any) -> RawBatch:
     """What one process sees."""
     return take(Streams(recipe(), source, 0, 1), range(STEPS))
 
 
-def test_partitions_come_and_go_with_their_sizes_and_batches(whole: Taken) -> None:
+def test_partitions_come_and_go_with_their_sizes_and_batches(whole: RawBatch) -> None:
     assert list(whole) == [
         *((step, "low") for step in range(3)),
         *((step, name) for step in range(3, 6) for name in ("low", "high")),
@@ -70,7 +70,7 @@ def test_partitions_come_and_go_with_their_sizes_and_batches(whole: Taken) -> No
     assert len({tuple(images.shape[2:]) for images in whole.values()}) > 2
 
 
-def test_a_partition_goes_through_the_images_without_a_gap(source: Any, whole: Taken) -> None:
+def test_a_partition_goes_through_the_images_without_a_gap(source: Any, whole: RawBatch) -> None:
     """After 3 x 4 and 3 x 8 images, `low` is where a plain stream is after 9 batches of 4; `high` has its own order."""
     plain = ImageStream(source, batch_size=4, height=32, width=32, seed=0, augment=Augment())
     straight = [next(plain).images for _ in range(11)]
@@ -79,7 +79,7 @@ def test_a_partition_goes_through_the_images_without_a_gap(source: Any, whole: T
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_see_what_one_process_sees(source: Any, whole: Taken, world: int) -> None:
+def test_ranks_together_see_what_one_process_sees(source: Any, whole: RawBatch, world: int) -> None:
     shares = [take(Streams(recipe(), source, rank, world), range(STEPS)) for rank in range(world)]
     for key, images in whole.items():
         assert torch.equal(torch.cat([share[key] for share in shares]), images)
@@ -87,7 +87,7 @@ def test_ranks_together_see_what_one_process_sees(source: Any, whole: Taken, wor
 
 @pytest.mark.parametrize("at", [1, 3, 4, 6])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_going_on_changes_nothing(source: Any, whole: Taken, at: int, workers: int) -> None:
+def test_going_on_changes_nothing(source: Any, whole: RawBatch, at: int, workers: int) -> None:
     """Interrupted after `at` steps, in the middle of a stage or right at its end."""
     made = recipe()
     made = made.model_copy(update={"data": made.data.model_copy(update={"workers": workers})})
@@ -109,13 +109,13 @@ def test_a_run_from_before_stages_goes_on(source: Any) -> None:
     assert torch.equal(take(first, [2])[2, "all"], take(second, [2])[2, "all"])
 
 
-def test_split_by_ranks_shows_the_same_images(source: Any, whole: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_by_ranks_shows_the_same_images(source: Any, whole: RawBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the second stage one process does `low` and one `high`; then both need to know where `low` is."""
     readers = [Streams(recipe(split="ranks"), source, rank, 2) for rank in range(2)]
-    shares: list[Taken] = [{}, {}]
+    shares: list[RawBatch] = [{}, {}]
     for step in range(STEPS):
         now = [reader.state_dict()["streams"] for reader in readers]
-        monkeypatch.setattr(streams, "everyones", lambda _, now=now: now)
+        monkeypatch.setattr(streams, "gather_objects", lambda _, now=now: now)
         for share, reader in zip(shares, readers, strict=True):
             share |= take(reader, [step])
     assert (4, "high") not in shares[0] and (4, "low") not in shares[1]

@@ -13,7 +13,7 @@ from distill.student.model import Student
 
 
 @dataclass(frozen=True)
-class Company:
+class TrainedStudent:
     """Told of every update: `begin` before anything of it, `follow` once the student has made it."""
 
     student: Student
@@ -32,10 +32,10 @@ class Company:
             self.average.follow()
 
 
-def accompany(student: Student, recipe: Recipe, rank: int, device: torch.device) -> Company:
+def build_trained_student(student: Student, recipe: Recipe, rank: int, device: torch.device) -> TrainedStudent:
     """The recipe's company of a student that is not on its engine yet, in process number `rank`."""
     student.draws = Draws(recipe.student_seed, rank)
-    student.shows_body = recipe.loss.mesa > 0
+    student.returns_backbone = recipe.loss.mesa > 0
     shifts = Shifts(recipe.seed, rank, student_patch(recipe.student)) if recipe.loss.shift else None
     average = None if recipe.ema.decay is None else MovingAverage(student, recipe.ema.decay, device)
-    return Company(student, shifts, average)
+    return TrainedStudent(student, shifts, average)

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.jsonl import read_log, without_time
 from common.recipes import validate
 from distill.recipe import Recipe, read
-from distill.training.data import Streams, with_tallies
+from distill.training.data import Streams, with_own_counts
 from imagery.mixture import Mixture
 from imagery.sources import open_sources
 
@@ -71,8 +71,8 @@ def test_counts_are_those_of_all_partitions_and_no_one_elses(tmp_path: Path) -> 
     report = stream.report()
     assert report["read"] == 3 * (4 + 4) + 3 * 4 + report["bad"] and report["bad"] > 0
     states = stream.state_dict()["streams"]
-    others = with_tallies(states, {"low": states["low"]})
-    assert others["low"] == states["low"] and others["high"]["tally"]["read"] == 0
+    others = with_own_counts(states, {"low": states["low"]})
+    assert others["low"] == states["low"] and others["high"]["counts"]["read"] == 0
     assert others["high"]["position"] == states["high"]["position"]
 
 

@@ -27,7 +27,7 @@ from distill.targets.targets import Targets
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
 from teachers.known import KNOWN
 
-ROOT = Path(__file__).parents[2] / "recipes"
+ROOT = Path(__file__).parents[3] / "recipes"
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FLASH_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 TOLERANCE = 0.15

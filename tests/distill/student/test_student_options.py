@@ -12,7 +12,7 @@ from common.keyed_tensors import Draws
 from distill.recipe import StudentNode
 from distill.student.cropped_positions import ASPECTS, SCALES, crop, crop_boxes, positions, window
 from distill.student.model import HeadSpec, Student
-from distill.student.spectral import StudentLinear, bake
+from distill.student.spectral import ReparametrisedLinear, fold_scales
 from distill.student.window_attention import Windows, global_blocks
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
@@ -187,8 +187,8 @@ def test_intermediate_maps_are_in_image_order() -> None:
 # Linear layers
 
 
-def linears(student: Student) -> list[StudentLinear]:
-    return [layer for layer in student.modules() if isinstance(layer, StudentLinear)]
+def linears(student: Student) -> list[ReparametrisedLinear]:
+    return [layer for layer in student.modules() if isinstance(layer, ReparametrisedLinear)]
 
 
 @torch.no_grad()
@@ -199,13 +199,13 @@ def test_spectral_starts_as_the_plain_student() -> None:
 
 
 def test_a_scale_is_the_largest_singular_value_of_its_part() -> None:
-    layer = StudentLinear(nn.Linear(16, 36), parts=3, spectral=True, damp=0, index=0)
+    layer = ReparametrisedLinear(nn.Linear(16, 36), parts=3, spectral=True, damp=0, index=0)
     for layer.update in range(1, 60):  # power iteration goes on while nothing moves
         layer(torch.zeros(1, 16))
     assert layer.spectral_scale.shape == (3, 1)
     layer.spectral_scale.data += torch.tensor([[0.7], [0.0], [1.5]])
     wanted = F.softplus(layer.spectral_scale[:, 0]) + 0.05
-    baked = bake({f"qkv.{name}": tensor for name, tensor in layer.state_dict().items()})["qkv.weight"]
+    baked = fold_scales({f"qkv.{name}": tensor for name, tensor in layer.state_dict().items()})["qkv.weight"]
     found = torch.stack([torch.linalg.matrix_norm(part, 2) for part in baked.chunk(3)])
     assert torch.allclose(found, wanted, rtol=1e-3)
 
@@ -216,7 +216,7 @@ def test_baking_changes_nothing() -> None:
     for layer in linears(student):
         layer.spectral_scale += torch.randn_like(layer.spectral_scale).abs()
         layer.weight += 0.1 * torch.randn_like(layer.weight)
-    state = bake(student.state_dict())
+    state = fold_scales(student.state_dict())
     assert not any("spectral" in name for name in state)
     plain.load_state_dict(state)
     ours, theirs = student.eval()(images(40, 24)), plain(images(40, 24))
@@ -240,7 +240,7 @@ def test_sigma_takes_one_step_an_update() -> None:
 
 
 def test_damp_multiplies_each_weight_by_its_own_noise() -> None:
-    layer = StudentLinear(nn.Linear(300, 200, bias=False), parts=1, spectral=False, damp=0.3, index=2)
+    layer = ReparametrisedLinear(nn.Linear(300, 200, bias=False), parts=1, spectral=False, damp=0.3, index=2)
     with torch.no_grad():
         layer.weight.fill_(2.0)
     layer.key = 5

@@ -14,12 +14,12 @@ from torch import Tensor
 from common.errors import UserError
 from common.recipes import apply_override, validate
 from distill.losses.losses import hybrid, hybrid_positions, mse, mse_positions
-from distill.losses.shift_equivariance import MOST, Shifts, cut, margin, middle, move, overlap_mean
+from distill.losses.shift_equivariance import MOST, Shifts, centre_crop, cut, margin, move, overlap_mean
 from distill.losses.step import AVERAGE, STUDENT, DistillStep
 from distill.recipe import Recipe, StudentNode
 from distill.student.ema import MovingAverage, mesa
-from distill.student.model import BODY, HeadSpec, Student
-from distill.targets.targets import Board, Targets
+from distill.student.model import BACKBONE, HeadSpec, Student
+from distill.targets.targets import SharedTargets, Targets
 from teachers.contracts import Features
 
 CPU = torch.device("cpu")
@@ -70,10 +70,10 @@ def test_a_crop_lies_where_its_offset_says() -> None:
     canvases = torch.rand(3, 3, 32 + ROOM, 48 + ROOM)
     offsets = torch.tensor([[0, 0], [-2, 1], [2, -2]])
     found = cut(canvases, offsets, PATCH)
-    assert found.shape == (3, 3, 32, 48) and torch.equal(found[0], middle(canvases, ROOM)[0])
+    assert found.shape == (3, 3, 32, 48) and torch.equal(found[0], centre_crop(canvases, ROOM)[0])
     assert torch.equal(found[1], canvases[1, :, :32, 24 : 24 + 48])
     assert torch.equal(found[2], canvases[2, :, 32 : 32 + 32, :48])
-    assert middle(canvases, 0) is canvases and margin(recipe_with("loss.shift=true"), PATCH) == ROOM
+    assert centre_crop(canvases, 0) is canvases and margin(recipe_with("loss.shift=true"), PATCH) == ROOM
     assert margin(recipe_with(), PATCH) == 0
 
 
@@ -182,10 +182,10 @@ def test_targets_of_shifted_crops_are_those_of_the_crops(align: str) -> None:
     recipe = recipe_with("loss.shift=true", f"align={align}", "loss.drop_teachers=0.3")
     targets, shifts = Targets(recipe, CPU), Shifts(0, 0, PATCH, 5)
     canvases = torch.rand(3, 3, 32 + ROOM, 32 + ROOM, generator=torch.Generator().manual_seed(0))
-    targets.fit([middle(canvases, ROOM)])
+    targets.fit([centre_crop(canvases, ROOM)])
     (part,) = targets.schedule[0].passes
-    look, board = targets.for_pass(part, shifts), Board()
-    found, shared = look(canvases), board.share(targets, part, shifts)(canvases)
+    look, shared = targets.for_pass(part, shifts), SharedTargets()
+    found, shared = look(canvases), shared.share(targets, part, shifts)(canvases)
     for name in ("coarse", "fine"):
         plain = targets(shifts.cut(canvases, name, "all"))[name]
         assert torch.equal(found[name].spatial, plain.spatial) and torch.equal(shared[name].spatial, plain.spatial)
@@ -211,7 +211,7 @@ def new_student(**fields: object) -> Student:
     student = Student(
         NODE.model_copy(update=fields), (32, 32), {"coarse": HeadSpec(24, 24), "fine": HeadSpec(None, 12)}
     )
-    student.shows_body = True
+    student.returns_backbone = True
     return student
 
 
@@ -280,7 +280,7 @@ def test_mesa_draws_the_student_and_not_the_average() -> None:
     with torch.no_grad():
         student.vit.blocks[0].mlp.fc1.weight.mul_(2)
     images = torch.rand(2, 3, 32, 32)
-    mesa(student(images)[BODY].spatial, average.features(images)).mean().backward()
+    mesa(student(images)[BACKBONE].spatial, average.features(images)).mean().backward()
     assert student.vit.blocks[0].mlp.fc1.weight.grad.any()
     assert all(parameter.grad is None for parameter in average.net.parameters())
 

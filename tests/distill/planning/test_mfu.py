@@ -8,9 +8,9 @@ import torch
 from small_run import train
 
 from common.jsonl import read_log
-from distill.planning.counting import Counting
+from distill.planning.counting import CostCounter
 from distill.planning.gpus import GPUS
-from distill.planning.mfu import DEVICES, Effort, StudentFlops, peak_of
+from distill.planning.mfu import DEVICES, FlopMeter, StudentFlops, peak_of
 from distill.recipe import StudentNode, read
 from distill.student.model import HeadSpec, Student
 
@@ -42,7 +42,7 @@ def test_student_flops_are_those_of_a_real_step() -> None:
     node = StudentNode(model="vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=2, num_heads=2)
     heads = {"a": HeadSpec(32, 48), "b": HeadSpec(None, 16)}
     images = torch.rand(3, 3, 64, 96)
-    with Counting() as counted:
+    with CostCounter() as counted:
         answers = Student(node, (64, 64), heads)(images)
         sum(part.square().mean() for each in answers.values() for part in each if part is not None).backward()
     before = torch.get_rng_state()
@@ -51,12 +51,12 @@ def test_student_flops_are_those_of_a_real_step() -> None:
 
 
 def test_mfu_is_what_was_done_over_the_peak() -> None:
-    effort = Effort(peak=1e9)
+    flop_meter = FlopMeter(peak=1e9)
     a = torch.ones(10, 20)
     for _ in range(2):  # counted once, added twice
-        effort.look("key", lambda: a @ a.T)
-    assert effort.done == 2 * 2 * 10 * 20 * 10
-    assert effort.rate(0.0, 1e-4)["mfu"] == pytest.approx(0.08)
+        flop_meter.look("key", lambda: a @ a.T)
+    assert flop_meter.done == 2 * 2 * 10 * 20 * 10
+    assert flop_meter.rate(0.0, 1e-4)["mfu"] == pytest.approx(0.08)
     assert peak_of(torch.device("cpu"), bf16=True) is None
 
 

@@ -10,7 +10,7 @@ from featsharp_adapter.upsamplers.table import build_upsampler
 from teachers.contracts import BackboneSpec, state_digest
 
 
-class Sharpener(nn.Module):
+class TargetUpsampler(nn.Module):
     """views, images [B, 3, H, W] -> [B, C, k*g, k*g'] in the teacher's raw units.
 
     An upsampler with weights comes as a trained adapter. One without is affine in the features, with weights that sum
@@ -25,7 +25,7 @@ class Sharpener(nn.Module):
         self.tile_grids: tuple[int, ...] = ()
         folder = node.denoise or node.adapters.get(node.upsampler)
         if folder is not None:
-            self.adapter = Adapter.from_pretrained(folder, backbone_spec=spec, trusted=node.upsampler)
+            self.adapter = Adapter.from_pretrained(folder, backbone_spec=spec)
             check_adapter(name, node, folder, self.adapter)
         elif node.upsampler != "none":
             self.plain = plain_upsampler(name, node, spec)

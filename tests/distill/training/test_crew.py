@@ -15,7 +15,7 @@ from common.jsonl import read_log, without_time
 from distill.recipe import EngineNode, Recipe, read_arms
 from distill.training.arms import Arm, assemble, run_together, teacher_pool
 from distill.training.crew import Crew
-from distill.training.data import Streams, Taken
+from distill.training.data import RawBatch, Streams
 from distill.training.engine import start
 from distill.training.loop import Loop
 from imagery.sources import open_source
@@ -80,14 +80,14 @@ def test_an_error_met_ahead_waits_for_its_update(tmp_path: Path, two_threads: No
     source = open_source(recipe.data.train)
     ready = assemble([arm], source, teacher_pool([arm]), untrained=None)
     assert ready is not None
-    _, learners, stream = ready
+    _, trainers, stream = ready
 
-    def fetch(step: int) -> list[Taken]:
+    def fetch(step: int) -> list[RawBatch]:
         if step == 2:
             raise UserError("no third batch")
         return stream.take(step)
 
-    loop = Loop(learners, fetch, arm.accelerator.device)
+    loop = Loop(trainers, fetch, arm.accelerator.device)
     loop.update(1)
     loop.update(2)  # looks ahead, and is finished all the same
     assert [line["step"] for line in read_log(recipe.folder / "log.jsonl")] == [1, 2]

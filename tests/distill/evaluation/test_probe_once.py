@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill.evaluation.probe_and_report import missing_anywhere, unusable
-from distill.evaluation.probe_once import Judge
+from distill.evaluation.probe_once import ProbeOnce
 from eval_suite.results import Metrics, read_metrics, validate_metrics, write_metrics
 from teachers.contracts import Backbone
 from teachers.registry import load_backbone
@@ -24,7 +24,7 @@ def metrics(**values: float) -> Metrics:
     return validate_metrics(data, "test")
 
 
-class Counting:
+class CostCounter:
     """A suite that counts how often it is run."""
 
     def __init__(self) -> None:
@@ -41,25 +41,25 @@ def student(trained: Path) -> Backbone:
 
 
 def test_probed_once_per_weights_and_suite(student: Backbone, trained: Path, tmp_path: Path) -> None:
-    suite = Counting()
-    judge = Judge(suite, write_metrics, "suite 1")
-    path = judge.judge("arm", student, tmp_path / "arm")
-    assert judge.judge("arm", student, tmp_path / "arm") == path and suite.runs == 1
+    suite = CostCounter()
+    probe = ProbeOnce(suite, write_metrics, "suite 1")
+    path = probe.run("arm", student, tmp_path / "arm")
+    assert probe.run("arm", student, tmp_path / "arm") == path and suite.runs == 1
     found = read_metrics(path)
     assert (found.backbone.name, found.backbone.digest) == ("arm", student.spec.digest)
-    Judge(suite, write_metrics, "suite 2").judge("arm", student, tmp_path / "arm")
+    ProbeOnce(suite, write_metrics, "suite 2").run("arm", student, tmp_path / "arm")
     assert suite.runs == 2
-    judge.judge("arm", load_backbone(f"run:{trained / 'untrained'}"), tmp_path / "arm")
+    probe.run("arm", load_backbone(f"run:{trained / 'untrained'}"), tmp_path / "arm")
     assert suite.runs == 3
 
 
 def test_metrics_without_their_receipt_are_made_again(student: Backbone, tmp_path: Path) -> None:
-    suite = Counting()
-    judge = Judge(suite, write_metrics, "suite")
-    judge.judge("arm", student, tmp_path)
-    receipt = json.loads((tmp_path / "judged.json").read_text())
-    (tmp_path / "judged.json").write_text(json.dumps(receipt | {"suite": "older"}))
-    judge.judge("arm", student, tmp_path)
+    suite = CostCounter()
+    probe = ProbeOnce(suite, write_metrics, "suite")
+    probe.run("arm", student, tmp_path)
+    receipt = json.loads((tmp_path / "probed.json").read_text())
+    (tmp_path / "probed.json").write_text(json.dumps(receipt | {"suite": "older"}))
+    probe.run("arm", student, tmp_path)
     assert suite.runs == 2
 
 

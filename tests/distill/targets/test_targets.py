@@ -72,11 +72,11 @@ def test_normalisers_are_restored_exactly(batches: list[Tensor]) -> None:
 def test_random_teachers_are_the_same_in_any_order_and_leave_no_trace() -> None:
     """What was drawn before does not matter, nor does what is drawn after."""
     torch.manual_seed(1)
-    first, dice = build(), torch.rand(3)
+    first, rng_state = build(), torch.rand(3)
     torch.manual_seed(2)
     assert build().digests() == first.digests()
     torch.manual_seed(1)
-    assert torch.equal(torch.rand(3), dice)
+    assert torch.equal(torch.rand(3), rng_state)
 
 
 def test_nothing_in_the_targets_learns(batches: list[Tensor]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from distill.targets.mosaic import cut_back, lay_out
-from distill.targets.teacher_views import Seen, TeacherPool
+from distill.targets.teacher_views import BatchViews, TeacherPool
 from teachers.contracts import BackboneSpec, resize_images
 
 
@@ -51,7 +51,7 @@ def test_images_lie_in_reading_order_with_the_mean_colour_between_them() -> None
 
 def test_one_image_that_fills_the_canvas_is_the_plain_view() -> None:
     teacher = TeacherPool().get(small_vit(32, 12, summary="none"), None, 3)
-    seen = Seen(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    seen = BatchViews(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     mosaic = seen.mosaic(teacher, (4, 4))
     assert mosaic.summary is None and torch.equal(mosaic.low, seen.views(teacher, ()).low)
     quarters = seen.mosaic(teacher, (2, 2)).low
@@ -67,5 +67,5 @@ def test_a_real_teacher_sees_the_canvas() -> None:
     rows = [torch.cat([images[0], images[1]], 2), torch.cat([images[2], images[3]], 2)]
     with torch.no_grad():
         whole: Tensor = teacher(torch.cat(rows, 1)[None]).spatial[0]
-    parts = Seen(images).mosaic(teacher, (2, 2)).low
+    parts = BatchViews(images).mosaic(teacher, (2, 2)).low
     assert torch.equal(parts[1], whole[:, :2, 2:]) and torch.equal(parts[2], whole[:, 2:, :2])

@@ -16,7 +16,7 @@ from common.recipes import validate
 from distill.recipe import Recipe
 from distill.schedule import schedule
 from distill.targets.targets import Targets
-from distill.targets.teacher_views import Seen, TeacherPool
+from distill.targets.teacher_views import BatchViews, TeacherPool
 from distill.targets.view_cache import WRITING
 from distill.targets.view_cache_size import check_cache, forecast
 from distill.training.arms import Arm, run_together
@@ -89,7 +89,7 @@ def test_another_image_size_or_teacher_is_another_view(tmp_path: Path, looks: li
     assert isinstance(node, dict)
     other = TeacherPool(tmp_path / "views").get(node | {"spatial": "last_block"}, None, 64)
     looks.clear()
-    Seen(images).views(other, ())
+    BatchViews(images).views(other, ())
     assert sum(looks) == 4
 
 

@@ -20,7 +20,7 @@ from test_resolution import STAGES, staged
 
 from common.jsonl import read_log, without_time
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: Sums run in another order over two processes; nothing else may differ. Relative, on losses and gradient norms.
 TOLERANCE = 1e-5
 #: The flagships' optimiser, which is not separable over elements: AdamW would not notice how ZeRO cuts weights up.

@@ -15,8 +15,8 @@ from torch import Tensor
 from common.jsonl import read_log, without_time
 from distill.recipe import Recipe, read_arms
 from distill.targets.targets import Targets
-from distill.targets.teacher_views import Seen, TeacherPool, tile_view
-from distill.training import update as learner
+from distill.targets.teacher_views import BatchViews, TeacherPool, tile_view
+from distill.training import update as trainer
 from distill.training.arm_groups import group, split, upstream
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
@@ -127,15 +127,15 @@ def test_interrupted_twice_all_arms_end_equal(
 ) -> None:
     """Stopped while one arm makes an update: by then some arms have a later checkpoint than others, or are done."""
     recipes = arms_in(tmp_path, adapter)
-    whole = learner.Learner.finish
+    whole = trainer.ArmTrainer.finish
     interruptions = [("sharp", 5), ("seed", 7)]
 
-    def interrupted(self: learner.Learner, done: int, images: Any) -> float | None:
+    def interrupted(self: trainer.ArmTrainer, done: int, images: Any) -> float | None:
         if interruptions and (self.recipe.name, done) == interruptions[0]:
             raise KeyboardInterrupt
         return whole(self, done, images)
 
-    monkeypatch.setattr(learner.Learner, "finish", interrupted)
+    monkeypatch.setattr(trainer.ArmTrainer, "finish", interrupted)
     while interruptions:
         with pytest.raises(KeyboardInterrupt):
             run(recipes)
@@ -176,7 +176,7 @@ def test_a_view_has_the_same_bits_whatever_else_is_asked_for() -> None:
     recipe = Recipe.model_validate(small_recipe(Path("unused")))
     teacher = TeacherPool().get(recipe.teachers["coarse"].backbone, None, 3)
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    alone, after_more = Seen(images).views(teacher, (2,)), Seen(images)
+    alone, after_more = BatchViews(images).views(teacher, (2,)), BatchViews(images)
     after_more.views(teacher, (3, 1))
     together = after_more.views(teacher, (2,))
     assert torch.equal(alone.low, together.low) and torch.equal(alone.tiles[2], together.tiles[2])
