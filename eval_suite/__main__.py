@@ -14,6 +14,7 @@ import yaml
 from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
 from common.recipes import read_recipe
+from eval_suite.published import CsvOptions
 from eval_suite.results import write_metrics
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
@@ -99,6 +100,14 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a group, group/task or group/task/metric that may be missing: it is left out of every row",
     )
+    for direction in ("lower", "higher"):
+        parser.add_argument(
+            f"--{direction}-is-better",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="a CSV's metric, task/metric or group/task/metric whose name does not say its direction",
+        )
     parser.add_argument(
         "--allow",
         action="append",
@@ -227,7 +236,8 @@ def data(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
-    rows = read_rows(options.sources)
+    said = CsvOptions(options.lower_is_better, options.higher_is_better)
+    rows = read_rows(options.sources, said)
     built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing, options.allow)
     ending = options.out.suffix.removeprefix(".") if options.out else ""
     text = render(built, options.format or (ending if ending in FORMATS else "md"))

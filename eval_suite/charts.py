@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from eval_suite.delta_m import DELTA_M, Estimate
+from eval_suite.delta_m import DELTA_M
 from eval_suite.table import Table, signed, title_of
+from eval_suite.uncertainty import Estimate
 
 #: Okabe & Ito's colours, told apart by colour-blind readers too; grey is the baseline's
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")

@@ -1,17 +1,11 @@
-"""Δm: how much better a row is than the baseline, in percent, with its uncertainty.
+"""Δm: how much better a row is than the baseline, in percent.
 
 FeatSharp equations 8 and 9: the relative change of a metric is 100 (-1)^l (M - B) / B, with l = 1 where lower is better
 and B the baseline row's value. A group is the plain mean over its metrics, Δm the plain mean over groups.
 
-Uncertainty, by the delta method from two sources:
-  runs     where a row has several runs, their spread, taken on Δ itself, so that metrics that rise and fall together
-           are not mistaken for independent ones;
-  sampling what a finite test set leaves open, which more runs on the same test set do not reduce. Where both rows
-           have per-sample scores on the same test set the comparison is paired: images that are hard for both rows
-           cancel, and metrics that share images are correlated as they are. This is the jackknife form of the
-           bootstrap over samples. Without them the metrics' standard errors are taken as independent between
-           metrics and between the two rows, which says too much doubt for rows that saw the same images.
-Intervals use Student's t with Welch-Satterthwaite degrees of freedom, as two or three runs say little of their spread.
+Beside it stands the robust Δm: the same means of 100 (-1)^l ln(M / B), over the metrics whose baseline is more than two
+errors away from the floor, the value of an answer that knows nothing of the image. A ratio to a small noisy number is
+lopsided and on average too large, its logarithm is not (docs/statistics.md). Errors are those of `uncertainty`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,58 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from common.errors import UserError
 from eval_suite.metrics.score import Samples
-from eval_suite.results import GROUPS, Key, Metrics
+from eval_suite.results import GROUPS, Key, Metrics, Result
 from eval_suite.sample_scores import SetSamples
+from eval_suite.uncertainty import Estimate, Measured, relative_changes
 
 DELTA_M = "delta_m"
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A relative change in percent; `stderr` and `ci95` are None where an error of a metric is not known.
-
-    `paired`: both rows were compared sample by sample in every metric of it.
-    """
-
-    value: float
-    stderr: float | None
-    ci95: tuple[float, float] | None
-    paired: bool = False
-
-    @property
-    def is_real(self) -> bool:
-        """Whether the 95 % interval excludes no change."""
-        return self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One metric of one row."""
-
-    runs: tuple[float, ...]  #: one value per run, the mean over its probe seeds
-    variance: float | None  #: of the mean of `runs`, as far as its spread over runs does not show it
-    higher_is_better: bool
-    seed_variance: float = 0.0  #: the part of `variance` that comes from several probe seeds on one backbone
-    samples: SetSamples | None = None  #: mean over the runs, where all of them have samples on one test set
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.runs))
-
-    @property
-    def stderr(self) -> float | None:
-        """Of the mean, spread over runs included; None where nothing is known of it."""
-        if self.variance is None:
-            return None
-        spread = float(np.var(self.runs, ddof=1)) / len(self.runs) if len(self.runs) > 1 else 0.0
-        return (self.variance + spread) ** 0.5
+ERRORS_FROM_FLOOR = 2.0  #: a baseline nearer to its floor than this tells no network from one that sees nothing
 
 
 @dataclass(frozen=True)
@@ -83,6 +34,7 @@ class Comparison:
     metrics: dict[Key, Estimate]
     columns: dict[str, Estimate]
     without: dict[Key, float] = field(default_factory=dict)
+    robust: Estimate | None = None  #: Δm of log ratios without metrics near their floor; None where none is left
 
     @property
     def strongest(self) -> tuple[Key, float] | None:
@@ -113,14 +65,33 @@ def _measured(runs: Sequence[Metrics], key: Key, name: str) -> Measured:
     errors = [result.stderr for result in flat if result.stderr is not None]
     sampling = float(np.mean(np.square(errors))) if len(errors) == len(flat) else None
     values = tuple(float(np.mean([result.value for result in run])) for run in entries)
-    variance, of_seeds = sampling, 0.0
+    variance, of_seeds, seeds = sampling, 0.0, 1
     if len(runs) > 1:
         variance = sampling or 0.0
     elif len(flat) > 1:  # several probe seeds on one backbone: their spread, on top of the shared test set
-        of_seeds = float(np.var([result.value for result in flat], ddof=1)) / len(flat)
+        seeds = len(flat)
+        of_seeds = float(np.var([result.value for result in flat], ddof=1)) / seeds
         variance = (sampling or 0.0) + of_seeds
     samples = mean_samples([result.samples for result in flat])
-    return Measured(values, variance, flat[0].higher_is_better, of_seeds, samples)
+    counts = [result.n if result.units is None else result.units for result in flat]
+    units = [count for count in counts if count is not None]
+    return Measured(
+        runs=values,
+        variance=variance,
+        higher_is_better=flat[0].higher_is_better,
+        seed_variance=of_seeds,
+        samples=samples,
+        by_run=() if samples is None else _samples_by_run(entries),
+        units=len(samples.samples.units) if samples else min(units) if len(units) == len(flat) else None,
+        floor=flat[0].floor,
+        probe_seeds=seeds,
+        items=flat[0].n,
+    )
+
+
+def _samples_by_run(entries: Sequence[Sequence[Result]]) -> tuple[SetSamples, ...]:
+    found = [mean_samples([result.samples for result in run]) for run in entries]
+    return tuple(samples for samples in found if samples is not None)
 
 
 def mean_samples(parts: Sequence[SetSamples | None]) -> SetSamples | None:
@@ -178,8 +149,16 @@ def left_out(
     return sorted(out)
 
 
-def compare(row: dict[Key, Measured], base: dict[Key, Measured], skip: Sequence[Key] = ()) -> Comparison:
-    """A row against the baseline over all metrics but `skip`; both must hold the same ones."""
+def compare(
+    row: dict[Key, Measured],
+    base: dict[Key, Measured],
+    skip: Sequence[Key] = (),
+    near_floor: Sequence[Key] = (),
+) -> Comparison:
+    """A row against the baseline over all metrics but `skip`; both must hold the same ones.
+
+    The robust Δm also leaves out those `near_floor`.
+    """
     keys = [key for key in base if key not in skip]
     if set(keys) != {key for key in row if key not in skip}:
         raise UserError(f"the rows differ in their metrics: {_names(set(row) ^ set(base))}")
@@ -188,17 +167,52 @@ def compare(row: dict[Key, Measured], base: dict[Key, Measured], skip: Sequence[
     for key in keys:
         if row[key].higher_is_better != base[key].higher_is_better:
             raise UserError(f"{'/'.join(key)} is better when higher in one row and when lower in another")
-    groups = group_order([key[0] for key in keys])
-    member = np.array([[float(key[0] == group) for key in keys] for group in groups])
-    share = member / member.sum(1, keepdims=True)
+    groups, share = group_shares(keys)
     weights = np.concatenate([np.eye(len(keys)), share, share.mean(0, keepdims=True)])
-    estimates = _propagate(weights, [row[key] for key in keys], [base[key] for key in keys])
+    estimates = relative_changes(weights, [row[key] for key in keys], [base[key] for key in keys], "relative")
     changes = {key: estimate.value for key, estimate in zip(keys, estimates, strict=False)}
     return Comparison(
         dict(zip(keys, estimates[: len(keys)], strict=True)),
         dict(zip([*groups, DELTA_M], estimates[len(keys) :], strict=True)),
         {key: total_change({k: v for k, v in changes.items() if k != key}) for key in keys} if len(keys) > 1 else {},
+        _robust(row, base, [key for key in keys if key not in near_floor]),
     )
+
+
+def _robust(row: Mapping[Key, Measured], base: Mapping[Key, Measured], keys: Sequence[Key]) -> Estimate | None:
+    if not keys:
+        return None
+    ours, theirs = [row[key] for key in keys], [base[key] for key in keys]
+    return relative_changes(group_shares(keys)[1].mean(0, keepdims=True), ours, theirs, "log")[0]
+
+
+def tells_nothing(
+    rows: Mapping[str, Mapping[Key, Measured]], baseline: str, skip: Sequence[Key] = ()
+) -> tuple[Key, ...]:
+    """Metrics that the robust Δm leaves out: near their floor in the baseline, or not above 0 in some row."""
+    keys = [key for key in rows[baseline] if key not in skip]
+    return tuple(
+        key for key in keys if is_near_floor(rows[baseline][key]) or min(row[key].mean for row in rows.values()) <= 0
+    )
+
+
+def is_near_floor(metric: Measured) -> bool:
+    """Whether a value is within two errors of what an answer scores that knows nothing of the image.
+
+    Where the floor of a metric that is better when higher is not known it is taken as 0.
+    """
+    floor = metric.floor if metric.floor is not None else 0.0 if metric.higher_is_better else None
+    if floor is None or metric.stderr is None:
+        return False
+    above = metric.mean - floor if metric.higher_is_better else floor - metric.mean
+    return above <= ERRORS_FROM_FLOOR * metric.stderr
+
+
+def group_shares(keys: Sequence[Key]) -> tuple[list[str], np.ndarray]:
+    """The groups of the metrics, and what share of each group a metric is: [G, T]."""
+    groups = group_order([key[0] for key in keys])
+    member = np.array([[float(key[0] == group) for key in keys] for group in groups])
+    return groups, member / member.sum(1, keepdims=True)
 
 
 def total_change(changes: Mapping[Key, float]) -> float:
@@ -214,99 +228,13 @@ def unchanged(base: dict[Key, Measured], skip: Sequence[Key] = ()) -> Comparison
     nothing = Estimate(0.0, 0.0, (0.0, 0.0), True)
     keys = [key for key in base if key not in skip]
     groups = group_order([key[0] for key in keys])
-    return Comparison(dict.fromkeys(keys, nothing), dict.fromkeys([*groups, DELTA_M], nothing))
+    return Comparison(dict.fromkeys(keys, nothing), dict.fromkeys([*groups, DELTA_M], nothing), {}, nothing)
 
 
 def group_order(groups: Sequence[str]) -> list[str]:
     """The groups that occur, the paper's in its order, others after them as they come."""
     seen = list(dict.fromkeys(groups))
     return [group for group in GROUPS if group in seen] + [group for group in seen if group not in GROUPS]
-
-
-def _propagate(weights: Array, row: list[Measured], base: list[Measured]) -> list[Estimate]:
-    """Weighted sums [K, T] of the T metrics' relative changes, with their errors."""
-    ours, theirs = (np.array([metric.runs for metric in side]).T for side in (row, base))
-    mean, reference = ours.mean(0), theirs.mean(0)
-    sign = np.array([100.0 if metric.higher_is_better else -100.0 for metric in row])
-    by_ours, by_theirs = sign / reference, -sign * mean / reference**2  # derivatives of the relative change
-    variances = [np.array([np.nan if m.variance is None else m.variance for m in side]) for side in (row, base)]
-    per_metric = by_ours**2 * variances[0] + by_theirs**2 * variances[1]
-    shared = np.array([are_paired(one, other) for one, other in zip(row, base, strict=True)])
-    per_metric = np.where(shared, _beyond_sampling(row, by_ours) + _beyond_sampling(base, by_theirs), per_metric)
-    sampling = (np.where(weights > 0, per_metric, 0.0) * weights**2).sum(1)
-    sampling = sampling + paired_variance(weights, row, base, by_ours, by_theirs)
-    parts = [_run_variance(ours, weights * by_ours), _run_variance(theirs, weights * by_theirs)]
-    values = weights @ (sign * (mean - reference) / reference)
-    return [
-        _estimate(
-            float(value),
-            float(rest),
-            [(float(part[i]), runs) for part, runs in parts],
-            bool(shared[weights[i] > 0].all()),
-        )
-        for i, (value, rest) in enumerate(zip(values, sampling, strict=True))
-    ]
-
-
-def are_paired(one: Measured, other: Measured) -> bool:
-    """Whether both have scores of the same units of the same test set."""
-    left, right = one.samples, other.samples
-    if left is None or right is None or left.test_set != right.test_set:
-        return False
-    return torch.equal(left.samples.units, right.samples.units)
-
-
-def paired_variance(
-    weights: Array, row: Sequence[Measured], base: Sequence[Measured], by_ours: Array, by_theirs: Array
-) -> Array:
-    """Sampling variance [K] of weighted sums [K, T] of relative changes, from the metrics that are paired.
-
-    With pseudo-values p of a metric over n units its variance is the sum over units of u^2, where
-    u = (p - mean p) / sqrt(n (n - 1)). A linear combination of metrics, and of two rows, combines the u of each unit;
-    units of different test sets are independent.
-    """
-    spread: dict[str, Array] = {}
-    for at, (ours, theirs) in enumerate(zip(row, base, strict=True)):
-        if ours.samples is None or theirs.samples is None or not are_paired(ours, theirs):
-            continue
-        units = ours.samples.samples.units.numpy()
-        own = by_ours[at] * _deviations(ours.samples) + by_theirs[at] * _deviations(theirs.samples)
-        table = spread.setdefault(ours.samples.test_set, np.zeros((len(weights), 0)))
-        if (missing := int(units.max()) + 1 - table.shape[1]) > 0:
-            table = np.pad(table, ((0, 0), (0, missing)))
-        table[:, units] += weights[:, at, None] * own
-        spread[ours.samples.test_set] = table
-    return sum(((table**2).sum(1) for table in spread.values()), np.zeros(len(weights)))
-
-
-def _deviations(entry: SetSamples) -> Array:
-    scores = entry.samples.scores.numpy()
-    return np.asarray((scores - scores.mean()) / np.sqrt(len(scores) * (len(scores) - 1)))
-
-
-def _beyond_sampling(side: Sequence[Measured], gradient: Array) -> Array:
-    """What is in the variances of one run beside sampling: the spread over its probe seeds."""
-    return gradient**2 * np.array([metric.seed_variance for metric in side])
-
-
-def _run_variance(runs: Array, gradient: Array) -> tuple[Array, int]:
-    """Variance of the mean over runs [R, T] of each linear combination [K, T] -> [K], and R."""
-    count = len(runs)
-    if count < 2:
-        return np.zeros(len(gradient)), count
-    spread = ((runs - runs.mean(0)) @ gradient.T) ** 2
-    return spread.sum(0) / (count * (count - 1)), count
-
-
-def _estimate(value: float, sampling: float, parts: list[tuple[float, int]], paired: bool) -> Estimate:
-    variance = sampling + sum(part for part, _ in parts)
-    if np.isnan(variance):
-        return Estimate(value, None, None, paired)
-    doubt = sum(part**2 / (runs - 1) for part, runs in parts if runs > 1)
-    freedom = variance**2 / doubt if doubt > 0 else np.inf
-    stderr = variance**0.5
-    reach = float(stdtrit(freedom, 0.975)) * stderr
-    return Estimate(value, stderr, (value - reach, value + reach), paired)
 
 
 def _named(key: Key, names: Sequence[str]) -> bool:

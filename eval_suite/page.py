@@ -5,8 +5,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from eval_suite.delta_m import DELTA_M, Estimate
-from eval_suite.table import Table, caption, signed, title_of
+from eval_suite.delta_m import DELTA_M
+from eval_suite.table import MARKS, ROBUST, Table, caption, signed, title_of
+from eval_suite.uncertainty import Estimate
 
 GAIN, LOSS = "0, 114, 178", "213, 94, 0"  #: blue and orange, told apart by colour-blind readers too
 
@@ -18,7 +19,7 @@ class HeatCell:
     value: str
     interval: str
     shade: str
-    is_real: bool
+    mark: str
 
 
 def fill(template: str, **values: Any) -> str:
@@ -44,14 +45,17 @@ def table_page(table: Table) -> str:
 
 def heads(table: Table) -> list[str]:
     """Column titles."""
-    return [title_of(column) for column in table.columns]
+    return [*(title_of(column) for column in table.columns), ROBUST]
 
 
 def heat_rows(table: Table) -> dict[str, list[HeatCell]]:
     """Cells by row name; the strongest shade is the largest change of the table."""
     strongest = max((abs(row.columns[c].value) for row in table.rows.values() for c in table.columns), default=0.0)
     return {
-        name: [_heat_cell(row.columns[column], name == table.baseline, strongest, column) for column in table.columns]
+        name: [
+            *(_heat_cell(row.columns[column], name == table.baseline, strongest, column) for column in table.columns),
+            _heat_cell(row.robust, name == table.baseline, strongest, DELTA_M),
+        ]
         for name, row in table.rows.items()
     }
 
@@ -77,10 +81,11 @@ def minus(value: float, digits: int = 2) -> str:
     return signed(value, digits).replace("-", "−")
 
 
-def _heat_cell(estimate: Estimate, is_baseline: bool, strongest: float, column: str) -> HeatCell:
+def _heat_cell(estimate: Estimate | None, is_baseline: bool, strongest: float, column: str) -> HeatCell:
     if is_baseline:
-        return HeatCell("0", "", "transparent", False)
+        return HeatCell("0", "", "transparent", "")
+    if estimate is None:
+        return HeatCell("–", "", "transparent", "")
     digits = 2 if column == DELTA_M or strongest < 10 else 1
-    return HeatCell(
-        minus(estimate.value, digits), interval_text(estimate), shade(estimate, strongest), estimate.is_real
-    )
+    mark = MARKS[estimate.claim]
+    return HeatCell(minus(estimate.value, digits), interval_text(estimate), shade(estimate, strongest), mark)

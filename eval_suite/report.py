@@ -10,11 +10,12 @@ from markupsafe import Markup
 from common.atomic import write_text
 from common.errors import UserError
 from eval_suite.charts import Points, curves, forest, row_colours
-from eval_suite.delta_m import DELTA_M, Estimate, Measured, group_order, measure
+from eval_suite.delta_m import DELTA_M, group_order, measure
 from eval_suite.page import fill, heads, heat_rows, interval_text, minus, shade
 from eval_suite.results import Key, Metrics
-from eval_suite.table import Table, caption, title_of
+from eval_suite.table import MARKS, Table, caption, title_of
 from eval_suite.table_formats import render
+from eval_suite.uncertainty import Estimate, Measured
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,12 @@ def _cell(metric: Measured, change: Estimate | None, strongest: float) -> ValueC
     value = f"{metric.mean:.{digits}f}"
     if change is None:
         return ValueCell(value, stderr, "", "", "transparent")
-    star = "*" if change.is_real else ""
     return ValueCell(
-        value, stderr, f"{minus(change.value, 1)} %{star}", interval_text(change), shade(change, strongest)
+        value,
+        stderr,
+        f"{minus(change.value, 1)} %{MARKS[change.claim]}",
+        interval_text(change),
+        shade(change, strongest),
     )
 
 

@@ -6,9 +6,12 @@ import json
 from collections.abc import Callable
 
 from common.errors import unknown
-from eval_suite.delta_m import DELTA_M, Estimate
+from eval_suite.delta_m import DELTA_M
 from eval_suite.page import table_page
-from eval_suite.table import Table, caption, signed, title_of
+from eval_suite.table import MARKS, ROBUST, Table, caption, signed, title_of
+from eval_suite.uncertainty import Claim, Estimate
+
+TEX_MARKS: dict[Claim, str] = {"method": "^{*}", "networks": r"^{\circ}", "none": ""}
 
 
 def render(table: Table, form: str) -> str:
@@ -21,15 +24,16 @@ def render(table: Table, form: str) -> str:
 def _text(estimate: Estimate, is_baseline: bool) -> str:
     if is_baseline or estimate.stderr is None:
         return signed(estimate.value)
-    return f"{signed(estimate.value)} ± {estimate.stderr:.2f}{chr(92) + '*' if estimate.is_real else ''}"
+    return f"{signed(estimate.value)} ± {estimate.stderr:.2f}{MARKS[estimate.claim].replace('*', chr(92) + '*')}"
 
 
 def _markdown(table: Table) -> str:
-    lines = ["| |" + "".join(f" {title_of(column)} |" for column in table.columns)]
-    lines.append("|---|" + "---:|" * len(table.columns))
+    lines = ["| |" + "".join(f" {title_of(column)} |" for column in table.columns) + f" {ROBUST} |"]
+    lines.append("|---|" + "---:|" * (len(table.columns) + 1))
     for name, row in table.rows.items():
         cells = [_text(row.columns[column], name == table.baseline) for column in table.columns]
         cells[-1] = f"**{cells[-1]}**"
+        cells.append("–" if row.robust is None else _text(row.robust, name == table.baseline))
         lines.append(f"| {name.replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", caption(table).replace("*", r"\*"), ""])
 
@@ -37,19 +41,26 @@ def _markdown(table: Table) -> str:
 def _csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", *(name for column in table.columns for name in _csv_names(column))])
+    writer.writerow(["row", *(name for column in (*table.columns, "robust_delta_m") for name in _csv_names(column))])
     for name, row in table.rows.items():
-        writer.writerow([name, *(value for column in table.columns for value in _csv_values(row.columns[column]))])
+        estimates = [*(row.columns[column] for column in table.columns), row.robust]
+        writer.writerow([name, *(value for estimate in estimates for value in _csv_values(estimate))])
     return out.getvalue()
 
 
+CSV_FACTS = ("stderr", "ci95_low", "ci95_high", "is_real", "claim", "units")
+
+
 def _csv_names(column: str) -> list[str]:
-    return [column, f"{column}_stderr", f"{column}_ci95_low", f"{column}_ci95_high", f"{column}_is_real"]
+    return [column, *(f"{column}_{fact}" for fact in CSV_FACTS)]
 
 
-def _csv_values(estimate: Estimate) -> list[float | str | None]:
+def _csv_values(estimate: Estimate | None) -> list[float | str | None]:
+    if estimate is None:
+        return [None] * len(_csv_names(""))
     real = None if estimate.ci95 is None else str(estimate.is_real).lower()
-    return [estimate.value, estimate.stderr, *(estimate.ci95 or (None, None)), real]
+    units = None if estimate.units is None else round(estimate.units)
+    return [estimate.value, estimate.stderr, *(estimate.ci95 or (None, None)), real, estimate.claim, units]
 
 
 def _tex(table: Table) -> str:
@@ -57,11 +68,17 @@ def _tex(table: Table) -> str:
         r"$\Delta_m$" if column == DELTA_M else _tex_escape(title_of(column)) for column in table.columns
     )
     best = {column: max(row.columns[column].value for row in table.rows.values()) for column in table.columns}
-    lines = [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", rf" & {heads} \\", r"\midrule"]
+    heads += r" & robust $\Delta_m$"
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}", r"\toprule", rf" & {heads} \\", r"\midrule"]
     for name, row in table.rows.items():
         cells = [_tex_cell(row.columns[column], name == table.baseline, best[column]) for column in table.columns]
+        cells.append("--" if row.robust is None else _tex_cell(row.robust, name == table.baseline, float("inf")))
         lines.append(rf"{_tex_escape(name)} & {' & '.join(cells)} \\")
-    lines += [r"\bottomrule", r"\end{tabular}", "% needs \\usepackage{booktabs}. " + caption(table).replace("±", "+-")]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "% needs \\usepackage{booktabs}. " + caption(table).replace("±", "+-"),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -69,7 +86,7 @@ def _tex_cell(estimate: Estimate, is_baseline: bool, best: float) -> str:
     number = signed(estimate.value)
     text = rf"\mathbf{{{number}}}" if estimate.value == best else number
     if not is_baseline and estimate.stderr is not None:
-        text += rf" \pm {estimate.stderr:.2f}" + ("^{*}" if estimate.is_real else "")
+        text += rf" \pm {estimate.stderr:.2f}" + TEX_MARKS[estimate.claim]
     return f"${text}$"
 
 

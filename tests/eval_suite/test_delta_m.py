@@ -6,9 +6,10 @@ from scipy.stats import t as student
 from table_files import NUMBERS, metrics, without
 
 from common.errors import UserError
-from eval_suite.delta_m import DELTA_M, Comparison, Measured, compare, measure
+from eval_suite.delta_m import DELTA_M, Comparison, compare, measure
 from eval_suite.results import Key, Metrics
 from eval_suite.table import Table, build_table
+from eval_suite.uncertainty import Measured
 
 
 def compared(row: list[Metrics], base: list[Metrics]) -> Comparison:

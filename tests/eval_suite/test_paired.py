@@ -8,7 +8,7 @@ import torch
 from table_files import metrics
 
 from common.errors import UserError
-from eval_suite.delta_m import DELTA_M, Measured, compare, measure
+from eval_suite.delta_m import DELTA_M, compare, measure
 from eval_suite.metrics.classification import mean_class_accuracy, top1
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.metrics.depth import Depth
@@ -19,6 +19,7 @@ from eval_suite.sample_scores import SetSamples, samples_path
 from eval_suite.table import build_table, caption
 from eval_suite.table_formats import render
 from eval_suite.table_rows import read_rows
+from eval_suite.uncertainty import Measured
 
 IMAGES = 300
 
@@ -181,7 +182,7 @@ def test_tables_mark_what_is_real_and_say_what_hangs_on_one_metric() -> None:
     assert without["classification/knn/top1"] == pytest.approx(better["3d"].value)
     assert "How much hangs on one metric: better +" in caption(table)
     assert "delta_m_is_real" in render(table, "csv") and ",true" in render(table, "csv")
-    assert r"\*" in render(table, "md") and "^{*}" in render(table, "tex")
+    assert "°" in render(table, "md") and r"^{\circ}" in render(table, "tex")
     assert "sample by sample" in render(table, "html") and '"is_real": true' in render(table, "json")
 
 

@@ -78,7 +78,7 @@ def test_everything_is_on_it(tmp_path: Path) -> None:
     expected = ("Bilinear <or> sharp?", "one PCA basis & all", "recipes/quickstart.yaml", "for reference", "00ff")
     assert all(text in words for text in expected)
     assert "80.00 ± 1.00" in words and "100.00 ± 1.00" in words and "0.500 ± 0.020" in words
-    assert "+25.0 %*" in words and "rmse ↓" in words and "top1 ↑" in words
+    assert "+25.0 %°" in words and "rmse ↓" in words and "top1 ↑" in words
     assert "nyudv2/depth (no inner layers)" in words
     assert "400" in words and "Every row is one run" in words
 

@@ -47,10 +47,11 @@ def test_the_papers_total_from_its_printed_groups() -> None:
 
 def test_json_has_the_documented_form() -> None:
     data = json.loads(render(TABLE, "json"))
-    assert list(data) == ["baseline", "columns", "rows", "delta_m_without"]
+    assert list(data) == ["baseline", "columns", "rows", "delta_m_without", "robust_delta_m"]
     assert data["columns"] == ["classification", "nyudv2", "delta_m"]
     cell = data["rows"]["a_b & c|d"]["delta_m"]
-    assert list(cell) == ["value", "stderr", "ci95", "is_real", "paired"]
+    assert list(cell) == ["value", "stderr", "ci95", "is_real", "paired", "claim", "units"]
+    assert cell["claim"] == "networks" and cell["units"] > 400  # two metrics of 400, neither of which says all
     assert cell["value"] == pytest.approx(25.0)
     assert cell["ci95"][0] < 25.0 < cell["ci95"][1]
     assert data["rows"]["base"]["nyudv2"]["ci95"] == [0.0, 0.0]
@@ -58,10 +59,10 @@ def test_json_has_the_documented_form() -> None:
 
 def test_markdown_marks_what_is_real() -> None:
     lines = render(TABLE, "md").splitlines()
-    assert lines[0] == "| | Classification | NYUDv2 | Δm |"
-    assert lines[2] == "| base | 0.00 | 0.00 | **0.00** |"
-    assert lines[3].startswith(r"| a_b & c\|d | +25.00 ± ") and lines[3].count(r"\*") == 3
-    assert r"\*" not in lines[4] and "| -0.10 ± " in lines[4]
+    assert lines[0] == "| | Classification | NYUDv2 | Δm | robust Δm |"
+    assert lines[2] == "| base | 0.00 | 0.00 | **0.00** | 0.00 |"
+    assert lines[3].startswith(r"| a_b & c\|d | +25.00 ± ") and lines[3].count("°") == 4
+    assert "°" not in lines[4] and r"\*" not in lines[4] and "| -0.10 ± " in lines[4]
     assert "against base" in lines[6] and "one run a row" in lines[6]
 
 
@@ -73,7 +74,7 @@ def test_csv_is_read_back() -> None:
 
 def test_tex_is_booktabs_and_escaped() -> None:
     text = render(TABLE, "tex")
-    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrrr}"))
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lrrrr}"))
     assert r"a\_b \& c|d & $\mathbf{+25.00} \pm " in text
     assert text.count(r"\\") == 4
 
@@ -82,7 +83,7 @@ def test_html_is_escaped_and_needs_nothing_else() -> None:
     page = render(build_table({"<b>base": [metrics()], "row": [metrics(change=9.0)]}, "<b>base"), "html")
     assert "&lt;b&gt;base" in page and "<b>base" not in page
     assert "http" not in page and "<script" not in page and "<link" not in page
-    assert page.count("rgba(0, 114, 178") == 3
+    assert page.count("rgba(0, 114, 178") == 4
 
 
 def test_shipped_records_are_rows_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,9 +152,10 @@ def test_bad_command_lines_say_what_to_do(runs: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("row,group,task,metric,value\na,g,t,m,1\n", "lacks the column higher_is_better"),
+        ("row,group,task,value,higher_is_better\na,g,t,1,true\n", "lacks the column metric"),
+        ("row,group,task,metric,value\na,g,t,m,1\n", "is more g/t/m better"),
         ("row,group,task,metric,value,higher_is_better\na,g,t,m,1,yes\n", "line 2: higher_is_better is true or false"),
-        ("row,group,task,metric,value,higher_is_better\na,g,t,m,high,true\n", "results.0.value"),
+        ("row,group,task,metric,value,higher_is_better\na,g,t,m,high,true\n", 'line 2: value is "high", not a number'),
         ("row,group,task,metric,value,higher_is_better,std\na,g,t,m,1,true,2\n", 'unknown column .* "std"'),
         ("row,group,task,metric,value,higher_is_better\n", "holds no numbers"),
     ],
