@@ -58,15 +58,63 @@ def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
 
 
 def letter_of(reply: str, options: Sequence[str]) -> str:
-    """The option a reply names: a letter alone, "B.", "(B)", "B: ...", "answer is B", or an option's text; else ""."""
-    letters = [chr(ord("A") + at) for at in range(len(options))]
-    text = reply.strip()
-    for pattern in (r"^\(?([A-Z])\)?(?:[.:,)\s]|$)", r"(?:answer|option)(?: is)?:?\s*\(?([A-Z])\)?(?:[.:,)\s]|$)"):
-        found = re.search(pattern, text)
-        if found and found[1] in letters:
-            return found[1]
-    same = [letter for letter, option in zip(letters, options, strict=True) if _plain(option) == _plain(text)]
-    return same[0] if len(same) == 1 else ""
+    """The option a reply names by its text or by its letter; "" where it names none, or may name two.
+
+    By text: the whole reply is one option's text, articles, case and punctuation aside. By letter: alone, "(B)", "B.
+    ...", "B: ...", "answer is B", "option B". A and I that are words of a sentence ("A red cube", "I see ...") are no
+    letters. Where text and a marked letter name different options, neither counts.
+    """
+    letters, text = [chr(ord("A") + at) for at in range(len(options))], reply.strip()
+    named = {*_named(text, letters), *_by_text(text, letters, options)} or _before_word(text, letters, options)
+    return named.pop() if len(named) == 1 else ""
+
+
+#: a letter at the start that nothing but an option's name can be: alone, in brackets, or before a mark
+_MARKED = re.compile(r"\((?P<in>[A-Z])\)|(?P<bare>[A-Z])(?:[.):]+(?=\s|$)|\s*$|\n)")
+#: a letter before a word: "B is right" ("A" and "I" only before a verb that an article or pronoun cannot precede)
+_BEFORE_WORD = re.compile(r"(?P<plain>[B-HJ-Z])[\s,]|(?P<word>[AI]) (?:is|because|since)\b")
+#: "the answer is B", "Answer: (B)", "option B"
+_NAMED = re.compile(
+    r"(?i:\b(?:answer|option|choice))(?i:\s+is)?\s*:?\s*"
+    r"(?:\((?P<in>[A-Z])\)|(?P<word>[A-Z])(?=[.,:;!?)]|\s*$|\n)|(?P<plain>[B-HJ-Z])(?=\s)|(?P<verb>[AI])(?=\s+is\b))"
+)
+
+
+def _named(text: str, letters: Sequence[str]) -> set[str]:
+    """Letters that nothing but the name of an option can be."""
+    matches = [match for match in (_MARKED.match(text), *_NAMED.finditer(text)) if match]
+    return {letter for match in matches for letter in match.groups() if letter in letters}
+
+
+def _before_word(text: str, letters: Sequence[str], options: Sequence[str]) -> set[str]:
+    """The letter that a reply begins with, where what follows makes it one: "B is right", "A red cube" of option A."""
+    found = _BEFORE_WORD.match(text)
+    if found:
+        return {letter for letter in found.groups() if letter in letters}
+    if text[:1] in letters and text[1:2] == " ":
+        own = _words(options[letters.index(text[0])])
+        return {text[0]} if own and own == _words(text[2:]) else set()
+    return set()
+
+
+def _by_text(reply: str, letters: Sequence[str], options: Sequence[str]) -> set[str]:
+    """Options whose text the reply is: word for word, else but for articles, or behind their own "B. "."""
+    behind = re.match(r"(?:\(?[A-Z]\)|[A-Z][.:])\s*(?=\S)", reply)
+    texts = [reply] + ([reply[behind.end() :]] if behind else [])
+    for plain in (str.strip, _plain, _words):
+        same = {
+            letter
+            for letter, option in zip(letters, options, strict=True)
+            if plain(option) and plain(option) in [plain(text) for text in texts]
+        }
+        if same:
+            return same
+    return set()
+
+
+def _words(text: str) -> str:
+    """Plain words without articles."""
+    return " ".join(word for word in _plain(text).split() if word not in ("a", "an", "the"))
 
 
 def mme_reply(reply: str) -> str:

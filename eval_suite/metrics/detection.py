@@ -38,6 +38,10 @@ def box_ap(found: Sequence[Boxes], truth: Sequence[Boxes], size: str = "all") ->
     """
     if len(found) != len(truth) or not truth:
         raise UserError(f"{len(found)} images with predictions for {len(truth)} with labels")
+    for number, boxes in enumerate(found):
+        _check_finite(boxes, f"the predictions for image {number}")
+    for number, boxes in enumerate(truth):
+        _check_finite(boxes, f"the labels of image {number}")
     classes = sorted({int(c) for boxes in truth for c in boxes.classes})
     matched = [_class_matches(found, truth, cls, SIZES[size]) for cls in classes]
     value = _mean_ap(matched, np.ones(len(truth), bool))
@@ -50,6 +54,13 @@ def box_ap(found: Sequence[Boxes], truth: Sequence[Boxes], size: str = "all") ->
     if None not in others:
         stderr = float(np.sqrt((groups - 1) / groups * np.sum((np.array(others) - np.mean(others)) ** 2)))
     return Score(value, sum(len(boxes.corners) for boxes in truth), stderr)
+
+
+def _check_finite(boxes: Boxes, what: str) -> None:
+    """UserError for NaN or infinity, which would sort anywhere, and for predictions that have no score."""
+    for name, values in (("box", boxes.corners), ("score", boxes.scores), ("area", boxes.areas)):
+        if values is not None and not np.isfinite(values).all():
+            raise UserError(f"{what} hold a {name} that is not finite; check the features and the head for NaN")
 
 
 def overlaps(first: np.ndarray, second: np.ndarray, crowd: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`reader: class_folders` and `reader: imagenet`: a folder of images for each class."""
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,6 @@ from pydantic import Field
 
 from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, ClassifiedImages, LabelledData
-from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
 from imagery.decode import is_image_name
 
@@ -33,11 +33,14 @@ class ClassFolders(LabelledData):
     def _build(self, split: str) -> ClassifiedImages:
         folders = class_folders(self._folder(split), self.name)
         known = sorted({*folders, *self._other(split)})
+        words = [self._word(cls) for cls in known]
+        if self.words is None:  # of the curated names of ImageNet two are the same
+            check_distinct(known, words, self.name)
         files = [(path, known.index(cls)) for cls in sorted(folders) for path in images_in(folders[cls])]
         kept = [files[at] for at in self.node.kept(len(files), split)]
-        images = FileImages(self.name, [path for path, _ in kept], self.node.fitting)
+        images = self.node.photographs(self.name, [path for path, _ in kept])
         labels = torch.tensor([label for _, label in kept])
-        return ClassifiedImages(images, rows_of(len(images)), labels, tuple(self._word(cls) for cls in known))
+        return ClassifiedImages(images, rows_of(len(images)), labels, tuple(words))
 
     def _folder(self, split: str) -> Path:
         return self.node.folder(self.name) / split_of(split, self.node.splits)
@@ -97,6 +100,20 @@ class ImageNetNode(FileReaderNode):
                 )
         words = None if self.partial else dict(zip(wnids, IMAGENET_CLASSNAMES, strict=True))
         return ClassFolders(name, node, words)
+
+
+def check_distinct(folders: Sequence[str], words: Sequence[str], name: str) -> None:
+    """UserError for two class folders that are one class to a reader: equal words, or equal but for case or accents'
+    spelling (a disk that tells "é" from "e" and an accent makes two folders of one)."""
+    seen: dict[str, str] = {}
+    for folder, word in zip(folders, words, strict=True):
+        plain = unicodedata.normalize("NFC", word).casefold().strip()
+        other = seen.setdefault(plain, folder)
+        if other != folder:
+            raise UserError(
+                f'data "{name}": the class folders "{other}" and "{folder}" have one name ("{word}"); merge them, or '
+                "give them different names with `names` (tidy_names: false keeps underscores and hyphens)"
+            )
 
 
 def class_folders(folder: Path, name: str) -> dict[str, Path]:

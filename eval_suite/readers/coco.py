@@ -1,17 +1,18 @@
 """COCO JSON: instances, captions, keypoints and panoptic maps, as downloaded."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_masks
 from pydantic import Field, model_validator
 
 from common.errors import UserError
-from eval_suite.readers.captions import captioned
+from eval_suite.readers.captions import caption_text, captioned
+from eval_suite.readers.coco_json import CocoFile, Entry, read_coco
+from eval_suite.readers.coco_masks import instance_mask, paint_instances, paint_panoptic
 from eval_suite.readers.contracts import (
     IGNORE,
     TEST,
@@ -25,17 +26,19 @@ from eval_suite.readers.contracts import (
     LabelledData,
 )
 from eval_suite.readers.image_files import FileImages
-from eval_suite.readers.label_files import FILL, DecodedMaps, read_raster
-from eval_suite.readers.nodes import FileReaderNode, existing_file, rows_of, split_of
-from eval_suite.readers.rle import decode_rle
+from eval_suite.readers.label_maps import DecodedMaps
+from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
+from eval_suite.readers.photo_sizes import PhotoSize, check_box, check_coordinates, check_label, check_points
+from eval_suite.readers.rasters import read_raster
 
 
 class CocoNode(FileReaderNode):
     """COCO-format JSON beside a folder of images; each file is optional and may hold `{split}`.
 
     With instances the label `instances` says which of the categories covers a pixel (0 is background, smaller objects
-    lie over larger ones, crowds do not count); with panoptic the label `panoptic` says which of all categories. Objects
-    with boxes and masks (`instances`) are at the photographs' own size.
+    lie over larger ones, crowds do not count, an image without annotations is all background); with panoptic the label
+    `panoptic` says which of all categories. Objects with boxes and masks (`instances`) are at the photographs' own
+    size, which must be the one that the JSON states.
     """
 
     reader: Literal["coco"]
@@ -60,128 +63,131 @@ class CocoNode(FileReaderNode):
 
 
 class CocoData(LabelledData):
-    """What the JSON files of one data set say."""
+    """What the JSON files of one data set say, held against the photographs."""
 
     def __init__(self, name: str, node: CocoNode) -> None:
         self.name = name
         self.node = node
-        self._read: dict[Path, dict[str, Any]] = {}
+        self._read: dict[Path, CocoFile] = {}
 
     def captions(self, split: str) -> CaptionedImages:
         if self.node.captions is None:
             self._missing("captions", split)
-        data = self._json(self.node.captions, split)
-        texts: dict[int, list[str]] = {}
-        for note in data["annotations"]:
-            texts.setdefault(note["image_id"], []).append(note["caption"].strip())
-        images = [image for image in self._images(data, split) if image["id"] in texts]
-        files = self._files(images, split)
-        return captioned(self.name, files, [texts[image["id"]] for image in images], self.node.fitting)
+        file = self._file(self.node.captions, split)
+        images = [image for image in self._images(file, split) if file.notes[image["id"]]]
+        texts = [
+            [caption_text(note.get("caption"), file.where(note)) for note in file.notes[image["id"]]]
+            for image in images
+        ]
+        return captioned(self.name, self._paths(images, split), texts, self.node)
 
     def dense(self, split: str) -> DenseImages:
         if self.node.panoptic is not None:
             return self._panoptic(split)
         if self.node.instances is None:
             self._missing("label maps", split)
-        data = self._json(self.node.instances, split)
-        images = self._images(data, split)
-        notes = _by_image(data["annotations"])
-        number = {category["id"]: at for at, category in enumerate(data["categories"], 1)}
-        source = FileImages(self.name, self._files(images, split), self.node.fitting)
+        file = self._file(self.node.instances, split)
+        images = self._images(file, split)
+        source = self.node.photographs(self.name, self._paths(images, split))
 
         def decode(row: int) -> np.ndarray:
-            return paint_instances(images[row], notes.get(images[row]["id"], []), number)
+            return paint_instances(file, images[row], self._photo(file, images[row], source, row))
 
-        maps = DecodedMaps(decode, self.node.fitting, IGNORE, source.name_of)
-        names = ("background", *(category["name"] for category in data["categories"]))
+        maps = DecodedMaps(decode, self.node.fitting, IGNORE, source.name_of, source.photo)
+        names = ("background", *file.names())
         return DenseImages(source, rows_of(len(source)), {"instances": maps}, {"instances": names}, {})
 
     def instances(self, split: str) -> InstanceImages:
         """Boxes and masks of every annotation, crowds marked; an image without any has an empty list."""
         if self.node.instances is None:
             self._missing("objects with masks", split)
-        data = self._json(self.node.instances, split)
-        images = self._images(data, split)
-        notes = _by_image(data["annotations"])
-        number = {category["id"]: at for at, category in enumerate(data["categories"])}
-        source = FileImages(self.name, self._files(images, split), self.node.fitting)
-        objects = [
-            [_instance(note, number, *_size(image, source, row)) for note in notes.get(image["id"], [])]
-            for row, image in enumerate(images)
-        ]
-        return InstanceImages(source, objects, tuple(category["name"] for category in data["categories"]))
+        file = self._file(self.node.instances, split)
+        images = self._images(file, split)
+        source = self.node.photographs(self.name, self._paths(images, split))
+        objects = []
+        for row, image in enumerate(images):
+            photo = self._photo(file, image, source, row)
+            objects.append([_instance(file, note, photo) for note in file.notes[image["id"]]])
+        return InstanceImages(source, objects, file.names())
 
     def keypoints(self, split: str) -> KeypointImages:
         if self.node.keypoints is None:
             self._missing("keypoints", split)
-        data = self._json(self.node.keypoints, split)
-        images = self._images(data, split)
-        source = FileImages(self.name, self._files(images, split), self.node.fitting)
-        row_of = {image["id"]: row for row, image in enumerate(images)}
-        categories = {category["id"]: category for category in data["categories"]}
+        file = self._file(self.node.keypoints, split)
+        file.names()
+        images = self._images(file, split)
+        source = self.node.photographs(self.name, self._paths(images, split))
         objects = []
-        for note in data["annotations"]:
-            if note["image_id"] in row_of and not note.get("iscrowd") and note.get("keypoints"):
-                row = row_of[note["image_id"]]
-                objects += self._object(note, categories[note["category_id"]], row, images[row], source)
+        for row, image in enumerate(images):
+            photo = self._photo(file, image, source, row)
+            for note in file.notes[image["id"]]:
+                if not file.crowd(note):
+                    objects += self._object(file, note, row, photo)
         return KeypointImages(source, objects, self.node.fitting.size)
 
-    def _object(
-        self,
-        note: Mapping[str, Any],
-        category: Mapping[str, Any],
-        row: int,
-        image: Mapping[str, Any],
-        source: FileImages,
-    ) -> list[KeypointObject]:
+    def _object(self, file: CocoFile, note: Entry, row: int, photo: PhotoSize) -> list[KeypointObject]:
         """An annotation with at least one visible point (v = 2), in pixels of the fitted image."""
-        move = self.node.fitting.affine(*_size(image, source, row))
-        triples = np.asarray(note["keypoints"], dtype=np.float64).reshape(-1, 3)
-        points = {}
-        for name, (x, y, seen) in zip(category["keypoints"], triples.tolist(), strict=False):
-            if seen >= 2:
-                points[name] = (x * move.scale_x + move.shift_x, y * move.scale_y + move.shift_y)
+        category, where = file.category(note), file.where(note)
+        points = _named_points(file, note, category.get("keypoints"))
         if not points:
             return []
-        x, y, width, height = (float(side) for side in note["bbox"])
-        box = (
-            x * move.scale_x + move.shift_x,
-            y * move.scale_y + move.shift_y,
-            (x + width) * move.scale_x + move.shift_x,
-            (y + height) * move.scale_y + move.shift_y,
-        )
-        return [KeypointObject(row, category["name"], points, box)]
+        x0, y0, x1, y1 = _box(file, note, photo)
+        check_points(list(points.values()), photo, f"{where}: a keypoint")
+        move = self.node.fitting.affine(*photo.size)
+        corners = move.points(torch.tensor([[x0, y0], [x1, y1]], dtype=torch.float64)).flatten().tolist()
+        moved = {
+            name: (x * move.scale_x + move.shift_x, y * move.scale_y + move.shift_y) for name, (x, y) in points.items()
+        }
+        return [KeypointObject(row, category["name"], moved, (corners[0], corners[1], corners[2], corners[3]))]
 
     def _panoptic(self, split: str) -> DenseImages:
-        data = self._json(str(self.node.panoptic), split)
-        notes = {note["image_id"]: note for note in data["annotations"]}
-        images = [image for image in self._images(data, split) if image["id"] in notes]
-        source = FileImages(self.name, self._files(images, split), self.node.fitting)
-        number = {category["id"]: at for at, category in enumerate(data["categories"])}
+        file = self._file(str(self.node.panoptic), split)
+        images, notes = self._images(file, split), []
+        for image in images:
+            own = file.notes[image["id"]]
+            if len(own) != 1:
+                raise UserError(f"{file.path}: image {image['id']!r} has {len(own)} panoptic annotations; it needs one")
+            file.need(own[0], "file_name")
+            notes.append(own[0])
+        source = self.node.photographs(self.name, self._paths(images, split))
         folder = self._path(self.node.panoptic_maps or str(self.node.panoptic).removesuffix(".json"), split)
 
-        def path(row: int) -> Path:
-            return folder / notes[images[row]["id"]]["file_name"]
-
         def decode(row: int) -> np.ndarray:
-            return paint_panoptic(read_raster(path(row)), notes[images[row]["id"]]["segments_info"], number)
+            path = folder / notes[row]["file_name"]
+            return paint_panoptic(file, notes[row], read_raster(path), str(path))
 
-        maps = DecodedMaps(decode, self.node.fitting, FILL["classes"], lambda row: str(path(row)))
-        names = tuple(category["name"] for category in data["categories"])
-        return DenseImages(source, rows_of(len(source)), {"panoptic": maps}, {"panoptic": names}, {})
+        def photo(row: int) -> PhotoSize:
+            self._photo(file, images[row], source, row)
+            return replace(source.photo(row), exact=True)
 
-    def _images(self, data: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
-        images = sorted(data["images"], key=lambda image: image["id"])
+        maps = DecodedMaps(decode, self.node.fitting, IGNORE, lambda row: str(folder / notes[row]["file_name"]), photo)
+        return DenseImages(source, rows_of(len(source)), {"panoptic": maps}, {"panoptic": file.names()}, {})
+
+    def _photo(self, file: CocoFile, image: Entry, source: FileImages, row: int) -> PhotoSize:
+        """The photograph that an image's annotations lie on; UserError where it is not the one they were made for."""
+        photo, what = source.photo(row), f"{source.name_of(row)}: the image that {file.path.name} annotates"
+        if image.get("height") is None or image.get("width") is None:
+            check_coordinates(photo, what)
+            return photo
+        try:
+            size = int(image["height"]), int(image["width"])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file.path}: image {image['id']!r} has a size that is no number") from error
+        check_label(size, replace(photo, exact=True), what)
+        return photo
+
+    def _images(self, file: CocoFile, split: str) -> list[Entry]:
+        images = list(file.images)
         if self.node.every is not None:
             last = self.node.every - 1
             images = [image for at, image in enumerate(images) if (at % self.node.every == last) == (split == TEST)]
         return [images[at] for at in self.node.kept(len(images), split)]
 
-    def _files(self, images: Sequence[Mapping[str, Any]], split: str) -> list[Path]:
+    def _paths(self, images: Sequence[Entry], split: str) -> list[Path]:
         folder = self._path(self.node.images, split)
         return [folder / image["file_name"] for image in images]
 
-    def _json(self, pattern: str, split: str) -> dict[str, Any]:
+    def _file(self, pattern: str, split: str) -> CocoFile:
         path = self._path(pattern, split)
         if path not in self._read:
             self._read[path] = read_coco(path)
@@ -191,79 +197,50 @@ class CocoData(LabelledData):
         return self.node.folder(self.name) / pattern.replace("{split}", split_of(split, self.node.splits))
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """A COCO-format JSON; UserError where it lacks images or annotations."""
-    try:
-        data = json.loads(existing_file(path, "the COCO annotations").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict) or not {"images", "annotations"} <= data.keys():
-        raise UserError(f"{path} is not COCO annotations: it lacks images or annotations")
-    return data
-
-
-def paint_instances(
-    image: Mapping[str, Any], notes: Sequence[Mapping[str, Any]], number: Mapping[int, int]
-) -> np.ndarray:
-    """Class of every pixel, uint8 [H, W]: the smallest object over it, 0 for none, `IGNORE` for crowds."""
-    out = np.zeros((image["height"], image["width"]), dtype=np.uint8)
-    for note in sorted(notes, key=lambda note: -note["area"]):
-        mask = instance_mask(note["segmentation"], image["height"], image["width"])
-        out[mask] = IGNORE if note.get("iscrowd") else number[note["category_id"]]
-    return out
-
-
-def instance_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Polygons (filled by COCO's own tool), or a run-length code (plain or packed), as bool [height, width]."""
-    if isinstance(segmentation, Mapping):
-        return decode_rle(segmentation["counts"], *segmentation["size"])
-    polygons = [[float(side) for side in polygon] for polygon in segmentation if len(polygon) >= 6]
-    if not polygons:
-        return np.zeros((height, width), dtype=bool)
-    return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(polygons, height, width))).astype(bool)
-
-
-def _instance(note: Mapping[str, Any], number: Mapping[int, int], height: int, width: int) -> InstanceObject:
-    if missing := {"bbox", "area", "segmentation", "category_id"} - note.keys():
-        raise UserError(f"an annotation of image {note['image_id']} has no {', '.join(sorted(missing))}")
-    if note["category_id"] not in number:
-        raise UserError(
-            f"an annotation of image {note['image_id']} is of category {note['category_id']}, which is not listed"
-        )
-    x, y, across, down = (float(side) for side in note["bbox"])
+def _instance(file: CocoFile, note: Entry, photo: PhotoSize) -> InstanceObject:
+    file.need(note, "bbox", "area")
+    area = _number(file, note, "area", note["area"])
 
     def mask() -> torch.Tensor:
-        found = instance_mask(note["segmentation"], height, width)
-        if found.shape != (height, width):
-            raise UserError(
-                f"image {note['image_id']} is {width}x{height} and a mask of it {found.shape[1]}x{found.shape[0]}; "
-                "they do not belong together"
-            )
-        return torch.from_numpy(found)
+        file.need(note, "segmentation")
+        return torch.from_numpy(instance_mask(note["segmentation"], photo, file.where(note)))
 
+    return InstanceObject(file.number(note), _box(file, note, photo), area, file.crowd(note), mask)
+
+
+def _box(file: CocoFile, note: Entry, photo: PhotoSize) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 of an annotation's bbox (x, y, width, height)."""
+    file.need(note, "bbox")
+    if not isinstance(note["bbox"], list) or len(note["bbox"]) != 4:
+        raise UserError(f"{file.where(note)} has the bbox {note['bbox']!r}; it is x, y, width, height")
+    x, y, across, down = (_number(file, note, "bbox", side) for side in note["bbox"])
     box = (x, y, x + across, y + down)
-    return InstanceObject(number[note["category_id"]], box, float(note["area"]), bool(note.get("iscrowd")), mask)
+    check_box(box, photo, file.where(note), " (a bbox is x, y, width, height)")
+    return box
 
 
-def paint_panoptic(raw: np.ndarray, segments: Sequence[Mapping[str, Any]], number: Mapping[int, int]) -> np.ndarray:
-    """RGB-coded segment ids (R + 256 G + 65536 B) -> class uint8 [H, W]; crowds and id 0 are `IGNORE`."""
-    ids = raw[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
-    out = np.full(ids.shape, IGNORE, dtype=np.uint8)
-    for segment in segments:
-        if not segment.get("iscrowd"):
-            out[ids == segment["id"]] = number[segment["category_id"]]
-    return out
+def _named_points(file: CocoFile, note: Entry, names: Any) -> dict[str, tuple[float, float]]:
+    """The visible ones (v = 2) of an annotation's points by name; UserError where they are not its category's."""
+    if names is None and not note.get("keypoints"):
+        return {}  # a category without points
+    file.need(note, "keypoints")
+    told, where = note["keypoints"], file.where(note)
+    if not isinstance(names, list) or not isinstance(told, list) or len(told) != 3 * len(names):
+        count = len(names) if isinstance(names, list) else 0
+        raise UserError(
+            f"{where} has {len(told)} numbers in keypoints; its category names {count} points of three each"
+        )
+    numbers = [_number(file, note, "keypoints", value) for value in told]
+    points = {}
+    for name, x, y, seen in zip(names, numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+        if seen not in (0, 1, 2):
+            raise UserError(f"{where} has the visibility {seen:g}; it is 0, 1 or 2")
+        if seen == 2:
+            points[str(name)] = (x, y)
+    return points
 
 
-def _by_image(notes: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    out: dict[int, list[Mapping[str, Any]]] = {}
-    for note in notes:
-        out.setdefault(note["image_id"], []).append(note)
-    return out
-
-
-def _size(image: Mapping[str, Any], source: FileImages, row: int) -> tuple[int, int]:
-    """(height, width), from the JSON where it says."""
-    if "height" in image and "width" in image:
-        return int(image["height"]), int(image["width"])
-    return source.size_of(row)
+def _number(file: CocoFile, note: Entry, field: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+        raise UserError(f"{file.where(note)} has {value!r} in {field}, which is no number")
+    return float(value)

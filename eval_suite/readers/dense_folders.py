@@ -14,14 +14,11 @@ from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
-from eval_suite.readers.label_files import (
-    FILL,
-    ClassLabels,
-    DecodedMaps,
-    LabelNode,
-    check_aspect,
-)
-from eval_suite.readers.nodes import FileReaderNode, read_lines, rows_of, split_of
+from eval_suite.readers.label_files import FILL, ClassLabels, LabelNode
+from eval_suite.readers.label_maps import DecodedMaps
+from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
+from eval_suite.readers.photo_sizes import Orientation
+from eval_suite.readers.text_files import read_list
 from imagery.decode import is_image_name
 
 
@@ -36,7 +33,7 @@ class LabelPlan:
 
 
 class DenseFolders(LabelledData):
-    """Images and label plans by split. `size_check` compares aspects when a label is decoded."""
+    """Images and label plans by split."""
 
     def __init__(
         self,
@@ -45,8 +42,10 @@ class DenseFolders(LabelledData):
         label_fit: Fit,
         images: Callable[[str], Mapping[str, Path]],
         plans: Callable[[str], Mapping[str, LabelPlan]],
+        orientation: Orientation | None = None,
     ) -> None:
         self.name = name
+        self._orientation = orientation
         self._fit = fit
         self._label_fit = label_fit
         self._images = images
@@ -62,7 +61,7 @@ class DenseFolders(LabelledData):
         files = self._images(split)
         if not files:
             raise UserError(f'data "{self.name}" has no images in split {split}')
-        images = FileImages(self.name, list(files.values()), self._fit)
+        images = FileImages(self.name, list(files.values()), self._fit, None, self._orientation)
         keys, plans = list(files), self._plans(split)
         if not plans:
             self._missing("label maps", split)
@@ -71,12 +70,13 @@ class DenseFolders(LabelledData):
         return DenseImages(images, rows_of(len(images)), maps, names, {})
 
     def _maps(self, plan: LabelPlan, keys: list[str], images: FileImages) -> DecodedMaps:
-        def decode(row: int) -> np.ndarray:
-            label = plan.decode(keys[row])
-            check_aspect(label, images.size_of(row), plan.path(keys[row]))
-            return label
-
-        return DecodedMaps(decode, self._label_fit, FILL[plan.kind], lambda row: plan.path(keys[row]))
+        return DecodedMaps(
+            lambda row: plan.decode(keys[row]),
+            self._label_fit,
+            FILL[plan.kind],
+            lambda row: plan.path(keys[row]),
+            images.photo,
+        )
 
 
 class DenseFoldersNode(FileReaderNode):
@@ -110,7 +110,12 @@ class DenseFoldersNode(FileReaderNode):
         fit = self.fitting
         label_fit = fit if self.label_size is None else Fit(*_pair(self.label_size), self.fit)
         return DenseFolders(
-            name, fit, label_fit, lambda split: self._files(name, split), lambda split: self._plans(name, split)
+            name,
+            fit,
+            label_fit,
+            lambda split: self._files(name, split),
+            lambda split: self._plans(name, split),
+            self.orientation,
         )
 
     def _files(self, name: str, split: str) -> dict[str, Path]:
@@ -129,7 +134,7 @@ class DenseFoldersNode(FileReaderNode):
 
     def _chosen(self, name: str, split: str, keys: list[str]) -> list[str]:
         if self.lists is not None:
-            return read_lines(self.folder(name) / split_of(split, self.lists), f"the list of {split} images")
+            return read_list(self.folder(name) / split_of(split, self.lists), f"the list of {split} images")
         if self.every is None:
             return keys
         return [key for at, key in enumerate(keys) if (at % self.every == self.every - 1) == (split == TEST)]

@@ -11,9 +11,11 @@ from common.errors import UserError
 from eval_suite.readers.contracts import IGNORE, TEST, TRAIN
 from eval_suite.readers.dense_folders import DenseFolders, LabelPlan, matched
 from eval_suite.readers.fitting import Fit
-from eval_suite.readers.label_files import read_raster, to_classes
+from eval_suite.readers.label_values import to_classes
 from eval_suite.readers.layout_names import COCO_STUFF_COARSE, VOC_CLASSES, coarse_of_fine
-from eval_suite.readers.nodes import FileReaderNode, read_lines, split_of
+from eval_suite.readers.nodes import FileReaderNode, split_of
+from eval_suite.readers.rasters import read_raster
+from eval_suite.readers.text_files import read_list
 
 
 class SegmentationLayout(FileReaderNode):
@@ -38,7 +40,7 @@ class SegmentationLayout(FileReaderNode):
         fit = self.fitting
         side = self.label_size
         label_fit = fit if side is None else Fit(*((side, side) if isinstance(side, int) else side), self.fit)
-        return DenseFolders(name, fit, label_fit, kept, plans)
+        return DenseFolders(name, fit, label_fit, kept, plans, self.orientation)
 
 
 class Ade20kNode(SegmentationLayout):
@@ -85,7 +87,7 @@ class Voc2012Node(SegmentationLayout):
         def files(split: str) -> dict[str, Path]:
             listed = "aug" if augmented(split) else split_of(split, self.splits)
             path = root / "ImageSets" / "Segmentation" / f"{listed}.txt"
-            return {key: root / "JPEGImages" / f"{key}.jpg" for key in read_lines(path, "the list of images")}
+            return {key: root / "JPEGImages" / f"{key}.jpg" for key in read_list(path, "the list of images")}
 
         def plans(split: str) -> dict[str, LabelPlan]:
             folder = root / ("SegmentationClassAug" if augmented(split) else "SegmentationClass")
@@ -118,7 +120,7 @@ class CocoStuffNode(SegmentationLayout):
             lists = [path for path in curated if path.is_file()]
             if not lists:
                 return {key: path for key, path in found.items() if (root / f"annotations/{own}/{key}.png").is_file()}
-            keys = read_lines(lists[0], "the curated list")
+            keys = read_list(lists[0], "the curated list")
             if missing := [key for key in keys if key not in found]:
                 raise UserError(f'data "{name}": {len(missing)} curated images are missing, the first is {missing[0]}')
             return {key: found[key] for key in keys}

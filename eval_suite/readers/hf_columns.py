@@ -1,6 +1,5 @@
 """`reader: hf`: a Hugging Face data set, local or on the Hub, whose columns are named in the recipe."""
 
-import io
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, model_validator
 
 from common.errors import UserError, unknown
 from common.recipes import Node
+from eval_suite.readers.captions import caption_text
 from eval_suite.readers.contracts import (
     TEST,
     TRAIN,
@@ -25,26 +24,28 @@ from eval_suite.readers.contracts import (
 )
 from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.image_files import MadeImages
-from eval_suite.readers.label_files import FILL, RASTER_FORMATS, DecodedMaps, to_classes
+from eval_suite.readers.label_files import FILL, ClassNumbers
+from eval_suite.readers.label_maps import DecodedMaps
+from eval_suite.readers.label_values import to_classes, to_depth
 from eval_suite.readers.nodes import ReaderNode, expanded, rows_of, split_of
-from eval_suite.readers.question_files import letters_of
-from imagery.decode import MAX_PIXELS, BadImage, decode_image
+from eval_suite.readers.photo_sizes import Orientation, PhotoSize, as_stored, photo_size
+from eval_suite.readers.question_files import answers_of, option_of, said
+from eval_suite.readers.rasters import Raster, read_picture
+from imagery.decode import BadImage, decode_image
 
 
-class MaskColumn(Node):
+class MaskColumn(ClassNumbers):
     """A column of class maps stored as images."""
 
     column: str
-    classes: int | tuple[str, ...]
-    first: int = 0
-    ignore: tuple[int, ...] = (255,)
 
 
 class DepthColumn(Node):
-    """A column of depth maps stored as images or arrays; metres = scale x value."""
+    """A column of depth maps stored as images or arrays; metres = scale x value (floats are metres without one)."""
 
     column: str
-    scale: float = Field(default=1.0, gt=0)
+    scale: float | None = Field(default=None, gt=0)
+    invalid: tuple[float, ...] = (0.0,)
 
 
 class HfNode(ReaderNode):
@@ -58,14 +59,17 @@ class HfNode(ReaderNode):
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "validation"})
     size: int | tuple[int, int] = 224
     fit: Mode = "crop"
+    orientation: Orientation | None = None  #: whether labels belong to photographs as turned by their tags or stored
     limit: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     image: str = "image"
     label: str | None = None  #: class numbers, or names
     label_names: tuple[str, ...] | None = None  #: where the column does not say them
     caption: str | None = None  #: a caption or a list of them
     question: str | None = None
-    answer: str | None = None  #: an answer, a list of them, an option number or letter
+    answer: str | None = None  #: an answer, a list of them, or the right option
     options: str | None = None  #: a list of options
+    #: how the right option is given; None: whatever it can be, refused where two readings differ
+    answer_is: Literal["text", "letter", "number", "number_from_1"] | None = None
     kind: str | None = None  #: column that says which kind of question it is
     rule: str = "exact"  #: how replies are scored
     masks: dict[str, MaskColumn] = Field(default_factory=dict)
@@ -75,6 +79,8 @@ class HfNode(ReaderNode):
     def _paired(self) -> "HfNode":
         if (self.question is None) != (self.answer is None):
             raise ValueError("question and answer go together")
+        if self.answer_is is not None and self.options is None:
+            raise ValueError("answer_is says how an option is named; name the column of options too")
         return self
 
     def open(self, name: str) -> "HfData":
@@ -104,8 +110,9 @@ class HfData(LabelledData):
             names = names or tuple(sorted({str(value) for value in (*values, *self._other_labels(split))}))
             numbers = [names.index(value) if value in names else None for value in values]
         else:
-            numbers = [value if isinstance(value, int) and value >= 0 else None for value in values]
-            names = names or tuple(str(number) for number in range(max((n or 0 for n in numbers), default=0) + 1))
+            numbers = [_class_number(value) for value in values]
+            known = [*values, *self._other_labels(split)] if names is None else []
+            names = names or tuple(str(n) for n in range(max((_class_number(v) or 0 for v in known), default=0) + 1))
         for row, (number, value) in enumerate(zip(numbers, values, strict=True)):
             if number is None or number >= len(names):
                 raise UserError(
@@ -118,17 +125,18 @@ class HfData(LabelledData):
         part = self._split(split)
         if self.node.caption is None:
             self._missing("captions", split)
-        texts = [[said] if isinstance(said, str) else list(said) for said in part.table[self.node.caption]]
+        texts = [self._captions_of(said, row) for row, said in enumerate(part.table[self.node.caption])]
         return CaptionedImages(part.images, rows_of(len(part.images)), texts)
 
     def dense(self, split: str) -> DenseImages:
         part, maps, names = self._split(split), {}, {}
         for label, node in self.node.masks.items():
-            count = node.classes if isinstance(node.classes, int) else len(node.classes)
-            names[label] = tuple(map(str, range(count))) if isinstance(node.classes, int) else node.classes
-            maps[label] = part.maps(_mask_decoder(part, node, count), self.node.fitting, FILL["classes"])
+            names[label] = node.names
+            maps[label] = part.maps(_mask_decoder(part, node), self.node.fitting, FILL["classes"], node.column)
         if self.node.depth is not None:
-            maps["depth"] = part.maps(_depth_decoder(part, self.node.depth), self.node.fitting, 0)
+            maps["depth"] = part.maps(
+                _depth_decoder(part, self.node.depth), self.node.fitting, 0, self.node.depth.column
+            )
         if not maps:
             self._missing("label maps", split)
         return DenseImages(part.images, rows_of(len(part.images)), maps, names, {})
@@ -140,15 +148,24 @@ class HfData(LabelledData):
         table = part.table
         kinds = table[node.kind] if node.kind else [self.name] * len(table)
         options = table[node.options] if node.options else [()] * len(table)
+        if node.options and (bare := next((row for row, some in enumerate(options) if not some), None)) is not None:
+            raise UserError(f'data "{self.name}": row {bare} of {split} has no options in column "{node.options}"')
         asked = [
-            hf_question(row, str(kind), question, answer, tuple(some or ()))
+            hf_question(row, str(kind), question, answer, tuple(some or ()), node.answer_is)
             for row, (kind, question, answer, some) in enumerate(
                 zip(kinds, table[node.question], table[node.answer], options, strict=True)
             )
         ]
         return QuestionImages(part.images, asked, node.rule)
 
-    def _other_labels(self, split: str) -> list[str]:
+    def _captions_of(self, said: Any, row: int) -> list[str]:
+        some = said if isinstance(said, list) else [said]
+        where = f'data "{self.name}": row {row} of column "{self.node.caption}"'
+        if not some:
+            raise UserError(f"{where} has no caption")
+        return [caption_text(one, where) for one in some]
+
+    def _other_labels(self, split: str) -> list[Any]:
         return [
             value for other in self.node.splits if other != split for value in self._split(other).table[self.node.label]
         ]
@@ -173,7 +190,10 @@ class HfSplit:
                 raise unknown(f'column of data "{name}"', column, table.column_names)
         if (most := node.limit.get(split)) is not None and most < len(table):
             table = table.select([step * len(table) // most for step in range(most)])
-        for column in [node.image, *(mask.column for mask in node.masks.values())]:
+        images = [node.image, *(mask.column for mask in node.masks.values())]
+        if node.depth is not None and isinstance(table.features[node.depth.column], ImageColumn):
+            images.append(node.depth.column)
+        for column in images:
             try:
                 table = table.cast_column(column, ImageColumn(decode=False))
             except Exception as error:  # arrow raises many kinds
@@ -186,7 +206,8 @@ class HfSplit:
     @cached_property
     def images(self) -> MadeImages:
         """The image column, decoded when read."""
-        return MadeImages(self.key, len(self.table), self._image, self.node.fitting)
+        key = f"{self.key}-stored" if self.node.orientation == "stored" else self.key
+        return MadeImages(key, len(self.table), self._image, self.node.fitting)
 
     def bytes_of(self, row: int, column: str) -> bytes:
         """The file in an image column."""
@@ -208,15 +229,30 @@ class HfSplit:
         names = getattr(self.table.features[column], "names", None)
         return None if names is None else tuple(str(name).replace("_", " ") for name in names)
 
-    def maps(self, decode: Any, fit: Fit, fill: float) -> DecodedMaps:
+    def maps(self, decode: Any, fit: Fit, fill: float, column: str) -> DecodedMaps:
         """Label maps of a column."""
-        return DecodedMaps(decode, fit, fill, lambda row: f"{self.key}[{row}]")
+        return DecodedMaps(decode, fit, fill, lambda row: self.where(row, column), self.photo)
+
+    def where(self, row: int, column: str) -> str:
+        """What to call a cell in an error."""
+        return f'data "{self.name}": row {row} of column "{column}"'
+
+    def photo(self, row: int) -> PhotoSize:
+        """The size of an image, from its header."""
+        try:
+            return photo_size(self.bytes_of(row, self.node.image), self.node.orientation)
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise UserError(f'data "{self.name}": the image of row {row} cannot be read ({error})') from error
 
     def _image(self, row: int) -> np.ndarray:
+        content = self.bytes_of(row, self.node.image)
         try:
-            return decode_image(self.bytes_of(row, self.node.image))
+            pixels = decode_image(content)
         except BadImage as error:
             raise UserError(f'data "{self.name}": the image of row {row} cannot be read ({error})') from error
+        return as_stored(pixels, content) if self.node.orientation == "stored" else pixels
 
 
 def load(node: HfNode, name: str, split: str) -> Any:
@@ -236,56 +272,50 @@ def load(node: HfNode, name: str, split: str) -> Any:
         raise UserError(f'data "{name}": cannot open split "{own}" of {node.path}: {reason}') from error
 
 
-def hf_question(row: int, kind: str, question: str, answer: Any, options: tuple[str, ...]) -> AskedQuestion:
+def hf_question(
+    row: int, kind: str, question: str, answer: Any, options: tuple[Any, ...], answer_is: str | None = None
+) -> AskedQuestion:
     """A row of a question table; with options the answer (number, letter or text) becomes its letter."""
+    where = f'the question "{said(question, f"row {row}")[:60]}" (row {row})'
     if options:
-        return AskedQuestion(row, kind, question, _letter(row, answer, options), (), options)
-    answers = [str(answer)] if not isinstance(answer, list | tuple) else [str(one) for one in answer]
-    if not answers:
-        raise UserError(f'the question "{question[:60]}" (row {row}) has no answer')
-    return AskedQuestion(row, kind, question, answers[0], tuple(answers[1:]))
+        letter = option_of(answer, options, where, answer_is)
+        return AskedQuestion(row, kind, question, letter, (), tuple(str(option) for option in options))
+    first, *others = answers_of(answer, where)
+    return AskedQuestion(row, kind, question, first, tuple(others))
 
 
-def _letter(row: int, answer: Any, options: tuple[str, ...]) -> str:
-    """The letter of the right option, which a table gives as a number from 0, a letter or the option itself."""
-    letters, said = letters_of(options), str(answer).strip()
-    if said.isdigit() and int(said) < len(options):
-        return letters[int(said)]
-    if said.upper() in letters:
-        return said.upper()
-    if said in options:
-        return letters[options.index(said)]
-    raise UserError(f'the answer of row {row}, "{said[:60]}", is none of its {len(options)} options')
+def _class_number(value: Any) -> int | None:
+    """A class number; None for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _mask_decoder(part: HfSplit, node: MaskColumn, classes: int) -> Any:
+def _mask_decoder(part: HfSplit, node: MaskColumn) -> Any:
     def decode(row: int) -> np.ndarray:
-        content = part.bytes_of(row, node.column)
-        where = f'data "{part.name}": the mask of row {row} in column "{node.column}"'
-        try:
-            with Image.open(io.BytesIO(content), formats=RASTER_FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise UserError(
-                        f"{where} has {picture.width}x{picture.height} pixels, more than a label map should"
-                    )
-                raw = np.asarray(picture)
-        except UserError:
-            raise
-        except Exception as error:  # decoders raise nearly anything on damaged files
-            raise UserError(f"{where} cannot be read ({error}); fetch it again") from error
-        return to_classes(raw, classes, where, first=node.first, ignore=node.ignore)
+        where = part.where(row, node.column)
+        raster = read_picture(part.bytes_of(row, node.column), where)
+        return to_classes(raster, len(node.names), where, first=node.first, ignore=node.ignore)
 
     return decode
 
 
 def _depth_decoder(part: HfSplit, node: DepthColumn) -> Any:
+    from datasets import Image as ImageColumn
+
+    stored = isinstance(part.table.features[node.column], ImageColumn)
+
     def decode(row: int) -> np.ndarray:
-        try:
-            values = np.asarray(part.table[row][node.column], dtype=np.float32) * node.scale
-        except (TypeError, ValueError):
-            values = np.zeros(0)
-        if values.ndim != 2:
-            raise UserError(f'data "{part.name}": row {row} has no depth map in column "{node.column}"; name another')
-        return np.where(np.isfinite(values) & (values > 0), values, 0.0).astype(np.float32)
+        where = part.where(row, node.column)
+        if stored:
+            raster = read_picture(part.bytes_of(row, node.column), where)
+        else:
+            raster = Raster(_array(part.table[row][node.column], where))
+        return to_depth(raster, where, scale=node.scale, invalid=node.invalid)
 
     return decode
+
+
+def _array(cell: Any, where: str) -> np.ndarray:
+    try:
+        return np.asarray(cell)
+    except ValueError as error:  # rows of different lengths
+        raise UserError(f"{where} holds no depth map; name another column") from error

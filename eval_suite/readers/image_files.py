@@ -8,29 +8,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 
 from common.errors import UserError
 from eval_suite.readers.contracts import ImageSource
 from eval_suite.readers.fitting import Fit
-from imagery.decode import FORMATS, BadImage, decode_image
+from eval_suite.readers.photo_sizes import Orientation, PhotoSize, as_stored, photo_size
+from imagery.decode import BadImage, decode_image
 
-QUARTER_TURNS = (5, 6, 7, 8)  #: EXIF orientations that swap width and height
 READERS = min(8, os.cpu_count() or 1)  #: photographs decoded at a time
 Crop = tuple[float, float, float, float]  #: x0, y0, x1, y1 in pixels
 
 
 class FileImages(ImageSource):
-    """Image files by path. The key hangs on paths, sizes, dates and the fit, so changed files make new features."""
+    """Image files by path, turned as their orientation tags say unless `orientation` is "stored".
 
-    def __init__(self, name: str, files: Sequence[Path], fit: Fit, crops: Sequence[Crop] | None = None) -> None:
+    The key hangs on paths, sizes, dates, orientation and the fit, so changed files make new features.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Path],
+        fit: Fit,
+        crops: Sequence[Crop] | None = None,
+        orientation: Orientation | None = None,
+    ) -> None:
         if not files:
             raise UserError(f'data "{name}" has no images')
         self.files = list(files)
         self.fit = fit
         self.crops = None if crops is None else list(crops)  #: cut out before fitting
-        self.key = f"{name}-{files_digest(self.files, repr((fit, self.crops)))}"
+        self.orientation = orientation
+        also = (fit, self.crops) if orientation != "stored" else (fit, self.crops, orientation)
+        self.key = f"{name}-{files_digest(self.files, repr(also))}"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -44,18 +55,17 @@ class FileImages(ImageSource):
         """The photograph at its own size, uint8 [3, H, W]."""
         return torch.from_numpy(self._pixels(row)).movedim(-1, 0)
 
-    def size_of(self, row: int) -> tuple[int, int]:
-        """(height, width) of what is seen of the photograph; only the file's header is read."""
-        if self.crops is None:
-            return upright_size(self.files[row])
-        height, width = self._pixels(row).shape[:2]
-        return height, width
+    def photo(self, row: int) -> PhotoSize:
+        """What labels of the photograph are held against: its whole size, from the file's header, and its tag."""
+        return size_of_file(self.files[row], self.orientation)
 
     def name_of(self, row: int) -> str:
         return str(self.files[row])
 
     def _pixels(self, row: int) -> np.ndarray:
         pixels = read_image(self.files[row])
+        if self.orientation == "stored":
+            pixels = as_stored(pixels, self.files[row])
         if self.crops is None:
             return pixels
         height, width = pixels.shape[:2]
@@ -94,15 +104,17 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an image ({error}); fetch it again or take it out") from error
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) as the camera held it; UserError where the file is no image."""
+def size_of_file(path: Path, orientation: Orientation | None = None) -> PhotoSize:
+    """The size of a photograph from its header; UserError where the file is no image."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+        return photo_size(path, orientation)
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise UserError(f"{path} cannot be read as an image ({error}); fetch it again or take it out") from error
-    return (width, height) if turned else (height, width)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) as `read_image` gives it; UserError where the file is no image."""
+    return size_of_file(path).size
 
 
 def files_digest(files: Sequence[Path], also: str) -> str:

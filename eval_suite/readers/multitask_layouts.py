@@ -12,9 +12,11 @@ from eval_suite.metrics.thinning import thin
 from eval_suite.readers.contracts import IGNORE, TEST, TRAIN
 from eval_suite.readers.dense_folders import DenseFolders, LabelPlan
 from eval_suite.readers.dense_layouts import SegmentationLayout, inside
-from eval_suite.readers.label_files import read_mat, read_raster, to_classes, to_normals
+from eval_suite.readers.label_values import to_classes, to_depth, to_mask, to_normals
 from eval_suite.readers.layout_names import HUMAN_PARTS, PART_NAMES, VOC_CLASSES
-from eval_suite.readers.nodes import read_lines, split_of
+from eval_suite.readers.nodes import split_of
+from eval_suite.readers.rasters import read_mat, read_raster
+from eval_suite.readers.text_files import read_list
 
 PERSON = 15  #: VOC's number of the class whose parts count
 
@@ -34,7 +36,7 @@ class NyudMultitaskNode(SegmentationLayout):
         root = inside(self.folder(name), "NYUDv2", "NYUD_MT")
 
         def files(split: str) -> dict[str, Path]:
-            keys = read_lines(root / "gt_sets" / f"{split_of(split, self.splits)}.txt", "the list of images")
+            keys = read_list(root / "gt_sets" / f"{split_of(split, self.splits)}.txt", "the list of images")
             return {key: either(root / "images", key, ".png", ".jpg") for key in keys}
 
         return self.dense_folders(name, files, lambda split: _nyud_plans(root))
@@ -46,16 +48,16 @@ def _nyud_plans(root: Path) -> Mapping[str, LabelPlan]:
         return to_classes(read_raster(path), 40, path, first=1)
 
     def depth(key: str) -> np.ndarray:
-        metres = read_raster(root / "depth" / f"{key}.npy").astype(np.float32)
-        return np.where(np.isfinite(metres) & (metres > 0), metres, 0.0).astype(np.float32)
+        path = root / "depth" / f"{key}.npy"
+        return to_depth(read_raster(path), path, scale=None)
 
     def normals(key: str) -> np.ndarray:
         path = either(root / "normals", key, ".png", ".npy")
         return to_normals(read_raster(path), path)
 
     def edge(key: str) -> np.ndarray:
-        raw = read_raster(either(root / "edge", key, ".png", ".npy"))
-        return (raw > (127 if raw.max() > 1 else 0.5)).astype(np.uint8)
+        path = either(root / "edge", key, ".png", ".npy")
+        return to_mask(read_raster(path), path, full=255.0 if path.suffix == ".png" else 1.0)  # the two archives' own
 
     return {
         "semantic": LabelPlan("classes", semantic, lambda key: str(root / "segmentation" / key), _numbers(40)),
@@ -82,7 +84,7 @@ class PascalMultitaskNode(SegmentationLayout):
 
         def files(split: str) -> dict[str, Path]:
             path = root / "ImageSets" / "Context" / f"{split_of(split, self.splits)}.txt"
-            return {key: root / "JPEGImages" / f"{key}.jpg" for key in read_lines(path, "the list of images")}
+            return {key: root / "JPEGImages" / f"{key}.jpg" for key in read_list(path, "the list of images")}
 
         return self.dense_folders(name, files, lambda split: self._plans(root))
 
@@ -95,8 +97,8 @@ class PascalMultitaskNode(SegmentationLayout):
             return human_parts(root / "human_parts" / f"{key}.mat", context_map(root, key).shape)
 
         def saliency(key: str) -> np.ndarray:
-            raw = read_raster(root / "sal_distill" / f"{key}.png")
-            return ((raw if raw.ndim == 2 else raw[..., 0]) / 255.0 > 0.5).astype(np.uint8)
+            path = root / "sal_distill" / f"{key}.png"
+            return to_mask(read_raster(path), path, full=255.0)
 
         def normals(key: str) -> np.ndarray:
             path = root / "normals_distill" / f"{key}.png"

@@ -1,8 +1,7 @@
 """`reader: navi`: objects photographed from many sides, with 16-bit disparity, poses and masks."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +12,13 @@ from pydantic import Field
 
 from common.errors import UserError
 from eval_suite.readers.contracts import TEST, DenseImages, ImagePairs, LabelledData, PairGeometry
-from eval_suite.readers.image_files import Crop, FileImages
-from eval_suite.readers.label_files import DecodedMaps, DepthLabels
+from eval_suite.readers.depth_normals import depth_normals
+from eval_suite.readers.image_files import Crop, size_of_file
+from eval_suite.readers.label_files import DepthLabels
+from eval_suite.readers.label_maps import DecodedMaps
 from eval_suite.readers.nodes import FileReaderNode, rows_of
+from eval_suite.readers.photo_sizes import PhotoSize, check_label
+from eval_suite.readers.text_files import read_json
 from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
 
 #: metres of a stored value v are 65535 * 10 / v / 1000 (NAVI README: scale_depth 10, millimetres)
@@ -33,6 +36,7 @@ class Photo:
     collection: str  #: object and scene; partners are of one
     extrinsics: np.ndarray
     intrinsics: np.ndarray
+    size: tuple[int, int]  #: (height, width) as annotated
 
 
 class NaviNode(FileReaderNode):
@@ -63,6 +67,7 @@ class NaviData(LabelledData):
         self.root = root
         self.node = node
         self._photos: dict[str, list[Photo]] = {}
+        self._checked: set[Path] = set()
         self._decode = lru_cache(maxsize=64)(DISPARITY.decode)  # the whole set would not fit into memory
 
     def dense(self, split: str) -> DenseImages:
@@ -71,7 +76,7 @@ class NaviData(LabelledData):
             photos = photos[::EVERY]
         photos = [photos[at] for at in self.node.kept(len(photos), split)]
         crops = [object_square(self._depth(photo)) for photo in photos]
-        images = FileImages(self.name, [photo.image for photo in photos], self.node.fitting, crops)
+        images = self.node.photographs(self.name, [photo.image for photo in photos], crops)
 
         def depth(row: int) -> np.ndarray:
             metres = self._depth(photos[row])
@@ -83,10 +88,14 @@ class NaviData(LabelledData):
             focal = float(photos[row].intrinsics[0, 0])
             return depth_normals(cropped(self._depth(photos[row]), crops[row]), focal)
 
+        def cut_size(row: int) -> PhotoSize:
+            x0, y0, x1, y1 = (int(side) for side in crops[row])
+            return PhotoSize(y1 - y0, x1 - x0)
+
         names = images.name_of
         maps = {
-            "depth": DecodedMaps(depth, self.node.fitting, 0, names),
-            "normals": DecodedMaps(normals, self.node.fitting, 0, names),
+            "depth": DecodedMaps(depth, self.node.fitting, 0, names, cut_size),
+            "normals": DecodedMaps(normals, self.node.fitting, 0, names, cut_size),
         }
         return DenseImages(images, rows_of(len(images)), maps, {}, {})
 
@@ -98,7 +107,7 @@ class NaviData(LabelledData):
         sides = list(zip(*chosen, strict=True))
         crops = [[object_square(self._depth(photo)) for photo in side] for side in sides]
         sources = [
-            FileImages(self.name, [photo.image for photo in side], self.node.fitting, cut)
+            self.node.photographs(self.name, [photo.image for photo in side], cut)
             for side, cut in zip(sides, crops, strict=True)
         ]
         found = [self._points(pair, (crops[0][at], crops[1][at]), at) for at, pair in enumerate(chosen)]
@@ -131,6 +140,11 @@ class NaviData(LabelledData):
 
     def _depth(self, photo: Photo) -> np.ndarray:
         metres = self._decode(photo.depth)
+        if photo.image not in self._checked:  # depth and camera are in pixels of the photograph as annotated
+            seen = replace(size_of_file(photo.image, self.node.orientation), exact=True)
+            check_label(photo.size, seen, f"{photo.image}: image_size of annotations.json")
+            check_label(metres.shape, seen, str(photo.depth))
+            self._checked.add(photo.image)
         if not (metres > 0).any():
             raise UserError(f"{photo.depth} has no valid depth; leave its image out of annotations.json")
         return metres
@@ -159,10 +173,9 @@ def collection_photos(folder: Path) -> list[Photo]:
     """The annotated photographs of a collection."""
     path = folder / "annotations.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    return [_photo(folder, entry) for entry in entries]
+        return [_photo(folder, entry) for entry in read_json(path, "the cameras of a collection")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: an entry is not as NAVI writes it ({error!r}); fetch it again") from error
 
 
 def _photo(folder: Path, entry: dict[str, Any]) -> Photo:
@@ -172,7 +185,14 @@ def _photo(folder: Path, entry: dict[str, Any]) -> Photo:
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     depth = folder / "depth" / f"{Path(file).stem}.png"
     collection = f"{folder.parent.name}/{folder.name}"
-    return Photo(folder / "images" / file, depth, collection, extrinsics(camera["q"], camera["t"]), intrinsics)
+    return Photo(
+        folder / "images" / file,
+        depth,
+        collection,
+        extrinsics(camera["q"], camera["t"]),
+        intrinsics,
+        (int(height), int(width)),
+    )
 
 
 def extrinsics(quaternion: Sequence[float], translation: Sequence[float]) -> np.ndarray:
@@ -230,27 +250,3 @@ def relative(metres: np.ndarray, nearest: float) -> np.ndarray:
     valid = metres >= nearest
     span = max(SMALLEST, float(metres.max()) - nearest)
     return np.where(valid, (metres - nearest) / span * (1 - SMALLEST) + SMALLEST, 0.0).astype(np.float32)
-
-
-def depth_normals(metres: np.ndarray, focal: float) -> np.ndarray:
-    """Unit normals [H, W, 3] of a depth map: mean of the four cross products of neighbour differences; 0 where unknown.
-
-    Camera coordinates x right, y down, z ahead; normals point to the camera.
-    """
-    height, width = metres.shape
-    y, x = np.mgrid[:height, :width]
-    points = np.stack([x * metres / focal, y * metres / focal, metres], -1).astype(np.float64)
-    padded = np.pad(points, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    known = np.pad(metres > 0, 1)
-    around = [
-        (slice(1, -1), slice(2, None)),
-        (slice(2, None), slice(1, -1)),
-        (slice(1, -1), slice(None, -2)),
-        (slice(None, -2), slice(1, -1)),
-    ]
-    total = np.zeros_like(points)
-    for first, second in zip(around, [*around[1:], around[0]], strict=True):
-        both = (known[first] & known[second])[..., None]
-        total -= np.where(both, np.cross(padded[first] - points, padded[second] - points), 0.0)
-    length = np.linalg.norm(total, axis=-1, keepdims=True)
-    return np.where((metres > 0)[..., None] & (length > 0), total / np.maximum(length, 1e-30), 0.0).astype(np.float32)

@@ -3,6 +3,7 @@
 import os
 import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from common.errors import UserError
 from common.recipes import Node
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.readers.fitting import Fit, Mode
+from eval_suite.readers.image_files import Crop, FileImages
+from eval_suite.readers.photo_sizes import Orientation
 
 
 class ReaderNode(Node):
@@ -32,6 +35,9 @@ class FileReaderNode(ReaderNode):
     root: str
     size: int | tuple[int, int] = 224  #: of the images the probes see: one side, or height and width
     fit: Mode = "stretch"  #: how photographs come to that size
+    #: whether labels belong to photographs as their orientation tags turn them or as stored; asked for where sizes
+    #: cannot tell
+    orientation: Orientation | None = None
     limit: dict[str, int] = Field(default_factory=dict)  #: split -> at most so many images, evenly spread
 
     @field_validator("size")
@@ -55,6 +61,10 @@ class FileReaderNode(ReaderNode):
     def fitting(self) -> Fit:
         """The size as the fitting of images wants it."""
         return Fit(self.size, self.size, self.fit) if isinstance(self.size, int) else Fit(*self.size, self.fit)
+
+    def photographs(self, name: str, files: Sequence[Path], crops: Sequence[Crop] | None = None) -> FileImages:
+        """Image files as this recipe reads them."""
+        return FileImages(name, files, self.fitting, crops, self.orientation)
 
     def folder(self, name: str) -> Path:
         """The root folder; UserError where there is none."""
@@ -80,22 +90,6 @@ def expanded(path: str) -> Path:
     if left := re.search(r"\$\{?(\w+)\}?", full):
         raise UserError(f"{path}: the environment variable {left[1]} is not set; set it or write the path out")
     return Path(full)
-
-
-def existing_file(path: Path, what: str) -> Path:
-    """The path itself; UserError unless it is a file."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {what}")
-    return path
-
-
-def read_lines(path: Path, what: str) -> list[str]:
-    """Non-empty lines of a text file; UserError where it cannot be read."""
-    try:
-        lines = existing_file(path, what).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def split_of(split: str, names: dict[str, str]) -> str:

@@ -7,11 +7,14 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError
-from eval_suite.readers.contracts import TEST, DenseImages, ImageSource, LabelledData
+from eval_suite.readers.contracts import TEST, DenseImages, LabelledData
 from eval_suite.readers.image_files import MadeImages, files_digest
-from eval_suite.readers.label_files import DecodedMaps, read_mat
-from eval_suite.readers.nodes import FileReaderNode, existing_file, rows_of
+from eval_suite.readers.label_maps import DecodedMaps
+from eval_suite.readers.nodes import FileReaderNode, rows_of
+from eval_suite.readers.photo_sizes import PhotoSize
+from eval_suite.readers.rasters import read_mat
 from eval_suite.readers.safe_pickle import array_of, read_pickle
+from eval_suite.readers.text_files import existing_file
 
 #: added twice to the mean-shifted images of the GeoNet release (Probe3D's loader)
 GEONET_MEAN = np.array([122.175, 116.169, 103.508])
@@ -87,12 +90,17 @@ class NyuProbe3d(LabelledData):
         return self._dense(images, labels, lambda row: f"{path}[{int(chosen[row])}]")
 
     def _dense(
-        self, images: ImageSource, labels: Callable[[int], tuple[np.ndarray, ...]], names: Callable[[int], str]
+        self, images: MadeImages, labels: Callable[[int], tuple[np.ndarray, ...]], names: Callable[[int], str]
     ) -> DenseImages:
         fit = self.node.fitting
+
+        def photo(row: int) -> PhotoSize:
+            height, width = images.original(row).shape[-2:]
+            return PhotoSize(height, width)
+
         maps = {
-            "depth": DecodedMaps(lambda row: valid_depth(labels(row)[0]), fit, 0, names),
-            "normals": DecodedMaps(lambda row: valid_normals(*labels(row)), fit, 0, names),
+            "depth": DecodedMaps(lambda row: valid_depth(labels(row)[0]), fit, 0, names, photo),
+            "normals": DecodedMaps(lambda row: valid_normals(*labels(row)), fit, 0, names, photo),
         }
         return DenseImages(images, rows_of(len(images)), maps, {}, {})
 

@@ -1,6 +1,5 @@
 """`reader: questions`: questions and answers in JSON or JSON lines with named fields, and LLaVA conversations."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from eval_suite.readers.contracts import (
     LabelledData,
     QuestionImages,
 )
-from eval_suite.readers.image_files import FileImages
-from eval_suite.readers.nodes import FileReaderNode, existing_file, split_of
+from eval_suite.readers.nodes import FileReaderNode, split_of
+from eval_suite.readers.text_files import lines_of, parse_json, read_text
 
 IMAGE_MARK = "<image>"
 
@@ -80,7 +79,7 @@ class QuestionFiles(LabelledData):
             raise UserError(f'data "{self.name}" holds no conversations')
         files = [images_of(entry) for entry in kept]
         rows = {file: row for row, file in enumerate(dict.fromkeys(file for some in files for file in some))}
-        images = FileImages(self.name, [folder / node.images / file for file in rows], node.fitting) if rows else None
+        images = node.photographs(self.name, [folder / node.images / file for file in rows]) if rows else None
         return ConversationImages(
             images,
             [
@@ -94,9 +93,9 @@ class QuestionFiles(LabelledData):
         for field in filter(None, (node.image, node.question, node.answer, node.kind)):
             if field not in entry:
                 raise UserError(f'{path}: an entry has no field "{field}"; it has: {", ".join(entry)}')
-        answers = entry[node.answer] if isinstance(entry[node.answer], list) else [entry[node.answer]]
+        first, *others = answers_of(entry[node.answer], f'{path}: the question "{str(entry[node.question])[:60]}"')
         kind = str(entry[node.kind]) if node.kind else self.name
-        item = AskedQuestion(0, kind, str(entry[node.question]), str(answers[0]), tuple(map(str, answers[1:])))
+        item = AskedQuestion(0, kind, said(entry[node.question], f"{path}: a question"), first, tuple(others))
         return f"{entry[node.image]}{node.suffix}", item
 
 
@@ -107,7 +106,7 @@ def question_images(
     if not asked:
         raise UserError(f'data "{name}" holds no questions')
     rows = {file: row for row, file in enumerate(dict.fromkeys(file for file, _ in asked))}
-    images = FileImages(name, [folder / file for file in rows], node.fitting)
+    images = node.photographs(name, [folder / file for file in rows])
     placed = [replace(item, row=rows[file]) for file, item in asked]
     return QuestionImages(images, placed, rule)
 
@@ -131,7 +130,7 @@ def turns_of(entry: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
         or any(turn.get("from") != ("human", "gpt")[at % 2] for at, turn in enumerate(turns))
     ):
         raise UserError(f'data "{name}": conversation {entry.get("id")} is not human and gpt in turn')
-    values = [str(turn["value"]).strip() for turn in turns]
+    values = [said(turn.get("value"), f'data "{name}": conversation {entry.get("id")}').strip() for turn in turns]
     return list(zip(values[::2], values[1::2], strict=True))
 
 
@@ -147,11 +146,14 @@ def llava_questions(entry: Mapping[str, Any], name: str) -> list[tuple[str, Aske
 
 def read_entries(path: Path, field: str | None = None) -> list[dict[str, Any]]:
     """Objects of a JSON list, of a list under `field`, or of JSON lines; UserError for anything else."""
-    text = existing_file(path, "the questions").read_text(encoding="utf-8-sig")
+    text = read_text(path, "the questions")
+    lines = lines_of(path, "the questions")
     try:
-        data = json.loads(text)
-    except ValueError:
-        data = _lines(text, path)
+        data = parse_json(text, str(path))
+    except UserError:
+        if len(lines) < 2 or not isinstance(_value(lines[0][1]), dict):
+            raise  # JSON lines have an object on their first line
+        data = [parse_json(line, f"{path} line {number}") for number, line in lines]
     if field is not None:
         if not isinstance(data, dict) or field not in data:
             raise UserError(f'{path} is no object with the field "{field}"')
@@ -163,17 +165,70 @@ def read_entries(path: Path, field: str | None = None) -> list[dict[str, Any]]:
     return data
 
 
+def _value(text: str) -> Any:
+    try:
+        return parse_json(text, "")
+    except UserError:
+        return None
+
+
+def said(value: Any, where: str) -> str:
+    """A text or a number as text; UserError for nothing (null, NaN, "", a list)."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value or not str(value).strip():
+        raise UserError(f"{where} holds {value!r} where a text belongs")
+    return str(value)
+
+
+def answers_of(value: Any, where: str) -> list[str]:
+    """An answer or a list of them, of which some people's may be empty; UserError where nobody answered."""
+    found = list(value) if isinstance(value, list | tuple) else [value]
+    if not any((isinstance(one, str) and one.strip()) or not isinstance(one, str) for one in found):
+        raise UserError(f"{where} has no answer")
+    return [one if one == "" else said(one, f"the answer of {where}") for one in found]
+
+
+def option_of(answer: Any, options: Sequence[Any], where: str, kind: str | None = None) -> str:
+    """The letter of the right option, from the option's text, its letter, or its number from 0.
+
+    `kind` ("text", "letter", "number", "number_from_1") says which it is. Without it every reading is tried, and
+    UserError where two of them name different options; a number has to be stored as one.
+    """
+    texts = [said(option, f"an option of {where}").strip() for option in options]
+    letters, word = letters_of(texts), said(answer, f"the answer of {where}").strip()
+    found = {name: read for name, read in _readings(answer, word, texts, letters).items() if kind in (None, name)}
+    if kind is None:
+        found.pop("number_from_1", None)
+        if isinstance(answer, str):
+            found.pop("number", None)
+    named = {letter for some in found.values() for letter in some}
+    if len(named) == 1:
+        return named.pop()
+    if not named:
+        raise UserError(
+            f'{where}: the answer "{word[:60]}" is none of the {len(texts)} options'
+            + (
+                "; if it is their number say answer_is: number or number_from_1"
+                if word.isdigit() and kind is None
+                else ""
+            )
+        )
+    raise UserError(
+        f'{where}: the answer "{word[:60]}" may be option {" or ".join(sorted(named))} '
+        f"({', '.join(sorted(name for name, some in found.items() if some))}); say which with answer_is"
+    )
+
+
+def _readings(answer: Any, word: str, texts: Sequence[str], letters: Sequence[str]) -> dict[str, list[str]]:
+    """Every way to read an answer -> letters of the options that it would name."""
+    number = int(word) if word.isascii() and word.isdigit() else -1
+    return {
+        "text": [letter for letter, text in zip(letters, texts, strict=True) if text == word],
+        "letter": [letter for letter in letters if letter == word.upper().strip("().")],
+        "number": list(letters[number : number + 1]) if number >= 0 else [],
+        "number_from_1": list(letters[number - 1 : number]) if number >= 1 else [],
+    }
+
+
 def letters_of(options: Sequence[str]) -> tuple[str, ...]:
     """A, B, C, ... for as many options."""
     return tuple(chr(ord("A") + at) for at in range(len(options)))
-
-
-def _lines(text: str, path: Path) -> list[Any]:
-    out = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                out.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path} line {number} is not JSON: {error}") from error
-    return out

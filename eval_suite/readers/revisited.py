@@ -7,11 +7,10 @@ import torch
 
 from common.errors import UserError
 from eval_suite.readers.contracts import LabelledData, RankedImages
-from eval_suite.readers.image_files import FileImages
+from eval_suite.readers.image_files import Crop
 from eval_suite.readers.nodes import FileReaderNode
+from eval_suite.readers.photo_sizes import check_box, check_coordinates
 from eval_suite.readers.safe_pickle import read_pickle
-
-DATASETS = ("roxford5k", "rparis6k")
 
 
 class RevisitedNode(FileReaderNode):
@@ -43,12 +42,19 @@ class RevisitedData(LabelledData):
         chosen = self.node.kept(len(truth["qimlist"]), "test")
         notes = [truth["gnd"][at] for at in chosen]
         files = [self.root / "jpg" / f"{truth['qimlist'][at]}.jpg" for at in chosen]
-        boxes = [tuple(float(side) for side in note["bbx"]) for note in notes] if self.node.crop_queries else None
-        queries = FileImages(f"{self.name}-queries", files, self.node.fitting, boxes)
-        gallery = FileImages(
-            f"{self.name}-gallery", [self.root / "jpg" / f"{one}.jpg" for one in truth["imlist"]], self.node.fitting
-        )
+        boxes = [_box(note["bbx"]) for note in notes] if self.node.crop_queries else None
+        queries = self.node.photographs(f"{self.name}-queries", files, boxes)
+        for row, box in enumerate(boxes or ()):
+            check_coordinates(queries.photo(row), queries.name_of(row))
+            check_box(box, queries.photo(row), queries.name_of(row))
+        listed = [self.root / "jpg" / f"{one}.jpg" for one in truth["imlist"]]
+        gallery = self.node.photographs(f"{self.name}-gallery", listed)
         return RankedImages(queries, gallery, *difficulties(notes, len(gallery)))
+
+
+def _box(sides: Any) -> Crop:
+    x0, y0, x1, y1 = (float(side) for side in sides)
+    return x0, y0, x1, y1
 
 
 def difficulties(notes: list[dict[str, Any]], count: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

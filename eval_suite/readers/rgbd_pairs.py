@@ -1,7 +1,7 @@
 """`reader: rgbd_pairs` (colour, depth and pose files) and `reader: scannet1500` (the SuperGlue test pairs)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,12 @@ from eval_suite.readers.dense_folders import matched
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.label_files import DepthLabels
-from eval_suite.readers.nodes import FileReaderNode, existing_file
+from eval_suite.readers.nodes import FileReaderNode
+from eval_suite.readers.photo_sizes import check_label, check_points
+from eval_suite.readers.text_files import existing_file
 from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
+
+DEPTH_SLACK = 0.01  #: aspects of the two cameras of a sensor differ by so much (ScanNet: 1296x968 and 640x480)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class RgbdPairs(LabelledData):
 
     def pairs(self, split: str) -> ImagePairs:
         fit = self.node.fitting
-        first, second = (FileImages(self.name, [pair[at].colour for pair in self.views], fit) for at in (0, 1))
+        first, second = (self.node.photographs(self.name, [pair[at].colour for pair in self.views]) for at in (0, 1))
         found = [self._points(pair, at, (first, second)) for at, pair in enumerate(self.views)]
         points, targets, valid = (torch.stack(parts) for parts in zip(*found, strict=True))
         if not valid.any():
@@ -48,7 +52,7 @@ class RgbdPairs(LabelledData):
 
         def geometry(row: int, cells: tuple[int, int]) -> PairGeometry:
             one, other = (
-                self._view(view, source.size_of(row))
+                self._view(view, source.photo(row).size)
                 for view, source in zip(self.views[row], (first, second), strict=True)
             )
             return pair_geometry(one, other, fit, cells)
@@ -64,7 +68,11 @@ class RgbdPairs(LabelledData):
         self, pair: tuple[View, View], number: int, images: tuple[FileImages, FileImages]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         depth = (self.depth.decode(pair[0].depth), self.depth.decode(pair[1].depth))
-        sizes = [source.size_of(number) for source in images]
+        photos = [source.photo(number) for source in images]
+        for view, plane, photo in zip(pair, depth, photos, strict=True):
+            check_label(plane.shape, replace(photo, slack=DEPTH_SLACK), str(view.depth))
+            check_points([view.intrinsics[:2, 2].tolist()], photo, "the principal point of the intrinsics")
+        sizes = [photo.size for photo in photos]
         scaled = [
             _to_depth(view.intrinsics, size, plane.shape) for view, size, plane in zip(pair, sizes, depth, strict=True)
         ]

@@ -1,23 +1,13 @@
 """From rendered scenes to compact arrays: what the suite keeps of each one."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from imagery.scenes import Keypoint, Scene
 
 CLASS_MAPS = ("semantic", "kind", "part", "saliency")
-
-
-class Pack(Protocol):
-    """Collects scenes one by one."""
-
-    def add(self, scene: Scene) -> None: ...
-
-    def arrays(self) -> Mapping[str, np.ndarray]: ...
-
-    def texts(self) -> Any: ...
 
 
 class ScenePack:

@@ -1,6 +1,6 @@
 """`reader: spair71k`: semantic keypoints with fixed image pairs."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,8 +8,9 @@ from pydantic import Field
 
 from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, KeypointImages, KeypointObject, LabelledData
-from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.nodes import FileReaderNode, split_of
+from eval_suite.readers.photo_sizes import PhotoSize, check_box, check_label, check_points
+from eval_suite.readers.text_files import read_json
 
 
 class SpairNode(FileReaderNode):
@@ -44,15 +45,20 @@ class SpairData(LabelledData):
             for side in ("src_imname", "trg_imname"):
                 known.setdefault((pair["category"], Path(pair[side]).stem), len(known))
         files = [root / "JPEGImages" / kind / f"{stem}.jpg" for kind, stem in known]
-        images = FileImages(self.name, files, self.node.fitting)
-        objects = [self._object(root, kind, stem, row) for (kind, stem), row in known.items()]
+        images = self.node.photographs(self.name, files)
+        objects = [self._object(root, kind, stem, row, images.photo(row)) for (kind, stem), row in known.items()]
         numbers = [tuple(known[p["category"], Path(p[s]).stem] for s in ("src_imname", "trg_imname")) for p in pairs]
         return KeypointImages(images, objects, self.node.fitting.size, [(a, b) for a, b in numbers])
 
-    def _object(self, root: Path, kind: str, stem: str, row: int) -> KeypointObject:
+    def _object(self, root: Path, kind: str, stem: str, row: int, photo: PhotoSize) -> KeypointObject:
         path = root / "ImageAnnotation" / kind / f"{stem}.json"
         note = _read(path)
+        if missing := {"image_width", "image_height", "kps", "bndbox"} - note.keys():
+            raise UserError(f"{path} has no {', '.join(sorted(missing))}; it is not of SPair-71k")
         width, height = note["image_width"], note["image_height"]
+        check_label((height, width), replace(photo, exact=True), str(path))
+        check_box([float(side) for side in note["bndbox"]], photo, str(path))
+        check_points([place for place in note["kps"].values() if place is not None], photo, str(path))
         move = self.node.fitting.affine(height, width)
         points = {
             name: (place[0] * move.scale_x + move.shift_x, place[1] * move.scale_y + move.shift_y)
@@ -70,9 +76,7 @@ class SpairData(LabelledData):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    found = read_json(path, "an annotation of SPair-71k")
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no object")
+    return found

@@ -3,7 +3,6 @@
 Layouts as the sources named at each function read them. Re-packs with images inside parquet files: `reader: vlm_hub`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, Literal
 
 from common.errors import UserError
 from eval_suite.readers.contracts import TEST, AskedQuestion, LabelledData, QuestionImages
-from eval_suite.readers.nodes import FileReaderNode, existing_file
-from eval_suite.readers.question_files import letters_of, question_images, read_entries
+from eval_suite.readers.nodes import FileReaderNode
+from eval_suite.readers.question_files import answers_of, option_of, question_images, read_entries, said
+from eval_suite.readers.text_files import existing_file, lines_of, read_json, read_list
 from imagery.decode import SUFFIXES
 
 Found = list[tuple[str, AskedQuestion]]  #: (image file under the root, question)
@@ -48,7 +48,13 @@ class VlmBenchmark(LabelledData):
         if split != TEST:
             raise UserError(f'data "{self.name}" is a benchmark: it has test questions only; train on other data')
         root, layout = self.node.folder(self.name), BENCHMARKS[self.node.benchmark]
-        found = textvqa(root, self.node.ocr_tokens) if self.node.benchmark == "textvqa" else layout.read(root)
+        try:
+            found = textvqa(root, self.node.ocr_tokens) if self.node.benchmark == "textvqa" else layout.read(root)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(
+                f'data "{self.name}": the files of {self.node.benchmark} in {root} are not as its authors publish them '
+                f"({error!r}); fetch them again"
+            ) from error
         kept = [found[at] for at in self.node.kept(len(found), split)]
         images = question_images(self.name, root, kept, self.node, layout.rule)
         return replace(images, benchmark=self.node.benchmark)
@@ -72,7 +78,7 @@ def textvqa(root: Path, ocr_tokens: bool = False) -> Found:
         text = entry["question"]
         if ocr_tokens:
             text += f"\nReference OCR token: {', '.join(tokens.get(entry['image_id'], []))}"
-        answers = tuple(entry["answers"])
+        answers = tuple(answers_of(entry["answers"], f"{path}: {entry['question'][:60]}"))
         item = AskedQuestion(0, "textvqa", text, answers[0], answers[1:])
         out.append(((folder / f"{entry['image_id']}.jpg").as_posix(), item))
     return out
@@ -91,7 +97,7 @@ def document_vqa(root: Path, kind: str, files: tuple[str, ...], image_fields: tu
         image = next(str(entry[field]) for field in image_fields if field in entry)
         place = path.parent / image
         place = place if place.is_file() else path.parent / folder / Path(image).name
-        answers = tuple(entry["answers"])
+        answers = tuple(answers_of(entry["answers"], f"{path}: {entry['question'][:60]}"))
         item = AskedQuestion(0, kind, entry["question"], answers[0], answers[1:])
         out.append((place.relative_to(root).as_posix(), item))
     return out
@@ -157,7 +163,7 @@ def mme(root: Path) -> Found:
             image = next((p for p in sorted(pictures.glob(f"{path.stem}.*")) if p.suffix.lower() in SUFFIXES), None)
             if image is None:
                 raise UserError(f"{path} has no image {path.stem}.* in {pictures}")
-            lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.split("\t") for _, line in lines_of(path, "the questions of an image")]
             if len(lines) != 2 or any(len(line) != 2 for line in lines):
                 raise UserError(f"{path}: MME asks two questions an image, one line each, question<TAB>answer")
             for question, answer in lines:
@@ -184,7 +190,8 @@ def seed(root: Path) -> Found:
         options = tuple(str(entry[f"choice_{letter}"]) for letter in "abcd" if f"choice_{letter}" in entry)
         kind = str(kinds.get(entry.get("question_type_id"), "seed"))
         place = _frame(frames, entry) if video else path.parent / "SEED-Bench-image" / entry["data_id"]
-        item = AskedQuestion(0, kind, entry["question"], entry["answer"].strip().upper(), (), options)
+        letter = option_of(entry["answer"], options, f"{path}: {entry['question'][:60]}", "letter")
+        item = AskedQuestion(0, kind, entry["question"], letter, (), options)
         out.append((place.relative_to(root).as_posix(), item))
     return out
 
@@ -205,10 +212,10 @@ def ocrbench(root: Path) -> Found:
     folder = next((n for n in ("OCRBench_Images", "images") if (path.parent / n).is_dir()), "OCRBench_Images")
     out = []
     for entry in read_entries(path):
-        answers = entry["answers"] if isinstance(entry["answers"], list) else [entry["answers"]]
+        answers = answers_of(entry["answers"], f"{path}: {entry['question'][:60]}")
         kind = "HME100k" if entry.get("dataset_name") == "HME100k" else str(entry.get("type", "ocrbench"))
         image = (path.parent / folder / entry["image_path"]).relative_to(root).as_posix()
-        out.append((image, AskedQuestion(0, kind, entry["question"], str(answers[0]), tuple(map(str, answers[1:])))))
+        out.append((image, AskedQuestion(0, kind, entry["question"], answers[0], tuple(answers[1:]))))
     return out
 
 
@@ -220,7 +227,7 @@ def ai2d(root: Path) -> Found:
     """
     base = root / "ai2d" if (root / "ai2d").is_dir() else root
     listed = base / "ai2d_test_ids.csv"
-    wanted = {line.strip() for line in listed.read_text(encoding="utf-8").split()} if listed.is_file() else None
+    wanted = set(read_list(listed, "the list of test images")) if listed.is_file() else None
     out = []
     for path in sorted((base / "questions").glob("*.json")):
         data = read_object(path)
@@ -229,7 +236,7 @@ def ai2d(root: Path) -> Found:
             place = (base / "images" / image).relative_to(root).as_posix()
             for text, entry in data["questions"].items():
                 options = tuple(str(option) for option in entry["answerTexts"])
-                letter = letters_of(options)[int(entry["correctAnswer"])]
+                letter = option_of(entry["correctAnswer"], options, f"{path}: {text[:60]}", "number")
                 out.append((place, AskedQuestion(0, "ai2d", text, letter, (), options)))
     if not out:
         raise UserError(f"{base / 'questions'} has no question files")
@@ -247,16 +254,15 @@ def mmmu(root: Path) -> Found:
         image = (path.parent / entry["image"]).relative_to(root).as_posix()
         options = tuple(str(option) for option in entry.get("options", ()))
         kind = str(entry.get("subject", "mmmu"))
-        out.append((image, AskedQuestion(0, kind, entry["question"], str(entry["answer"]), (), options)))
+        where = f"{path}: {entry['question'][:60]}"
+        answer = option_of(entry["answer"], options, where, "letter") if options else said(entry["answer"], where)
+        out.append((image, AskedQuestion(0, kind, entry["question"], answer, (), options)))
     return out
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; UserError for anything else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    found = read_json(path, "the questions")
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no object")
     return found

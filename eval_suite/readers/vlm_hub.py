@@ -18,7 +18,7 @@ from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.hf_columns import HfNode, hf_question, load
 from eval_suite.readers.image_files import MadeImages
 from eval_suite.readers.nodes import ReaderNode, expanded
-from eval_suite.readers.question_files import letters_of
+from eval_suite.readers.question_files import option_of
 from eval_suite.readers.vlm_benchmarks import BENCHMARKS, BenchmarkName
 from imagery.decode import BadImage, decode_image
 
@@ -191,7 +191,8 @@ def _options(kind: str, letters: str, question: str = "question") -> Callable[[R
 
     def ask(row: Row) -> AskedQuestion:
         options = tuple(str(row[f"choice_{letter}"]) for letter in letters if row.get(f"choice_{letter}") is not None)
-        return AskedQuestion(0, str(row.get(kind, "seed")), row[question], row["answer"].strip().upper(), (), options)
+        letter = option_of(row["answer"], options, str(row[question])[:60], "letter")
+        return AskedQuestion(0, str(row.get(kind, "seed")), row[question], letter, (), options)
 
     return ask
 
@@ -202,9 +203,8 @@ def _mmmu(row: Row) -> AskedQuestion:
     answers = [str(answer) for answer in listed(row["answer"])]
     kind = "_".join(str(row["id"]).split("_")[1:-1]) or "mmmu"
     if row["question_type"] == "multiple-choice":
-        if answers[0] not in letters_of(options):
-            raise UserError(f"MMMU question {row['id']}: the answer {answers[0]} is none of its {len(options)} options")
-        return AskedQuestion(0, kind, row["question"], answers[0], (), options)
+        letter = option_of(answers[0], options, f"MMMU question {row['id']}", "letter")
+        return AskedQuestion(0, kind, row["question"], letter, (), options)
     return AskedQuestion(0, kind, row["question"], answers[0], tuple(answers[1:]))
 
 
@@ -237,7 +237,7 @@ def _chartqa(row: Row) -> AskedQuestion:
 
 
 def _ai2d(row: Row) -> AskedQuestion:
-    return hf_question(0, "ai2d", row["question"], str(row["answer"]), tuple(row["options"]))
+    return hf_question(0, "ai2d", row["question"], row["answer"], tuple(row["options"]), "number")
 
 
 def _ocrbench(row: Row) -> AskedQuestion:

@@ -91,7 +91,7 @@ def test_mme_pairs_and_sums() -> None:
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [("B", "B"), ("B.", "B"), ("(C)", "C"), ("A: leaf", "A"), ("The answer is B.", "B"), ("root", "B"), ("Because", ""),
-     ("E", ""), ("", ""), ("D)", "D"), ("Apple", ""), ("a leaf", "")],
+     ("E", ""), ("", ""), ("D)", "D"), ("Apple", ""), ("a leaf", "A")],
 )  # fmt: skip
 def test_letters_of_options(reply: str, letter: str) -> None:
     assert letter_of(reply, ("leaf", "root", "stem", "seed")) == letter

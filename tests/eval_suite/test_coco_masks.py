@@ -5,7 +5,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from common.errors import UserError
-from eval_suite.readers.coco import instance_mask
+from eval_suite.readers.coco_masks import instance_mask
+from eval_suite.readers.photo_sizes import PhotoSize
 from eval_suite.readers.rle import decode_rle
 
 
@@ -27,5 +28,5 @@ def test_polygons_cover_what_pycocotools_says_to_a_pixel_along_the_edge() -> Non
         radius = rng.uniform(15, 40, 12)
         polygon = np.stack([60 + radius * np.cos(angles), 50 + radius * np.sin(angles)], 1).ravel().tolist()
         theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 100, 120))).astype(bool)
-        ours = instance_mask([polygon], 100, 120)
+        ours = instance_mask([polygon], PhotoSize(100, 120), "a polygon")
         assert (ours & theirs).sum() / (ours | theirs).sum() > 0.9

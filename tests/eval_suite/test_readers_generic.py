@@ -46,9 +46,9 @@ def street_node(root: Path, **changes: object) -> dict[str, object]:
         "near": {"files": "disparity/{split}/*.png", "kind": "disparity", "scale": 100.0},
         "painted": {
             "files": "painted/{split}/*.png", "kind": "classes", "classes": ["road", "sky"],
-            "colours": {"road": [128, 64, 128], "sky": [70, 130, 180]},
+            "colours": {"road": [128, 64, 128], "sky": [70, 130, 180]}, "other_colours": "ignore",
         },
-        "edge": {"files": "mat/{split}/*.mat", "kind": "mask", "key": "mask"},
+        "edge": {"files": "mat/{split}/*.mat", "kind": "mask", "key": "mask", "foreground": "nonzero"},
     }  # fmt: skip
     fields = {"images": "images/{split}/*.jpg", "labels": labels, "splits": {"train": "train", "test": "val"}}
     return {**fields, **changes}
@@ -140,7 +140,7 @@ def test_caption_tables(tmp_path: Path) -> None:
     )
     lines = opened("captions", tmp_path, file="c.jsonl", format="jsonl", images="img")
     assert lines.captions("train").captions == [["x", "y"], ["z"]]
-    with pytest.raises(UserError, match='line 2 has no "text"; it has: image, caption'):
+    with pytest.raises(UserError, match='line 1 has no "text"; it has: image, caption'):
         make.text(tmp_path / "d.csv", "image,caption\na.png,b\n")
         opened("captions", tmp_path, file="d.csv", format="csv", caption="text").captions("test")
     with pytest.raises(UserError, match=r"nope.png is missing"):
@@ -229,7 +229,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_hugging_face_columns(saved: Path) -> None:
     node = {
         "reader": "hf", "path": str(saved), "size": [make.HEIGHT, make.WIDTH], "label": "label", "caption": "text",
-        "question": "q", "answer": "a", "options": "choices", "depth": {"column": "metres", "scale": 0.5},
+        "question": "q", "answer": "a", "options": "choices", "answer_is": "number",
+        "depth": {"column": "metres", "scale": 0.5},
         "masks": {"semantic": {"column": "mask", "classes": 5, "first": 1}},
     }  # fmt: skip
     data = validate(One, {"data": node}, "suite").data.open("toy")
@@ -266,8 +267,8 @@ def test_hugging_face_columns(saved: Path) -> None:
         ({"image": "q"}, "images", 'no image in column "q" but "which'),
         ({"masks": {"semantic": {"column": "q", "classes": 5}}}, "semantic", 'no image in column "q" but "which'),
         ({"masks": {"semantic": {"column": "mask", "classes": 5}}}, "semantic", 'column "mask" holds the value 5'),
-        ({"depth": {"column": "label"}}, "depth", 'row 0 has no depth map in column "label"'),
-        ({"question": "q", "answer": "q", "options": "choices"}, "questions", "is none of its 2 options"),
+        ({"depth": {"column": "label"}}, "depth", 'row 0 of column "label" has shape .* a depth map is one channel'),
+        ({"question": "q", "answer": "q", "options": "choices"}, "questions", "is none of the 2 options"),
     ],
 )
 def test_columns_that_hold_something_else_are_named(saved: Path, change: dict, kind: str, message: str) -> None:
