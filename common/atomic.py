@@ -9,7 +9,6 @@ systems) the old folder steps aside first, and `recover` puts it back if nothing
 
 import ctypes
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -18,7 +17,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 WRITING = ".writing-"  #: prefix of what is not complete yet
 REPLACED = ".replaced-"  #: prefix of an old folder that stepped aside
@@ -54,11 +52,6 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Replace a file by UTF-8 `text`, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Replace a file by plain data as JSON; ValueError for numbers that JSON has no form for (NaN, infinity)."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

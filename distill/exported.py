@@ -4,7 +4,6 @@
 student folder may come from anywhere: what its config.json names is held to teachers/artefacts.py.
 """
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from common.atomic import recover
 from common.errors import UserError, unknown
+from common.json_files import read_json_object
 from common.recipes import validate
 from distill.recipe import StudentNode
 from distill.student.model import HeadSpec, Student
@@ -24,7 +25,7 @@ from distill.training.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
 from featsharp_adapter.adapter.folder import upload_folder
 from teachers.artefacts import PLAIN, BackboneNode, check_artefact_node
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
-from teachers.registry import load_seeded
+from teachers.registry import load_backbone
 
 HUB = "hub:"
 
@@ -60,7 +61,7 @@ class TextAdaptor(StudentAdaptor):
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
         if self._loaded is None:
-            loaded = load_seeded(self._node)
+            loaded = load_backbone(self._node)
             if loaded.spec.digest != self._digest:
                 raise UserError(
                     f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"
@@ -164,13 +165,9 @@ def load(name: str, text_teachers: Mapping[str, BackboneNode] | None = None) -> 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a student's config.json; UserError for a damaged one or one of another schema."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
-        found = config.get("schema") if isinstance(config, dict) else None
-        raise UserError(f"{path} has schema {found}, this program reads {SCHEMA}")
+    config = read_json_object(path)
+    if config.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {config.get('schema')}, this program reads {SCHEMA}")
     if not isinstance(config.get("teachers"), dict) or not config["teachers"]:
         raise UserError(f"{path} names no teachers")
     return config
@@ -186,7 +183,7 @@ def student_node(path: Path, config: Mapping[str, Any]) -> StudentNode:
 
 def find_student(folder: Path) -> Path:
     """The folder that holds the exported student, at or below `folder`."""
-    for candidate in (folder, folder / "student"):
+    for candidate in (recover(folder), recover(folder / "student")):
         if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
             return candidate
     raise UserError(f"{folder} holds no exported student; train one with: accelerate launch distill/run.py RECIPE.yaml")

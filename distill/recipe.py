@@ -10,10 +10,10 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, field_validator, model_validator
 
-from common.errors import UserError, unknown
+from common.errors import UserError
 from common.recipes import Node, read_recipe, validate
 from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNode
-from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from featsharp_adapter.upsamplers.table import check_upsampler_name
 
 UNTRAINED = "untrained"
 
@@ -87,15 +87,12 @@ class TeacherNode(Node):
     @field_validator("upsampler")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in UPSAMPLERS:
-            raise unknown("upsampler", name, UPSAMPLERS)
-        return name
+        return check_upsampler_name(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name in self.adapters:
-            if name not in UPSAMPLERS:
-                raise unknown("upsampler", name, UPSAMPLERS)
+            check_upsampler_name(name)
         if self.denoise is not None and self.upsampler != "none":
             raise ValueError("denoise is for a teacher with `upsampler: none`; an adapter denoises by itself")
         if self.weight.summary == 0 and self.weight.spatial == 0:
@@ -246,6 +243,9 @@ class Recipe(Node):
     def _cache_has_whole_teachers(self) -> Self:
         if self.cache is not None and self.engine.teachers == "zero3":  # one rank may find what another must make
             raise ValueError("a cache of views needs whole teachers on every process: set engine.teachers: replicated")
+        parts = [part for stage in self.stages.values() for part in stage.partitions.values()]
+        if self.cache is not None and any(node.chunk for part in parts for node in part.teachers.values()):
+            raise ValueError("a cache of views keeps what one chunk gives: set chunk in `teachers` alone")
         return self
 
     @model_validator(mode="after")

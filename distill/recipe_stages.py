@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from common.errors import unknown
 from common.recipes import Node
-from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from featsharp_adapter.upsamplers.table import check_upsampler_name
 from imagery.augment import Augment
 
 Align = Literal["student", "teacher", "min", "max"]
@@ -60,14 +59,13 @@ class TeacherPart(Node):
     input: Input | None = None
     mosaic: bool | None = None
     align: Align | None = None
+    chunk: int | None = Field(None, ge=1)
     weight: WeightNode | None = None
 
     @field_validator("upsampler")
     @classmethod
     def _known(cls, name: str | None) -> str | None:
-        if name is not None and name not in UPSAMPLERS:
-            raise unknown("upsampler", name, UPSAMPLERS)
-        return name
+        return name if name is None else check_upsampler_name(name)
 
 
 class PartitionNode(Node):

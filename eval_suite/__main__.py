@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
     with many_imports():  # torch, datasets and all: `table` does without them
         from eval_suite.processes import joined_processes, rank, world
         from eval_suite.suite import load_suite, run_suite
-        from teachers.registry import load_seeded
+        from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
     with joined_processes(options.device) as device:
         node = backbone_node(options.backbone)
         metrics = run_suite(
-            load_seeded(node),
+            load_backbone(node),
             suite,
             progress=sys.stderr.isatty() and rank() == 0,
             samples=True,
@@ -183,7 +183,7 @@ def vlm(options: argparse.Namespace) -> None:
     from eval_suite.readers.remembered import Remembered
     from eval_suite.suite import load_suite
     from eval_suite.vlm.training import Where, trained
-    from teachers.registry import load_seeded
+    from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides)
     if suite.vlm is None:
@@ -192,7 +192,7 @@ def vlm(options: argparse.Namespace) -> None:
     data = {name: Remembered(suite.data[name].open(name)) for name in wanted}
     node = backbone_node(options.backbone)
     where = Where(torch.device(options.device), options.out, node=node, progress=sys.stderr.isatty())
-    trained(load_seeded(node), suite.vlm, data, suite.seed, where)
+    trained(load_backbone(node), suite.vlm, data, suite.seed, where)
     print(f"the model is in {options.out}")
 
 
@@ -200,11 +200,11 @@ def keep(options: argparse.Namespace) -> None:
     """Probe a backbone and keep the answer where later runs find it."""
     from eval_suite.recorded import record
     from eval_suite.suite import load_suite
-    from teachers.registry import load_seeded
+    from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides)
     node = backbone_node(options.backbone)
-    print(f"written to {record(load_seeded(node), suite, progress=sys.stderr.isatty(), node=node)}")
+    print(f"written to {record(load_backbone(node), suite, progress=sys.stderr.isatty(), node=node)}")
 
 
 def backbone_node(text: str) -> str | dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PrivateAttr
 
-from common.atomic import write_text
 from common.errors import UserError
+from common.json_files import write_json
 from common.recipes import Node, validate
 from eval_suite.metrics.score import Samples, Score
 from eval_suite.provenance import MadeBy, TaskDetails
@@ -171,9 +171,8 @@ def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> Non
         plain = dict(metrics)
         samples = plain.pop("samples", {})
         checked = validate_metrics(plain, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     samples_path(path).unlink(missing_ok=True)  # never samples beside metrics they do not belong to
-    write_text(path, json.dumps(checked.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(path, checked.to_dict())
     write_samples(samples_path(path), samples)
 
 

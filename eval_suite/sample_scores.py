@@ -4,7 +4,6 @@
 (images, pairs) and what each contributed. It is additive: metrics.json is whole without it.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.atomic import write_bytes
+from common.atomic import replacing_file
 from common.errors import UserError
 from eval_suite.metrics.score import Samples
 
@@ -48,9 +47,8 @@ def write_samples(path: Path, found: Mapping[Owner, SetSamples]) -> None:
     for number, entry in enumerate(found.values()):
         arrays[f"units_{number}"] = entry.samples.units.numpy().astype(np.int32)
         arrays[f"scores_{number}"] = entry.samples.scores.numpy().astype(np.float32)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
+    with replacing_file(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def read_samples(path: Path) -> dict[Owner, SetSamples]:

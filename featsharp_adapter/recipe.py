@@ -9,7 +9,7 @@ from common.recipes import Node
 from featsharp_adapter.model.multiview import ViewSettings
 from featsharp_adapter.model.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from featsharp_adapter.upsamplers.table import check_upsampler_name
 from imagery.augment import Augment
 
 
@@ -127,9 +127,7 @@ class AdapterRecipe(Node):
     @field_validator("upsampler")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in UPSAMPLERS:
-            raise unknown("upsampler", name, UPSAMPLERS)
-        return name
+        return check_upsampler_name(name)
 
     @field_validator("normaliser")
     @classmethod

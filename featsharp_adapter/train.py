@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
 from common.recipes import dump, load_recipe
 from featsharp_adapter.adapter.folder import TRAINED
@@ -28,8 +29,7 @@ def main(argv: list[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("an adapter is trained by one process: accelerate launch --num_processes 1, or plain python")
     out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+    write_text(out / "recipe.yaml", dump(recipe))
     adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe]), folder=out)
     folder = adapter.save_pretrained(out / TRAINED)
     for name, value in fidelity.items():

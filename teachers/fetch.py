@@ -4,7 +4,6 @@ Each teacher is loaded once, for real, with the libraries' caches below the fold
 the shards of a large checkpoint, code of a repository), what came is whole, and its digest can be written down.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import huggingface_hub.constants
 
 from common.errors import UserError
+from common.json_files import write_json
 from teachers.contracts import BackboneSpec, capability
 from teachers.known import gating_of
 from teachers.registry import load_backbone, parse_spec
@@ -64,7 +64,7 @@ def fetch(data: Mapping[str, Any], folder: Path) -> str:
         except UserError as error:
             failed.append(f"{place}: {_with_gating(str(error), node)}")
     record = {place: {"node": nodes[place], "spec": spec.to_dict()} for place, spec in done.items()}
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_json(folder / RECORD, record)
     if failed:
         raise UserError(f"{len(failed)} of {len(nodes)} could not be fetched\n" + "\n".join(failed))
     return "\n".join([*(_line(place, spec) for place, spec in done.items()), *_notes(data, folder)])

@@ -1,7 +1,7 @@
 """A backbone that is only ever looked at: frozen, in eval mode, in memory-bounded pieces."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from teachers.contracts import Backbone, Features, capability, chunked
 
+MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -16,8 +17,9 @@ class FrozenBackbone(Backbone):
     """`backbone` for ever in eval mode and without gradients; the same features, in float32.
 
     Args:
-        dtype: None, or the type to autocast to (weights, norms and what is sensitive stay in float32); a name of
-            `DTYPES` or the torch dtype.
+        dtype: None, or the type to autocast to; a name of `DTYPES` or the torch dtype. The matrices that autocast
+            would turn into it in every forward are held in it, in place: the same bits in half the memory. Norms,
+            tokens, positions and what is sensitive stay in float32.
         chunk: images per forward pass at most, so that many tiles need no more memory than `chunk` of them.
 
     It has `intermediate`, `num_blocks`, `encode_text` and `adaptor` if and only if `backbone` has them.
@@ -33,6 +35,8 @@ class FrozenBackbone(Backbone):
         self.spec = backbone.spec
         self.dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
         self.chunk = chunk
+        if self.dtype is not None:
+            hold_matrices(getattr(backbone, "image_part", backbone), self.dtype)
         if capability(backbone, "intermediate"):
             self.intermediate = self._intermediate
             self.num_blocks = backbone.num_blocks
@@ -54,23 +58,47 @@ class FrozenBackbone(Backbone):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
         """[N, 3, H, W] in [0, 1] -> Features in float32, `chunk` images at a time."""
-        with self._autocast(images.device):
+        with self._casting(images.device):
             return _float(chunked(self.backbone, images, self.chunk))
 
     @torch.no_grad()
     def _intermediate(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        with self._autocast(images.device):
+        with self._casting(images.device):
             parts = [self.backbone.intermediate(piece, blocks) for piece in images.split(self.chunk)]
         return [torch.cat(maps).float() for maps in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def _encode_text(self, texts: list[str]) -> Tensor:
         device = next(self.backbone.parameters()).device
-        with self._autocast(device):
+        with self._casting(device):
             return self.backbone.encode_text(texts).float()
 
-    def _autocast(self, device: torch.device) -> Any:
-        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
+    @contextmanager
+    def _casting(self, device: torch.device) -> Iterator[None]:
+        """Autocast to `dtype`. Without torch's fast path for attention, which the CPU takes for bf16 and GPUs never."""
+        if self.dtype is None:
+            yield
+            return
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.autocast(device.type, dtype=self.dtype):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
+
+
+def hold_matrices(module: nn.Module, dtype: torch.dtype) -> None:
+    """Round, in place, the weights and biases of linear layers and convolutions, as autocast does at each use of them.
+
+    Only those: a layer that is no matrix product (a norm, a position) computes with its own type under autocast.
+    """
+    for layer in module.modules():
+        names = ("weight", "bias") if isinstance(layer, MATRICES) else ()
+        names = ("in_proj_weight", "in_proj_bias") if isinstance(layer, nn.MultiheadAttention) else names
+        for parameter in (layer._parameters.get(name) for name in names):
+            if parameter is not None and parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(dtype)
 
 
 def _float(features: Features) -> Features:

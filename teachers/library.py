@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError, unknown
-from teachers.contracts import Backbone, BackboneSpec, Features, check_size, state_digest
+from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, state_digest
 from teachers.known import licence_of
 
 RANDOM = "random initialisation"
@@ -31,6 +31,9 @@ class Tower(nn.Module, ABC):
     def image_part(self) -> nn.Module:
         """The part of the model that sees images; all of it where there is nothing else."""
         return self.model
+
+    def drop_text(self) -> None:
+        """Let go of the part of the model that reads texts, where there is one."""
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Features:
@@ -75,6 +78,20 @@ class LibraryBackbone(Backbone):
             self.intermediate = self._intermediate
         if encode_text is not None:
             self.encode_text = encode_text
+
+    @property
+    def image_part(self) -> nn.Module:
+        """The part of the model that sees images."""
+        return self.tower.image_part
+
+    def drop_text(self) -> None:
+        """Let go of the text tower: who shows it images only needs no room for it. Its facts stay the whole model's."""
+        self.tower.drop_text()
+        if capability(self, "encode_text"):
+            self.encode_text = self._without_text
+
+    def _without_text(self, texts: list[str]) -> Tensor:
+        raise RuntimeError(f"the text tower of {self.spec.name} was let go of")
 
     def forward(self, images: Tensor) -> Features:
         """[B, 3, H, W] in [0, 1] -> Features; UserError for a size this model does not take."""

@@ -55,6 +55,10 @@ class OpenClipTower(Tower):
         """The image tower."""
         return self.model.visual
 
+    def drop_text(self) -> None:
+        """Keep the image tower alone."""
+        self.model = nn.ModuleDict({"visual": self.model.visual})
+
     def forward(self, pixels: Tensor) -> Features:
         """[B, 3, H, W] -> Features."""
         visual = self.model.visual

@@ -51,18 +51,18 @@ def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]
     return prefix, rest, options
 
 
-def load_seeded(node: str | Mapping[str, Any]) -> Backbone:
-    """`load_backbone`, with the random numbers fixed around it and untouched by it.
-
-    A backbone of random weights is then one and the same network in whatever process and order it is loaded.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return load_backbone(node)
-
-
 def load_backbone(node: str | Mapping[str, Any]) -> Backbone:
-    """Load a backbone in eval mode. UserError for an unknown library or option and for missing or other weights."""
+    """Load a backbone in eval mode. UserError for an unknown library or option and for missing or other weights.
+
+    Random numbers are fixed around it and untouched by it: a backbone of random weights is one and the same network in
+    whatever process and order it is loaded, so what was trained for it fits it again.
+    """
+    with torch.random.fork_rng(devices=()):  # models are built on the CPU
+        torch.default_generator.manual_seed(0)
+        return _load(node)
+
+
+def _load(node: str | Mapping[str, Any]) -> Backbone:
     prefix, rest, options = parse_spec(node)
     digest = options.pop("digest", None)
     load: Callable[..., Any] = find(rest) if prefix == CLASS else loaders()[prefix].load()

@@ -10,6 +10,7 @@ from teachers.contracts import Features
 from teachers.library import Tower, to_map
 
 TEXT_AND_IMAGE = ("clip", "siglip", "siglip2")
+TEXT_PARTS = ("text_model", "text_projection")  #: of those
 
 
 class TokenTower(Tower):
@@ -38,6 +39,12 @@ class TokenTower(Tower):
     def image_part(self) -> nn.Module:
         """The image tower."""
         return self.vision
+
+    def drop_text(self) -> None:
+        """Keep the image tower, and what projects its summary."""
+        for name in TEXT_PARTS:
+            if isinstance(getattr(self.model, name, None), nn.Module):
+                setattr(self.model, name, None)
 
     @property
     def prefix(self) -> int:

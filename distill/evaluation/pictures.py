@@ -19,7 +19,7 @@ from distill.targets.target_upsampler import TargetUpsampler
 from featsharp_adapter.model.views import Views, teacher_views
 from featsharp_adapter.sharpening.pictures import save_panels
 from teachers.contracts import Backbone
-from teachers.registry import load_seeded
+from teachers.registry import load_backbone
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def draw(arms: Mapping[str, Recipe], students: Mapping[str, ExportedStudent], im
     answers = {arm: student(images) for arm, student in students.items()}
     sheets = []
     for name in first.teachers:
-        backbone = load_seeded(first.teachers[name].backbone)
+        backbone = load_backbone(first.teachers[name].backbone)
         maps = teacher_maps(name, backbone, arms, images)
         for arm, student in students.items():
             adaptor = student.adaptor(name)

@@ -21,7 +21,7 @@ from distill.schedule import describe, schedule
 from imagery.augment import PLAIN
 from imagery.sources import open_sources
 from imagery.stream import ImageStream, to_float
-from teachers.registry import load_seeded
+from teachers.registry import load_backbone
 
 PICTURES = 4
 MOST_PROCESSES = 4  #: that probe at the same time
@@ -111,7 +111,7 @@ def probe_job(room: EvalRoom, suite_path: str, case: ProbeJob) -> Path:
     suite = room.load_suite(suite_path)
     digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
     probe = ProbeOnce(lambda backbone: room.run_suite(backbone, suite, progress=False), room.write_metrics, digest)
-    return probe.run(case.name, load_seeded(case.node), case.folder)
+    return probe.run(case.name, load_backbone(case.node), case.folder)
 
 
 def publish(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.json_files import write_json
 from teachers.contracts import Backbone
 
 METRICS, RECEIPT = "metrics.json", "probed.json"
@@ -27,8 +28,7 @@ class ProbeOnce:
             return metrics
         found = dict(self.probe(backbone))
         found["backbone"] = {"name": row, "digest": backbone.spec.digest}
-        folder.mkdir(parents=True, exist_ok=True)
         receipt.unlink(missing_ok=True)  # never a receipt beside metrics it does not belong to
         self.save(metrics, found)
-        receipt.write_text(json.dumps(due), encoding="utf-8")
+        write_json(receipt, due)
         return metrics

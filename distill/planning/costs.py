@@ -27,11 +27,12 @@ from featsharp_adapter.adapter.folder import find_folder, read_description
 from featsharp_adapter.model.normalisers import new_normaliser
 from featsharp_adapter.model.phi_s import PhiS
 from featsharp_adapter.model.views import Views
-from teachers.contracts import BackboneSpec, Features
-from teachers.frozen import FrozenBackbone
+from teachers.contracts import BackboneSpec, Features, capability
+from teachers.frozen import FrozenBackbone, hold_matrices
 
 #: Depths at which a student of like blocks is counted, to tell what a block adds.
 SHORT = (1, 2)
+MOST = 2**20  #: images at once: more than any chunk
 
 
 class PlannedTeacher:
@@ -40,8 +41,13 @@ class PlannedTeacher:
     def __init__(self, name: str, node: TeacherNode, nodes: Sequence[TeacherNode], bf16: bool) -> None:
         self.name, self.node, self.bf16 = name, node, bf16
         self.plain = shapes_only(node.backbone)
+        if drop_text := capability(self.plain, "drop_text"):
+            drop_text()
         self.spec: BackboneSpec = self.plain.spec
         self.parameters = sum(parameter.numel() for parameter in self.plain.parameters())
+        self.dtype = torch.bfloat16 if bf16 else None
+        if self.dtype is not None:
+            hold_matrices(getattr(self.plain, "image_part", self.plain), self.dtype)
         self._sharpeners = {each.model_dump_json(): self._make(each) for each in nodes}
         adapters = {id(made): parameter_bytes(made) for made in self._sharpeners.values() if made is not None}
         self.bytes = parameter_bytes(self.plain) + sum(adapters.values())
@@ -72,13 +78,15 @@ class PlannedTeacher:
             self._faked[key] = as_fake(made)
         return self._faked.get(key)
 
-    def look(self, view: View, images: int) -> tuple[Cost, int, int]:
-        """(cost of all its forward passes for this view of `images` images, bytes of the maps, forward passes)."""
+    def look(self, view: View, images: int, chunk: int) -> tuple[Cost, int, int]:
+        """(cost of all its forward passes for this view of `images` images, bytes of the maps, forward passes).
+
+        chunk: images of one pass at most.
+        """
         count = -int(-images * view.per_image // 1)
         if self._frozen is None:
-            dtype = torch.bfloat16 if self.bf16 else None
-            self._frozen = FrozenBackbone(as_fake(self.plain), dtype, self.node.chunk)
-        chunk = min(self.node.chunk, count)
+            self._frozen = FrozenBackbone(as_fake(self.plain), self.dtype, MOST)
+        chunk = min(chunk, count)
         if view.size not in self._looks:
             frozen, pixels = self._frozen, torch.empty(chunk, 3, *view.size)
             self._looks[view.size] = RepeatedBlocks().measure(lambda: frozen(pixels)), chunk
@@ -221,7 +229,7 @@ class Counter:
         teacher, node = self.teachers[name], part.teachers[name]
         found = []
         for view in views(node, teacher.spec, size, self.patch, teacher.tile_grids(node)):
-            cost, own, _ = teacher.look(view, images)
+            cost, own, _ = teacher.look(view, images, node.chunk)
             found.append((view, cost, own))
         return found
 

@@ -25,7 +25,7 @@ class TargetUpsampler(nn.Module):
         self.tile_grids: tuple[int, ...] = ()
         folder = node.denoise or node.adapters.get(node.upsampler)
         if folder is not None:
-            self.adapter = Adapter.from_pretrained(folder, backbone_spec=spec)
+            self.adapter = Adapter.from_pretrained(folder, backbone_spec=spec, trusted=node.upsampler)
             check_adapter(name, node, folder, self.adapter)
         elif node.upsampler != "none":
             self.plain = plain_upsampler(name, node, spec)

@@ -63,13 +63,13 @@ class TeacherTarget(nn.Module):
         """The small view that the pass of `node` shows the teacher, without tiles; `patch` the student's."""
         height, width = seen.images.shape[-2:]
         if node.mosaic:
-            return seen.mosaic(self.backbone, (height // patch, width // patch))
-        return seen.views(self.backbone, (), input_size(node, self.spec, (height, width), patch))
+            return seen.mosaic(self.backbone, (height // patch, width // patch), node.chunk)
+        return seen.views(self.backbone, (), input_size(node, self.spec, (height, width), patch), node.chunk)
 
     def views(self, seen: BatchViews, node: TeacherNode, patch: int) -> Views:
         """Everything the teacher has to look at in a batch; what another arm has asked for is not computed again."""
         small, grids = self.plain_views(seen, node, patch), self.upsampler_for(node).tile_grids
-        return Views(small.summary, small.low, seen.tiles(self.backbone, grids))
+        return Views(small.summary, small.low, seen.tiles(self.backbone, grids, node.chunk))
 
     def from_views(self, views: Views, images: Tensor, node: TeacherNode) -> Features:
         """Views and the images they come from [B, 3, H, W] -> summary [B, S] and the sharpened map in PHI-S space."""
@@ -92,13 +92,14 @@ class Targets(nn.Module):
         self.schedule = schedule(recipe)
         parts = [part for stage in self.schedule for part in stage.passes]
         self.patch = student_patch(recipe.student)
+        nodes = {name: [part.teachers[name] for part in parts if name in part.teachers] for name in recipe.teachers}
         self.teachers = nn.ModuleDict(
             {
                 name: TeacherTarget(
                     name,
                     node,
-                    teachers.get(node.backbone, dtype, node.chunk),
-                    [part.teachers[name] for part in parts if name in part.teachers],
+                    teachers.get(node.backbone, dtype, max(each.chunk for each in [node, *nodes[name]])),
+                    nodes[name],
                 )
                 for name, node in recipe.teachers.items()
             }

@@ -13,9 +13,9 @@ from distill.schedule import Grid
 from distill.targets.mosaic import cut_back, lay_out
 from distill.targets.view_cache import CachedBackbone, small_name, through_cache, tiles_name
 from featsharp_adapter.model.views import Views, stitch, teacher_views, tile_images
-from teachers.contracts import Features, chunked, resize_images
+from teachers.contracts import Features, capability, chunked, resize_images
 from teachers.frozen import FrozenBackbone
-from teachers.registry import load_seeded
+from teachers.registry import load_backbone
 
 Made = TypeVar("Made")
 
@@ -39,7 +39,9 @@ class TeacherPool:
         """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
         key = json.dumps([node, str(dtype), chunk], sort_keys=True)
         if key not in self._loaded:
-            made = load_seeded(node)
+            made = load_backbone(node)
+            if drop_text := capability(made, "drop_text"):  # targets are made of images alone
+                drop_text()
             self._loaded[key] = (
                 FrozenBackbone(made, dtype, chunk)
                 if self.cache is None
@@ -75,24 +77,27 @@ class BatchViews:
         found: Made = self._made[key]
         return found
 
-    def views(self, teacher: FrozenBackbone, grids: tuple[int, ...], size: Grid | None = None) -> Views:
+    def views(
+        self, teacher: FrozenBackbone, grids: tuple[int, ...], size: Grid | None = None, chunk: int | None = None
+    ) -> Views:
         """The small view and the tiles of the grids n: summary [B, S], low [B, C, g, g'], tiles [B, C, n*g, n*g'].
 
-        size: of the small view in pixels, for a teacher that takes other sizes; None: its native one.
+        size: of the small view in pixels, for a teacher that takes other sizes; None: its native one. chunk: images of
+        a forward pass; None: as many as the teacher takes.
         """
-        small = self.once((teacher, size), lambda: small_view(teacher, self.images, size))
-        return Views(small.summary, small.low, self.tiles(teacher, grids))
+        small = self.once((teacher, size), lambda: small_view(teacher, self.images, size, chunk))
+        return Views(small.summary, small.low, self.tiles(teacher, grids, chunk))
 
-    def tiles(self, teacher: FrozenBackbone, grids: tuple[int, ...]) -> dict[int, Tensor]:
+    def tiles(self, teacher: FrozenBackbone, grids: tuple[int, ...], chunk: int | None = None) -> dict[int, Tensor]:
         """The tiles of the grids n: {n: [B, C, n*g, n*g']}."""
-        return {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n)) for n in grids}
+        return {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n, chunk)) for n in grids}
 
-    def mosaic(self, teacher: FrozenBackbone, grid: Grid) -> Views:
+    def mosaic(self, teacher: FrozenBackbone, grid: Grid, chunk: int | None = None) -> Views:
         """The small view [B, C, *grid] cut from canvases that hold several images; there is no summary of one image."""
 
         def make() -> Views:
             canvases = lay_out(self.images, teacher.spec, grid)
-            maps = chunked(teacher, canvases, teacher.chunk).spatial
+            maps = chunked(teacher, canvases, chunk or teacher.chunk).spatial
             return Views(None, cut_back(maps, len(self.images), grid), {})
 
         return self.once((teacher, "mosaic", grid), make)
@@ -115,26 +120,26 @@ def batch_views(images: Tensor, partition: str, shifts: Shifts | None) -> BatchV
     return BatchViews(images) if shifts is None else ShiftedBatchViews(images, shifts, partition)
 
 
-def small_view(teacher: FrozenBackbone, images: Tensor, size: Grid | None) -> Views:
+def small_view(teacher: FrozenBackbone, images: Tensor, size: Grid | None, chunk: int | None = None) -> Views:
     """[B, 3, H, W] -> the teacher's summary and map of the whole images at `size` pixels, None: its native ones."""
     size = size or teacher.spec.native_size
 
     def look() -> Features:
         if tuple(size) == tuple(teacher.spec.native_size):
-            seen = teacher_views(teacher, images, (), chunk=teacher.chunk)
+            seen = teacher_views(teacher, images, (), chunk=chunk or teacher.chunk)
             return Features(seen.summary, seen.low)
-        return chunked(teacher, resize_images(images, size), teacher.chunk)
+        return chunked(teacher, resize_images(images, size), chunk or teacher.chunk)
 
     found = through_cache(teacher, small_name(size), images, look)
     return Views(found.summary, found.spatial, {})
 
 
-def tile_view(teacher: FrozenBackbone, images: Tensor, n: int) -> Tensor:
+def tile_view(teacher: FrozenBackbone, images: Tensor, n: int, chunk: int | None = None) -> Tensor:
     """[B, 3, H, W] -> the teacher's map [B, C, n*g, n*g'] of the image enlarged and cut in n x n tiles."""
     height, width = teacher.spec.native_size
 
     def look() -> Features:
         tiles = tile_images(resize_images(images, (n * height, n * width)), n)
-        return Features(None, stitch(chunked(teacher, tiles, teacher.chunk).spatial, n))
+        return Features(None, stitch(chunked(teacher, tiles, chunk or teacher.chunk).spatial, n))
 
     return through_cache(teacher, tiles_name(n), images, look).spatial

@@ -30,7 +30,7 @@ def upstream(recipe: Recipe) -> str:
 
 def passed(part: Pass) -> list[Any]:
     """What a pass shows, and to whom: not what is made of it."""
-    shown = {name: [str(node.input), node.mosaic] for name, node in part.teachers.items()}
+    shown = {name: [str(node.input), node.mosaic, node.chunk] for name, node in part.teachers.items()}
     return [part.partition, part.sizes, part.batch_size, part.ranks, part.augment.model_dump(mode="json"), shown]
 
 

@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
+from common.atomic import write_text
 from common.errors import UserError
+from common.json_files import write_json
 from common.jsonl import Log
 from common.recipes import dump
 from distill.losses.shift_equivariance import centre_crop, margin
@@ -277,10 +279,10 @@ def begin(arm: Arm) -> None:
     """Make the folder, say what will run, start the trackers."""
     only_existing(arm.folder)
     if arm.accelerator.is_main_process:
-        (arm.folder / "recipe.yaml").write_text(dump(arm.recipe), encoding="utf-8")
+        write_text(arm.folder / "recipe.yaml", dump(arm.recipe))
         device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
         environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
-        (arm.folder / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
+        write_json(arm.folder / "environment.json", environment)
     for tracker in arm.recipe.log.trackers:
         if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
             raise UserError(f'log.trackers: {tracker} is not installed; pip install "agglomerate[{tracker}]"')
@@ -318,7 +320,7 @@ def report_data(accelerator: Accelerator, stream: Streams, folders: Sequence[Pat
     problems = list(dict.fromkeys(problem for report in each for problem in report["problems"]))
     found = {"read": read, "bad": bad, "bad_reasons": reasons, "problems": problems}
     for folder in folders:
-        (folder / "data.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        write_json(folder / "data.json", found)
     print(f"images: {read} read, {bad} of them unreadable and replaced, {len(problems)} damaged shards")
     for what, why in [*list(reasons.items())[:10], *((problem, "") for problem in problems[:10])]:
         print(f"  {what}{': ' if why else ''}{why}")

@@ -5,16 +5,16 @@ The student answers in PHI-S space. The inverse map is affine, so it is folded i
 arXiv 2410.01680, A.6): W = Theta W', b = Theta b' + mu. What the exported adaptors say is in the teacher's own units.
 """
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from common.atomic import recover, replacing_folder, write_text
+from common.json_files import read_json_object, write_json
+from common.tensor_files import write_tensors
 from distill.recipe import Recipe, StudentNode
 from distill.student.heads import last_layer
 from distill.student.model import timm_options
@@ -31,7 +31,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 def export_student(
     folder: Path, state: Mapping[str, Tensor], recipe: Recipe, targets: Targets, identity: Mapping[str, Any], step: int
 ) -> None:
-    """Write the student folder under another name and rename it: a reader sees all of it or nothing."""
+    """Write the student folder: a reader sees the old one, or all of the new one."""
     weights = fold_scales(state)
     for name, target in targets.teachers.items():
         if target.head.spatial_dim is not None:
@@ -40,16 +40,11 @@ def export_student(
 
 
 def write_student(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write a student folder under another name and rename it."""
-    temporary = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary / WEIGHTS)
-    (temporary / WEIGHTS).chmod(0o644)  # safetensors keeps what it writes to the owner
-    (temporary / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
-    (temporary / CARD).write_text(card(config), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    """Replace a student folder, whole or not at all."""
+    with replacing_folder(folder) as new:
+        write_tensors(new / WEIGHTS, weights)
+        write_json(new / CONFIG, config)
+        write_text(new / CARD, card(config))
 
 
 def fold_normaliser(weights: dict[str, Tensor], layer: str, normaliser: PhiS) -> None:
@@ -95,8 +90,8 @@ def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, An
 
 def exported_identity(folder: Path) -> dict[str, Any] | None:
     """The identity of the run that wrote a student folder, None where there is none yet."""
-    path = folder / CONFIG
-    return json.loads(path.read_text(encoding="utf-8"))["identity"] if path.is_file() else None
+    path = recover(folder) / CONFIG
+    return read_json_object(path).get("identity", {}) if path.is_file() else None
 
 
 def card(config: Mapping[str, Any]) -> str:

@@ -10,16 +10,16 @@ runs/<name>/nan/step-00000012/
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
+from common.atomic import remove, write_text
 from common.recipes import dump
+from common.tensor_files import write_tensors
 from distill.recipe import Recipe
 from distill.training.data import RawBatch, gather_objects
 from distill.training.engine import Engine, only_existing, wants_bf16
@@ -59,13 +59,13 @@ def write_capture(
     names = gather_objects(dict(keys))
     student = engine.student_state()
     if accelerator.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         only_existing(folder)
-        (folder / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
-        save_file(student, folder / "student.safetensors")
-        save_file({name: tensor.contiguous() for name, tensor in targets.items()}, folder / "targets.safetensors")
+        write_text(folder / "recipe.yaml", dump(recipe))
+        write_tensors(folder / "student.safetensors", student)
+        write_tensors(folder / "targets.safetensors", targets)
         if average is not None:
-            save_file(dict(average), folder / "average.safetensors")
+            write_tensors(folder / "average.safetensors", average)
         facts = {
             "step": bad_update.step,
             "not_finite": bad_update.non_finite_terms(),
@@ -75,11 +75,11 @@ def write_capture(
             "student": "after the update" if updated(bad_update, engine) else "before the update",
             "keys": names,
         }
-        (folder / "update.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_text(folder / "update.json", json.dumps(facts, indent=1))  # its loss may be NaN
     accelerator.wait_for_everyone()
-    images = {role.part.partition: pixels.cpu().contiguous() for role, pixels in bad_update.raw}
-    rng_state = {f"{RNG_STATE}.{number}": state.cpu() for number, state in enumerate(bad_update.rng_state)}
-    save_file(images | rng_state, folder / f"rank-{accelerator.process_index}.safetensors")
+    images = {role.part.partition: pixels for role, pixels in bad_update.raw}
+    rng_state = {f"{RNG_STATE}.{number}": state for number, state in enumerate(bad_update.rng_state)}
+    write_tensors(folder / f"rank-{accelerator.process_index}.safetensors", images | rng_state)
     accelerator.save_state(str(folder / "engine"))
     accelerator.wait_for_everyone()
     return advice(bad_update, folder)

@@ -1,17 +1,16 @@
-"""Where a training stands: what learns, and the optimiser's state. Written to a temporary name, then renamed."""
+"""Where a training stands: what learns, and the optimiser's state."""
 
-import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from common.atomic import recover, replacing_folder
 from common.errors import UserError
+from common.json_files import read_json_object, write_json
+from common.tensor_files import write_tensors
 from eval_suite.vlm.model import Llava
 
 WEIGHTS, OPTIMISER, STATE = "learned.safetensors", "optimiser.pt", "progress.json"
@@ -34,30 +33,20 @@ class Checkpoints:
 
     def exists(self) -> bool:
         """Whether there is one."""
-        return (self.latest / STATE).is_file()
+        return (recover(self.latest) / STATE).is_file()
 
     def reached(self) -> Progress:
         """Where the latest stands."""
         if not self.exists():
             return Progress("", 0)
-        return Progress(**json.loads((self.latest / STATE).read_text(encoding="utf-8")))
+        return Progress(**read_json_object(self.latest / STATE))
 
     def save(self, model: Llava, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
         """Replace the latest checkpoint."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".latest.", dir=self.folder))
-        try:
-            save_learned(model, partial / WEIGHTS)
-            torch.save(optimiser.state_dict(), partial / OPTIMISER)
-            (partial / STATE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-            old = self.folder / ".old"
-            shutil.rmtree(old, ignore_errors=True)
-            if self.latest.exists():
-                os.replace(self.latest, old)
-            os.replace(partial, self.latest)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with replacing_folder(self.latest) as new:
+            write_tensors(new / WEIGHTS, model.learned())
+            torch.save(optimiser.state_dict(), new / OPTIMISER)
+            write_json(new / STATE, asdict(progress))
 
     def load(self, model: Llava, optimiser: torch.optim.Optimizer | None) -> None:
         """Weights, and the optimiser's state where a stage goes on."""
@@ -66,14 +55,9 @@ class Checkpoints:
             optimiser.load_state_dict(torch.load(self.latest / OPTIMISER, map_location=model.device, weights_only=True))
 
 
-def save_learned(model: Llava, path: Path) -> None:
-    """What some stage trains, as safetensors."""
-    save_file({name: weight.detach().cpu().contiguous() for name, weight in model.learned().items()}, path)
-
-
 @torch.no_grad()
 def load_learned(model: Llava, path: Path) -> None:
-    """The inverse of `save_learned`; UserError for a damaged file or one of another recipe."""
+    """Read what some stage trained into the model; UserError for a damaged file or one of another recipe."""
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,6 @@
 """A vision-language model in a folder: what it was made of, how far it was trained. lmms-eval loads it there."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.json_files import read_json_object, write_json
 from common.recipes import validate
 from eval_suite.readers.contracts import ConversationImages
 from eval_suite.vlm.checkpoints import WEIGHTS, Checkpoints, Progress, load_learned
@@ -49,7 +49,6 @@ def describe(
                 f"{folder} holds the training of another recipe, backbone or data; name another folder or delete it"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
     card = {
         "schema": SCHEMA,
         "backbone": node or backbone.spec.name,
@@ -59,9 +58,7 @@ def describe(
         "digest": digest,
         "last": [last.stage, last.step],
     }
-    partial = folder / f".{CARD}"
-    partial.write_text(json.dumps(card, indent=1), encoding="utf-8")
-    partial.replace(path)
+    write_json(path, card)
 
 
 def load_vlm(
@@ -103,10 +100,7 @@ def load_vlm(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    found = read_json_object(path)
+    if found.get("schema") != SCHEMA:
         raise UserError(f"{path} is no card of a vision-language model of this version")
     return found

@@ -4,6 +4,7 @@ PHI-S and the bias are applied to the low-resolution map and to every tile befor
 raw teacher units in, raw teacher units out. Upsampling raw maps and normalising the result would be another function.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from featsharp_adapter.model.normalisers import Normaliser, new_normaliser
 from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.model.views import Views, teacher_views
 from featsharp_adapter.upsamplers.base import Upsampler
+from featsharp_adapter.upsamplers.checkout import CONSENT
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
+from featsharp_adapter.upsamplers.table import CLASS, build_upsampler
 from teachers.contracts import Backbone, BackboneSpec
 
 
@@ -91,18 +93,25 @@ class Adapter(nn.Module):
         return write_folder(Path(folder), self.state_dict(), self.meta.to_dict(), adapter_card(self.meta, size))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, backbone_spec: BackboneSpec | None = None) -> "Adapter":
+    def from_pretrained(
+        cls, folder: str | Path, backbone_spec: BackboneSpec | None = None, *, trusted: str | None = None
+    ) -> "Adapter":
         """Load a folder, `builtin:NAME` or a Hub repository, in eval mode.
 
-        UserError when it is missing or damaged, or, given a teacher's spec, made for another teacher.
+        UserError when it is missing or damaged, or, given a teacher's spec, made for another teacher. trusted: the
+        class:PACKAGE.MODULE.NAME that it may run; a folder may come from anywhere, so it cannot name code by itself.
         """
         path = find_folder(str(folder))
         description = read_description(path)
         meta = AdapterMeta.from_dict(description, str(path))
+        if meta.upsampler.startswith(CLASS) and meta.upsampler != trusted and os.environ.get(CONSENT) != "1":
+            raise UserError(
+                f"the adapter {path} runs {meta.upsampler}, code that is not of this package; to allow it, write "
+                f"upsampler: {meta.upsampler} in the node or recipe that loads the adapter, or set {CONSENT}=1"
+            )
         if backbone_spec is not None:
             meta.check_teacher(str(folder), backbone_spec)
-        if meta.upsampler in UPSAMPLERS:  # `build` says what else is wrong
-            check_options(meta.upsampler, meta.options)
+        check_options(meta.upsampler, meta.options)
         adapter = cls.build(meta, new_normaliser(meta.normaliser, meta.teacher.spatial_dim))
         try:
             adapter.load_state_dict(read_weights(path))

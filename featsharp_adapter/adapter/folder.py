@@ -1,8 +1,5 @@
 """Adapter folders: adapter.safetensors, adapter.json and README.md, on disk, in the package, and on the Hub."""
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +7,13 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from common.atomic import recover, replacing_folder, write_text
 from common.errors import UserError, unknown
+from common.json_files import read_json_object, write_json
+from common.tensor_files import write_tensors
 
 WEIGHTS, DESCRIPTION, CARD = "adapter.safetensors", "adapter.json", "README.md"
 SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -22,18 +22,11 @@ TRAINED = "adapter"  #: where a training puts its adapter, below its own folder
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], card: str) -> Path:
-    """Write all files beside `folder`, then put them in its place; an interruption leaves the old folder as it was."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        staging = Path(scratch) / "new"
-        staging.mkdir()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staging / WEIGHTS)
-        (staging / WEIGHTS).chmod(0o644)  # safetensors keeps what it writes to the owner
-        (staging / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        (staging / CARD).write_text(card, encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, Path(scratch) / "old")
-        os.replace(staging, folder)
+    """Replace `folder`; an interruption leaves the old one as it was."""
+    with replacing_folder(folder) as new:
+        write_tensors(new / WEIGHTS, tensors)
+        write_json(new / DESCRIPTION, description)
+        write_text(new / CARD, card)
     return folder
 
 
@@ -44,8 +37,8 @@ def find_folder(name: str) -> Path:
     """
     if name.startswith(BUILTIN):
         return _find_shipped(name.removeprefix(BUILTIN))
-    if Path(name).exists():
-        trained = Path(name) / TRAINED
+    if recover(name).exists():
+        trained = recover(Path(name) / TRAINED)
         return trained if trained.is_dir() and not (Path(name) / DESCRIPTION).exists() else Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"no adapter at {name}: there is no such folder")
@@ -58,16 +51,9 @@ def find_folder(name: str) -> Path:
 
 def read_description(folder: Path) -> dict[str, Any]:
     """The mapping in `adapter.json`; UserError when there is none."""
-    path = folder / DESCRIPTION
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{folder} is no adapter: cannot read {DESCRIPTION} ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(description, dict):
-        raise UserError(f"{path} is damaged: it holds no mapping")
-    return description
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"{folder} is no adapter: cannot read {DESCRIPTION}, there is none")
+    return read_json_object(folder / DESCRIPTION)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Train several upsamplers on the same views with the same budget, several seeds each; tabulate and draw them."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from common.atomic import write_text
+from common.json_files import write_json
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.compare.probes import Probes, RememberingBackbone, probe_adapter
 from featsharp_adapter.compare.variants import parse_variant
@@ -181,11 +182,10 @@ def markdown(rows: Sequence[Row]) -> str:
 def write_table(outcomes: Sequence[Outcome], out: Path) -> str:
     """Write OUT.md (the table) and OUT.json (every training and the rows); returns the table."""
     rows = summarise(outcomes)
-    out.parent.mkdir(parents=True, exist_ok=True)
     content = {"rows": [asdict(row) for row in rows], "outcomes": [asdict(outcome) for outcome in outcomes]}
-    out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(out.with_suffix(".json"), content)
     table = markdown(rows)
-    out.with_suffix(".md").write_text(table, encoding="utf-8")
+    write_text(out.with_suffix(".md"), table)
     return table
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError, nearest, unknown
+from common.errors import UserError, nearest
 from common.recipes import apply_override, validate
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import UPSAMPLERS
+from featsharp_adapter.upsamplers.table import CLASS, check_upsampler_name
 
 #: Fields of the recipe that variants may differ in: none decides which images and views there are, or how many steps.
 FIELDS = (
@@ -56,9 +56,9 @@ class Variant:
 def parse_variant(text: str, recipe: AdapterRecipe) -> Variant:
     """The variant that `text` (forms above) describes; UserError naming the nearest upsampler, option or field."""
     head, slash, changes = text.partition("/")
-    name, colon, rest = head.partition(":")
-    if name not in UPSAMPLERS:
-        raise unknown("upsampler", name, UPSAMPLERS)
+    own = head.startswith(CLASS)  # whose name has a colon of its own
+    name, colon, rest = head.removeprefix(CLASS if own else "").partition(":")
+    name = check_upsampler_name(f"{CLASS}{name}" if own else name)
     options = dict(recipe.options) if name == recipe.upsampler else {}
     for key, value in _pairs(text, rest) if colon else []:
         options[key] = [_value(item) for item in value.split("+")] if "+" in value else _value(value)

@@ -97,6 +97,7 @@ def load(
     overlap: float = 0.0,
     max_memory: str | None = None,
     dtype: str | None = None,
+    upsampler: str | None = None,
 ) -> SharpenedBackbone:
     """Load an adapter folder (or `builtin:NAME`, or a Hub repository) and the teacher it names.
 
@@ -104,6 +105,7 @@ def load(
     chunk: tiles in the teacher at a time. fit: without one, k times the teacher's size is the only size; auto, squash,
     resize and windows take any (sharpener.py), where overlap (a share of a tile) and max_memory ("2G") are settings.
     dtype: bfloat16 or float16, of the teacher's matrix products; it is then frozen. The adapter stays in float32.
+    upsampler: the class:PACKAGE.MODULE.NAME that the adapter may run, where it is not of this package.
     """
     settings = None
     if fit is not None:
@@ -111,9 +113,9 @@ def load(
         settings = SharpenSettings(fit=fit, overlap=overlap, max_memory=budget, chunk=chunk)
     elif overlap or max_memory is not None:
         raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
-    adapter = Adapter.from_pretrained(folder)
+    adapter = Adapter.from_pretrained(folder, trusted=upsampler)
     backbone = load_backbone(recorded_teacher(folder, adapter) if teacher is None else teacher)
     if dtype is not None:
         backbone = FrozenBackbone(backbone, dtype=dtype, chunk=chunk)
-    adapter = Adapter.from_pretrained(folder, backbone.spec)
+    adapter = Adapter.from_pretrained(folder, backbone.spec, trusted=upsampler)
     return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings)

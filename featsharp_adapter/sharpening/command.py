@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.tensor_files import write_tensors
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.sharpening.backbone import recorded_teacher
@@ -112,12 +113,7 @@ def sharpen_files(files: dict[str, Path], sharpener: Sharpener, out: Path, devic
         tensors = {"spatial": features.spatial[0]}
         if features.summary is not None:
             tensors["summary"] = features.summary[0]
-        target = out / f"{name}.safetensors"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_suffix(".tmp")
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, scratch)
-        scratch.chmod(0o644)  # safetensors keeps what it writes to the owner
-        scratch.replace(target)
+        write_tensors(out / f"{name}.safetensors", tensors)
     return bad
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from common.atomic import replacing_file
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 
 #: Standard deviations from the mean at which a colour is at its end.
@@ -72,5 +73,6 @@ def save_panels(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> Path
             axes[row, column].imshow(picture)
             axes[row, column].set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary)
     return path

@@ -1,12 +1,12 @@
-"""Training state on disk. A checkpoint is written under a temporary name, then renamed: it is complete or not there."""
+"""Training state on disk: a checkpoint is complete or not there."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.atomic import remove_leftovers, replacing_file
 from common.errors import UserError
 
 _PATTERN = "step-????????.pt"
@@ -21,16 +21,11 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write the state after `step` steps, then remove the oldest. UserError when the disk will not take it."""
         path = self.folder / f"step-{step:08d}.pt"
-        temporary = path.with_suffix(".tmp")
+        remove_leftovers(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save({"step": step, "identity": self.identity, "state": state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with replacing_file(path) as temporary:
+                torch.save({"step": step, "identity": self.identity, "state": state}, temporary)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            temporary.unlink(missing_ok=True)
             raise UserError(f"cannot write {path}: {error}; earlier checkpoints are untouched") from error
         for old in self._existing()[: -self.keep]:
             old.unlink()

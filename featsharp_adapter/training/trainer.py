@@ -1,6 +1,5 @@
 """Train an adapter by multi-view consistency; resumed training is equal to uninterrupted training, bit for bit."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.jsonl import Log
 from common.keyed_random import mix
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.conditional_bias import disturbance
@@ -145,7 +145,9 @@ def train_adapter(
         samples.load_state_dict(state["samples"])
 
     start = checkpoints.restore(load) if checkpoints else 0
-    lines = Log(log, start)
+    lines = Log(log) if log else None
+    if lines:
+        lines.truncate(start)
     title = f"{recipe.upsampler} {recipe.factor}x"
     with tqdm(total=recipe.optim.steps, initial=start, desc=title, unit="step", disable=None) as bar:
         for number in range(start, recipe.optim.steps):
@@ -154,31 +156,13 @@ def train_adapter(
             if done % 10 == 0 or done == recipe.optim.steps:  # reading a value waits for the device
                 values = {name: float(value) for name, value in report.items()}
                 stop_if_diverged(values, done)
-                lines.write({"step": done, **values})
+                if lines:
+                    lines.write({"step": done, **values})
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if checkpoints and (done % recipe.checkpoint.every == 0 or done == recipe.optim.steps):
                 checkpoints.save(done, {"trainer": trainer.state_dict(), "samples": samples.state_dict()})
             bar.update()
     return trainer.finish()
-
-
-class Log:
-    """One JSON object a line; opening it for a resumed run drops the lines after the step it resumes from."""
-
-    def __init__(self, path: Path | None, start: int) -> None:
-        self.path = path
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def write(self, values: dict[str, Any]) -> None:
-        """Append one line."""
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
 
 
 def stop_if_diverged(values: dict[str, float], step: int) -> None:

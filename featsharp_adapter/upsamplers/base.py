@@ -20,6 +20,8 @@ class Upsampler(nn.Module, ABC):
     tile_grids: tuple[int, ...]
     #: rows of the output that are made at a time, None for all at once: where memory is short (`max_memory.py`)
     strip_rows: int | None = None
+    #: whether it claims to be bilinear interpolation before it is trained (`conformance.py` checks the claim)
+    starts_as_bilinear: bool = False
 
     def __init__(self, *, dim: int, factor: int, grid: tuple[int, int], tile_grids: tuple[int, ...] = ()) -> None:
         """dim: C. grid: the teacher's native (g, g'); forward takes other grids too, but learned it is on this one."""

@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from common.errors import UserError, nearest
-from featsharp_adapter.upsamplers.table import UPSAMPLERS, option_names
+from featsharp_adapter.upsamplers.table import option_names, upsampler_class
 
 
 def check_options(upsampler: str, options: Mapping[str, Any]) -> None:
-    """UserError, naming the nearest option or the type wanted, unless the upsampler of the table takes these."""
+    """UserError, naming the nearest option or the type wanted, unless the upsampler takes these."""
     accepted = option_names(upsampler)
-    parameters = inspect.signature(UPSAMPLERS[upsampler], eval_str=True).parameters
+    parameters = inspect.signature(upsampler_class(upsampler), eval_str=True).parameters
     for name, value in options.items():
         if name not in accepted:
             known = ", ".join(accepted) or "none"

@@ -30,6 +30,8 @@ class NoUpsampler(Upsampler):
 class BilinearUpsampler(Upsampler):
     """Smooth, and no new detail."""
 
+    starts_as_bilinear = True
+
     def __init__(self, *, dim: int, factor: int, grid: tuple[int, int]) -> None:
         super().__init__(dim=dim, factor=factor, grid=grid)
 

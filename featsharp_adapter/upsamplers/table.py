@@ -1,9 +1,11 @@
-"""The one table of upsamplers; a name that is not in it does not exist."""
+"""Upsamplers by name: the table of this package, entry points of others, and any class by its dotted path."""
 
 import inspect
+from importlib.metadata import entry_points
 from typing import Any
 
 from common.errors import UserError, nearest, unknown
+from common.plugins import find
 from featsharp_adapter.model.jbu import RADIUS
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
@@ -20,16 +22,39 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "featsharp": FeatSharpUpsampler,
     **GUIDES,
 }
+#: Entry points of other packages, by name; and the prefix of a class that is in no package's entry points.
+GROUP, CLASS = "featsharp_adapter.upsamplers", "class:"
 _GIVEN = ("dim", "factor", "grid")
+
+
+def upsampler_class(name: str) -> type[Upsampler]:
+    """Of the table, of an installed package's entry points (`GROUP`), or `class:PACKAGE.MODULE.NAME`.
+
+    UserError for an unknown name (with the nearest known one) and for a class that lacks what an upsampler must have.
+    """
+    if name in UPSAMPLERS:
+        return UPSAMPLERS[name]
+    if name.startswith(CLASS):
+        return _checked(name, find(name.removeprefix(CLASS)))
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in installed:
+        raise unknown("upsampler", name, (*UPSAMPLERS, *installed))
+    return _checked(name, installed[name].load())
+
+
+def check_upsampler_name(name: str) -> str:
+    """`name` again; UserError unless it is that of an upsampler."""
+    upsampler_class(name)
+    return name
 
 
 def build_upsampler(name: str, *, dim: int, factor: int, grid: tuple[int, int], **options: Any) -> Upsampler:
     """A new, untrained upsampler for features of width `dim` on a teacher's native `grid`.
 
-    UserError for an unknown name or option (with the nearest known one), and for a factor that cannot work.
+    name: as `upsampler_class` has it. UserError for an unknown name or option (with the nearest known one), and for a
+    factor that cannot work.
     """
-    if name not in UPSAMPLERS:
-        raise unknown("upsampler", name, UPSAMPLERS)
+    made = upsampler_class(name)
     if factor < 1:
         raise UserError(f"an upsampling factor is a whole number >= 1, got {factor}")
     accepted = option_names(name)
@@ -37,12 +62,28 @@ def build_upsampler(name: str, *, dim: int, factor: int, grid: tuple[int, int], 
         if option not in accepted:
             known = ", ".join(accepted) or "none"
             raise UserError(f'upsampler {name} has no option "{option}"{nearest(option, accepted)}; it takes: {known}')
-    upsampler = UPSAMPLERS[name](dim=dim, factor=factor, grid=grid, **options)
+    upsampler = made(dim=dim, factor=factor, grid=grid, **options)
+    if not isinstance(getattr(upsampler, "tile_grids", None), tuple) or getattr(upsampler, "factor", None) != factor:
+        raise UserError(f"{name}: call super().__init__(dim=dim, factor=factor, grid=grid, tile_grids=...) in __init__")
     if upsampler.guide_parameters() and min(grid) * factor <= RADIUS:
         raise UserError(f"{name} filters over {2 * RADIUS + 1} pixels and needs more than {RADIUS} a side, got {grid}")
     return upsampler
 
 
 def option_names(name: str) -> list[str]:
-    """What an upsampler of the table can be told beyond width, factor and grid."""
-    return [option for option in inspect.signature(UPSAMPLERS[name]).parameters if option not in _GIVEN]
+    """What an upsampler can be told beyond width, factor and grid."""
+    return [option for option in inspect.signature(upsampler_class(name)).parameters if option not in _GIVEN]
+
+
+def _checked(name: str, found: object) -> type[Upsampler]:
+    """`found`, seen to be the class of an upsampler; UserError says what is missing."""
+    base = "featsharp_adapter.upsamplers.base.Upsampler"
+    if not (isinstance(found, type) and issubclass(found, Upsampler)):
+        raise UserError(f"{name} is no upsampler: it must be a subclass of {base}")
+    if inspect.isabstract(found):
+        raise UserError(f"{name} lacks the method upsample(self, low, tiles, guidance) of {base}")
+    parameters = inspect.signature(found).parameters
+    missing = [given for given in _GIVEN if given not in parameters]
+    if missing:
+        raise UserError(f"{name}: its __init__ must take {', '.join(_GIVEN)} by name; missing: {', '.join(missing)}")
+    return found

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from common.atomic import write_text
 from tools.tiny_teachers.cache import SceneCache, create, open_cache, store_depth, store_normals
 
 _CHUNK = 16
@@ -40,7 +41,7 @@ def fill(draw: Callable[[int], LabelledScene], count: int, size: int, folder: Pa
         (folder / _DONE).unlink(missing_ok=True)
         create(folder, count, size)
         captions = _draw_all(partial(_store, draw, folder), count, workers)
-        (folder / _DONE).write_text(json.dumps(captions))
+        write_text(folder / _DONE, json.dumps(captions))
     return open_cache(folder)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.atomic import replacing_file
 from teachers.tiny.model import TinyNetwork
 from tools.tiny_teachers.cache import SceneCache
 from tools.tiny_teachers.crops import Crops, draw_windows, take_crops
@@ -141,11 +142,9 @@ class _Progress:
             return
         saved = {name: part.state_dict() for name, part in self.parts.items()}
         schedule = {**asdict(self.schedule), "zoom": list(self.schedule.zoom)}
-        temporary = self.path.with_suffix(".partial")
-        torch.save(
-            {**saved, "schedule": schedule, "step": step, "sums": self.sums, "spent": list(self.clocks())}, temporary
-        )
-        temporary.replace(self.path)
+        saved |= {"schedule": schedule, "step": step, "sums": self.sums, "spent": list(self.clocks())}
+        with replacing_file(self.path) as temporary:
+            torch.save(saved, temporary)
 
     def finish(self) -> dict[str, float]:
         wall, cpu = self.clocks()

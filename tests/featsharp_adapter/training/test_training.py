@@ -1,6 +1,5 @@
 """Training: it learns, it can be interrupted anywhere without a trace, and views in memory are the views made live."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from featsharp_adapter.recipe import OptimNode
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.optim import build_optimiser, clip_norm, rate_scale
 from featsharp_adapter.training.train_one import new_trainer, open_samples, train_one
-from featsharp_adapter.training.trainer import Log, Trainer
+from featsharp_adapter.training.trainer import Trainer
 from imagery.stream import ImageStream
 from teachers.contracts import state_digest
 
@@ -155,16 +154,9 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path, monke
         patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(UserError, match="No space left"):
             checkpoints.save(2, {"value": 2})
-    (tmp_path / "step-00000002.tmp").write_bytes(b"half")
+    (tmp_path / ".writing-half-step-00000002.pt").write_bytes(b"half")
     found: list[dict] = []
     assert checkpoints.restore(found.append) == 1 and found == [{"value": 1}]
-
-
-def test_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "loss": 0.5}\n{"step": 3')
-    Log(path, 10).write({"step": 20, "loss": 0.4})
-    assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [1.0, 0.4]
 
 
 def test_micro_batches_add_up_to_the_same_step(images, monkeypatch) -> None:
