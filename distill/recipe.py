@@ -10,7 +10,8 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, field_validator, model_validator
 
-from common.errors import UserError
+from common.errors import UserError, nearest
+from common.plugins import is_plugin
 from common.recipes import Node, read_recipe, validate
 from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNode
 from featsharp_adapter.upsamplers.table import check_upsampler_name
@@ -111,16 +112,28 @@ class TeacherNode(Node):
         return 1 if self.upsampler == "none" else self.factor
 
 
-class LossNode(Node):
-    """Which loss compares student and teacher (`distill.losses.losses`)."""
+SUMMARY_LOSSES, SPATIAL_LOSSES = ("cosine", "angular"), ("mse", "hybrid", "hybrid_map")
+LOSSES = "distill.losses"  #: the entry point group of losses that other packages add
 
-    summary: Literal["cosine", "angular"] = "cosine"
-    spatial: Literal["mse", "hybrid", "hybrid_map"] = "mse"
+
+class LossNode(Node):
+    """Which loss compares student and teacher: one of `distill/losses/losses.py`, or a function of the user's."""
+
+    summary: str = "cosine"  #: cosine, angular, class:PACKAGE.MODULE.NAME, or a registered name
+    spatial: str = "mse"  #: mse, hybrid, hybrid_map, class:PACKAGE.MODULE.NAME, or a registered name
     cosine_share: float = Field(0.9, ge=0, le=1)  #: of the hybrid losses; the rest is smooth L1
     beta: float = Field(1.0, gt=0)  #: where smooth L1 turns from square to line
     drop_teachers: float = Field(0.0, ge=0, lt=1)  #: chance to leave a teacher out for an image, its hardest excepted
     shift: bool = False  #: student and teachers see crops shifted by whole patches (C-RADIOv4, equation 1)
     mesa: float = Field(0.0, ge=0)  #: weight of the distance to the student's own moving average (`ema`)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for field, known in (("summary", SUMMARY_LOSSES), ("spatial", SPATIAL_LOSSES)):
+            name = getattr(self, field)
+            if name not in known and not is_plugin(name, LOSSES):
+                raise ValueError(f'{field}: unknown loss "{name}"{nearest(name, known)}; known: {", ".join(known)}')
+        return self
 
     @model_validator(mode="after")
     def _shiftable(self) -> Self:

@@ -1,12 +1,14 @@
 """Losses between student and teacher. All are means over the batch, so equal shares on several processes average."""
 
-from collections.abc import Callable
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
-from distill.recipe import LossNode
+from common.plugins import is_plugin, load_plugin
+from distill.losses.teacher_dropping import Loss
+from distill.recipe import LOSSES, LossNode
 from distill.targets.dispersion import angles
 
 #: AM-RADIO (arXiv 2312.06709): spatial loss = 0.9 cosine + 0.1 smooth L1; the beta of the original is not published.
@@ -55,8 +57,10 @@ def hybrid_positions(student: Tensor, teacher: Tensor, cosine_share: float = COS
     return cosine_share * angle + (1 - cosine_share) * smooth
 
 
-def summary_loss(node: LossNode, dispersion: float | None) -> Callable[[Tensor, Tensor], Tensor]:
+def summary_loss(node: LossNode, dispersion: float | None) -> Loss:
     """The recipe's summary loss for a teacher whose summaries have this dispersion."""
+    if is_plugin(node.summary, LOSSES):
+        return own_loss(node.summary)
     if node.summary == "cosine":
         return cosine
     if not dispersion:
@@ -67,16 +71,34 @@ def summary_loss(node: LossNode, dispersion: float | None) -> Callable[[Tensor, 
     return lambda student, teacher: angular(student, teacher, dispersion)
 
 
-def spatial_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
+def spatial_loss(node: LossNode) -> Loss:
     """The recipe's spatial loss."""
+    if is_plugin(node.spatial, LOSSES):
+        return own_loss(node.spatial)
     if node.spatial == "mse":
         return mse
     chosen = hybrid if node.spatial == "hybrid" else hybrid_map
     return lambda student, teacher: chosen(student, teacher, node.cosine_share, node.beta)
 
 
-def position_loss(node: LossNode) -> Callable[[Tensor, Tensor], Tensor]:
+def position_loss(node: LossNode) -> Loss:
     """The recipe's spatial loss at every position, [B, C, h, w] -> [B, h, w]; not every loss has one."""
+    if is_plugin(node.spatial, LOSSES):
+        found = getattr(own_loss(node.spatial), "positions", None)
+        if not callable(found):
+            raise UserError(
+                f"loss.shift compares position by position, and {node.spatial} has no `positions`: "
+                "an attribute (student, teacher [B, C, h, w]) -> [B, h, w]"
+            )
+        return cast(Loss, found)
     if node.spatial == "mse":
         return mse_positions
     return lambda student, teacher: hybrid_positions(student, teacher, node.cosine_share, node.beta)
+
+
+def own_loss(name: str) -> Loss:
+    """A user's function (student, teacher) -> scalar, a mean over the batch; UserError where it is none."""
+    found = load_plugin(name, LOSSES)
+    if isinstance(found, type) or not callable(found):
+        raise UserError(f"{name} is no function; a loss takes (student, teacher) and gives a scalar")
+    return cast(Loss, found)

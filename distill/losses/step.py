@@ -64,7 +64,7 @@ class DistillStep:
             name: summary_loss(recipe.loss, known.get(name)) for name, weight in self.weights.items() if weight.summary
         }
         self.spatial_loss = spatial_loss(recipe.loss)
-        self.position_loss = position_loss(recipe.loss)
+        self.position_loss = position_loss(recipe.loss) if recipe.loss.shift else None
         self.drop_teachers = recipe.loss.drop_teachers
 
     def __call__(self, images: Tensor) -> StepResult:
@@ -124,7 +124,7 @@ class DistillStep:
             resized = resize_map(ours, grid), resize_map(theirs, grid)
             terms["spatial"] = weight.spatial * (
                 self._shifted(self.position_loss, name, *resized, pixels, measure)
-                if self.shifts
+                if self.position_loss
                 else measure(self.spatial_loss, *resized)
             )
         return terms

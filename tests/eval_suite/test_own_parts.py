@@ -119,11 +119,8 @@ def test_what_a_suite_says_of_itself_names_them(my_parts: Path) -> None:
     ],
 )
 def test_a_wrong_probe_is_told_what_is_missing(probe: str, message: str) -> None:
-    node = {
-        "name": "x",
-        "data": {"a": {"reader": "scenes", "seed": 1}},
-        "probes": {"p": {"probe": probe, "group": "g", "data": "a"}},
-    }
+    data = {"a": {"reader": "class:my_parts.NoiseReader"}}
+    node = {"name": "x", "data": data, "probes": {"p": {"probe": probe, "group": "g", "data": "a"}}}
     with pytest.raises(UserError, match=message):
         validate(Suite, node, "suite")
 
