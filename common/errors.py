@@ -5,6 +5,9 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+from common.interruption import Stopped, watching_signals
+from common.launcher import end_with_launcher
+
 
 class UserError(Exception):
     """Something the user can put right; the message says what is wrong and what to do, in one or two lines."""
@@ -30,10 +33,19 @@ def add_debug_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def guard(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
-    """Run `main(argv)`; a user error prints its message and gives its exit code, `--debug` lets it through."""
+    """Run `main(argv)`; a user error prints its message and gives its exit code, `--debug` lets it through.
+
+    A signal ends it in a line too, with 130 or 143, and so does the end of the launcher that started this process.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    end_with_launcher()
     try:
-        return main(argv) or 0
+        with watching_signals():
+            return main(argv) or 0
+    except Stopped as stopped:
+        if str(stopped):
+            print(stopped, file=sys.stderr)
+        return stopped.exit_code
     except UserError as error:
         if "--debug" in argv:
             raise

@@ -11,12 +11,14 @@ import argparse
 import sys
 
 from common.errors import UserError, add_debug_flag, guard
+from common.run_lock import add_take_over_flag
 from distill.evaluation.probe_and_report import EvalRoom, probe_all, publish
 from distill.preflight import find_missing, make, open_once, refuse
 from distill.recipe import read, read_arms, runs_of
 from distill.training.arm_groups import group
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
+from distill.training.processes import alone_in, leave_together, refuse_strays
 from eval_suite.recorded import recall_or_run
 from eval_suite.report import write_report
 from eval_suite.results import read_metrics, write_metrics
@@ -33,8 +35,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("recipe", help="YAML file with `arms` and a `baseline`")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="laid under every arm's own")
     parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
+    parser.add_argument("--elastic", action="store_true", help="go on though the number of processes has changed")
+    add_take_over_flag(parser)
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
+    refuse_strays()
     whole = read(arguments.recipe, arguments.overrides)
     recipes = read_arms(arguments.recipe, arguments.overrides)
     rows = {arm: [recipes[run] for run in runs] for arm, runs in runs_of(whole).items()}
@@ -43,16 +48,16 @@ def main(argv: list[str]) -> None:
     missing = find_missing(recipes.values())
     refuse(make(missing) if arguments.prepare else missing)
     accelerators = start(recipes)
-    arms = {name: Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()}
+    arms = {name: Arm(name, recipe, accelerators[name], arguments.elastic) for name, recipe in recipes.items()}
     baseline = str(whole.baseline)
     plain = arms[rows[baseline][0].name] if whole.eval.untrained is True else None
-    for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
-        run_together(members, open_once(members[0].recipe.data.train), untrained=plain.name if plain else None)
     first = next(iter(arms.values())).accelerator
-    if first.is_main_process:
-        probed = probe_all(ROOM, rows, whole.folder, plain.untrained_folder if plain else None)
-        print(publish(ROOM, probed, rows, baseline, whole.folder))
-    first.end_training()
+    with alone_in(whole.folder, first, take_over=arguments.take_over):
+        for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
+            run_together(members, open_once(members[0].recipe.data.train), untrained=plain.name if plain else None)
+        if leave_together(first):
+            probed = probe_all(ROOM, rows, whole.folder, plain.untrained_folder if plain else None)
+            print(publish(ROOM, probed, rows, baseline, whole.folder))
 
 
 if __name__ == "__main__":

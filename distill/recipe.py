@@ -193,6 +193,7 @@ class EngineNode(Node):
     arm_threads: int | None = Field(None, ge=1)
     compile: bool = False  #: torch.compile of the student: minutes at the start, less time a step
     teachers: Literal["replicated", "zero3"] = "replicated"  #: zero3: every process holds a share of their weights
+    patience: float = Field(10.0, gt=0)  #: minutes a process waits for the others before it calls them lost
 
 
 class CheckpointNode(Node):
@@ -200,6 +201,7 @@ class CheckpointNode(Node):
 
     every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
+    grace: float = Field(27.0, gt=0)  #: seconds from a signal to the end, saved or not; schedulers kill after 30
 
 
 class LogNode(Node):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, add_debug_flag, guard
+from common.run_lock import add_take_over_flag
 from distill.planning.gpus import GPUS, find_gpu
 from distill.recipe import UNTRAINED, Recipe, read
 from teachers.imports import many_imports
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--share", type=float, default=0.4, help="of a GPU's peak FLOP/s that is reached, for the plan")
     parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="say where a NaN began, from what the run kept")
+    parser.add_argument("--elastic", action="store_true", help="go on though the number of processes has changed")
+    add_take_over_flag(parser)
     add_debug_flag(parser)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.replay is not None:
@@ -43,7 +46,7 @@ def main(argv: list[str]) -> None:
     if arguments.plan:
         print_plan(recipe, arguments.gpu, arguments.gpus, arguments.share)
     else:
-        run(recipe, prepare=arguments.prepare)
+        run(recipe, prepare=arguments.prepare, elastic=arguments.elastic, take_over=arguments.take_over)
 
 
 def print_replay(folder: Path, overrides: list[str]) -> None:
@@ -65,20 +68,23 @@ def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None
         print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
 
 
-def run(recipe: Recipe, *, prepare: bool) -> None:
+def run(recipe: Recipe, *, prepare: bool, elastic: bool, take_over: bool) -> None:
     """Train, or go on training, then judge."""
     with many_imports():
         from distill.preflight import find_missing, make, open_once, refuse
         from distill.training.arms import Arm, run_arm
         from distill.training.engine import start
+        from distill.training.processes import alone_in, leave_together, refuse_strays
 
+    refuse_strays()
     missing = find_missing([recipe])
     refuse(make(missing) if prepare else missing)
-    arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name])
-    run_arm(arm, open_once(recipe.data.train), export_untrained=wants_untrained(recipe))
-    if recipe.eval is not None and arm.accelerator.is_main_process:
-        probe(recipe, arm)
-    arm.accelerator.end_training()
+    arm = Arm(recipe.name, recipe, start({recipe.name: recipe})[recipe.name], elastic)
+    with alone_in(recipe.folder, arm.accelerator, take_over=take_over):
+        run_arm(arm, open_once(recipe.data.train), export_untrained=wants_untrained(recipe))
+        main = leave_together(arm.accelerator)
+        if recipe.eval is not None and main:
+            probe(recipe, arm)
 
 
 def wants_untrained(recipe: Recipe) -> bool:

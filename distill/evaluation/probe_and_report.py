@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from common.jsonl import read_log
+from common.launcher import end_with_parent
 from distill.evaluation.pictures import Sheet, draw, save_sheet
 from distill.evaluation.probe_once import ProbeOnce
 from distill.exported import load
@@ -98,12 +100,24 @@ def probe_jobs(room: EvalRoom, suite: str, cases: Sequence[ProbeJob]) -> dict[st
     room.load_suite(suite)  # a mistake in the suite is told before processes start
     processes = min(len(cases), os.cpu_count() or 1, MOST_PROCESSES)
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin) as pool:
         waiting = {pool.submit(probe_job, room, suite, case): case.name for case in cases}
         paths = {}
-        for done in tqdm(as_completed(waiting), total=len(cases), desc="probing"):
-            paths[waiting[done]] = done.result()
+        try:
+            for done in tqdm(as_completed(waiting), total=len(cases), desc="probing"):
+                paths[waiting[done]] = done.result()
+        except BaseException:  # asked to stop, say: what is finished is on the disk, the rest need not be
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
     return {name: room.read_metrics(path) for name, path in paths.items()}
+
+
+def _begin() -> None:
+    """A process that probes: one thread, and no life without the process it works for."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to everyone; the parent decides
+    end_with_parent(grace=0)
 
 
 def probe_job(room: EvalRoom, suite_path: str, case: ProbeJob) -> Path:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import UserError
+from common.step_folders import StepFolders
 from distill.targets.targets import Targets
-from distill.training.checkpoint import PREFIX
 
 TARGETS = "targets.safetensors"  #: in a checkpoint
 HINT = "normaliser.load takes a run's folder, one of its checkpoints, or a targets.safetensors"
@@ -19,7 +19,7 @@ HINT = "normaliser.load takes a run's folder, one of its checkpoints, or a targe
 
 def find(path: Path) -> Path:
     """The file behind a run's folder (its newest checkpoint), a checkpoint or the file itself; UserError for none."""
-    folders = [path, *sorted((path / "checkpoints").glob(f"{PREFIX}*"), reverse=True)]
+    folders = [path, *reversed(StepFolders(path / "checkpoints", keep=1).all())]
     for candidate in (path, *(folder / TARGETS for folder in folders)):
         if candidate.is_file():
             return candidate

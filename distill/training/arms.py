@@ -27,12 +27,12 @@ from distill.targets.sharded_teachers import shard
 from distill.targets.targets import SharedTargets, Targets
 from distill.targets.teacher_views import TeacherPool
 from distill.targets.view_cache_size import check_cache
-from distill.training.checkpoint import Checkpoints, refuse_difference
+from distill.training.checkpoint import Checkpoints, refuse_difference, without_layout
 from distill.training.data import Streams, gather_objects, roles, to_device
 from distill.training.engine import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.training.export import export_student, exported_identity
 from distill.training.loop import train
-from distill.training.nan_capture import NonFiniteUpdate, write_capture
+from distill.training.nan_capture import NonFiniteUpdate, not_finite_advice, write_capture
 from distill.training.rng_state import RngState
 from distill.training.step_times import StepTimer
 from distill.training.trained_student import TrainedStudent, build_trained_student
@@ -50,6 +50,7 @@ class Arm:
     name: str
     recipe: Recipe
     accelerator: Accelerator
+    elastic: bool = False  #: go on though another number of processes was at it before
 
     @property
     def folder(self) -> Path:
@@ -105,6 +106,8 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource | Mixtur
             state = trainer.engine.student_state()
         if trainer.trained.average is not None and found.arm.recipe.ema.export:
             state = trainer.trained.average.state_dict()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
+            raise UserError(not_finite_advice(found.arm.recipe.optim.steps, found.arm.recipe))
         finish(found, state)
 
 
@@ -164,10 +167,17 @@ def find_unfinished(arm: Arm, targets: Targets) -> UnfinishedArm | None:
     identity = identify(arm, targets)
     finished = exported_identity(arm.student_folder)
     if finished is not None:
-        refuse_difference(finished, identity, str(arm.student_folder))
+        refuse_difference(without_layout(finished), without_layout(identity), str(arm.student_folder))
         arm.accelerator.print(f"{arm.name}: already trained, {arm.student_folder}")
         return None
-    checkpoints = Checkpoints(arm.folder / "checkpoints", arm.accelerator, identity, arm.recipe.checkpoint.keep)
+    checkpoints = Checkpoints(
+        arm.folder / "checkpoints",
+        arm.accelerator,
+        identity,
+        arm.recipe.checkpoint.keep,
+        patience=60 * arm.recipe.engine.patience,
+        elastic=arm.elastic,
+    )
     latest = checkpoints.latest()
     start = checkpoints.read_state(latest) if latest else 0
     return UnfinishedArm(arm, targets, identity, checkpoints, latest, start)
@@ -197,14 +207,16 @@ def build_trainer(
         # From here on every process draws its own random numbers (stochastic depth).
         torch.manual_seed(recipe.student_seed + 1 + accelerator.process_index)
         if found.latest:
-            found.checkpoints.restore(found.latest)
+            found.checkpoints.restore(found.latest, engine.state())
             accelerator.print(f"{arm.name}: going on after step {found.start}")
     log = Log(arm.folder / "log.jsonl")
     if accelerator.is_main_process:
         log.truncate(found.start)
 
     def save(step: int) -> None:
-        found.checkpoints.save(step, stream, targets.normaliser_state())
+        if not engine.weights_are_finite():
+            raise UserError(not_finite_advice(step, recipe))
+        found.checkpoints.save(step, engine.state(), stream, targets.normaliser_state())
 
     def capture(bad_update: NonFiniteUpdate) -> str:
         average = None if trained.average is None else trained.average.state_dict()
@@ -221,6 +233,7 @@ def build_trainer(
         log=log,
         start=found.start,
         save=save,
+        settle=found.checkpoints.wait,
         capture=capture,
         rng_state=rng_state,
         trained=trained,

@@ -4,7 +4,7 @@ import datetime
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupK
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.interruption import STOPPING, Wishes
 from distill.recipe import EngineNode, OptimNode, Recipe
 from distill.schedule import Stage, schedule, stage_at
+from distill.training.engine_state import EngineState, state_of
 from distill.training.optim import Place, build_optimiser, learning_rate, local_batch, rate_shares
 from distill.training.zero_layout import fit_to_zero
 
-#: Rank 0 probes alone while the others wait at a barrier, which takes longer than torch's default of half an hour.
-PATIENCE = datetime.timedelta(hours=12)
 SINGLE_PROCESS = {
     "RANK": "0",
     "WORLD_SIZE": "1",
@@ -42,6 +42,8 @@ class Engine:
     node: OptimNode
     places: list[Place | None]  #: of the optimiser's groups
     stages: tuple[Stage, ...]  #: each with a warm-up and a cosine of its own
+    wishes: Wishes = field(default_factory=Wishes)  #: what signals asked of this process
+    agreed: Wishes = field(default_factory=Wishes)  #: what the processes agreed on in an update
 
     def activate(self) -> None:
         """Make this arm's DeepSpeed settings the ones Accelerate reads; they are the process's, not the arm's."""
@@ -77,11 +79,30 @@ class Engine:
         self.optimiser.zero_grad()
 
     def anywhere(self, found: bool) -> bool:
-        """Whether any process found something; with several, all must call it."""
-        if self.accelerator.num_processes == 1:
-            return found
-        flag = torch.tensor(float(found), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+        """Whether any process found something; with several, all must call it. The signals' wishes go along."""
+        stop = [self.wishes.stop == number for number in STOPPING]
+        told = [found, self.wishes.save, *stop]
+        if self.accelerator.num_processes > 1:
+            flags = torch.tensor(told, dtype=torch.float32, device=self.accelerator.device)
+            told = [flag > 0 for flag in self.accelerator.reduce(flags, "sum").tolist()]
+        self.agreed.save = self.agreed.save or told[1]
+        self.agreed.stop = self.agreed.stop or next(
+            (n for n, asked in zip(STOPPING, told[2:], strict=True) if asked), 0
+        )
+        return told[0]
+
+    def weights_are_finite(self) -> bool:
+        """Whether every weight is a number, in all processes; all must call it."""
+        parts = [getattr(weight, "ds_tensor", weight).detach() for weight in self.model.parameters()]
+        sums = torch.stack([part.float().sum() if part.numel() else part.new_zeros(()).float() for part in parts])
+        whole = bool(torch.isfinite(sums).all())  # a sum of finite numbers may overflow: then look closer
+        if not whole:
+            whole = all(bool(torch.isfinite(part).all()) for part in parts)
+        return not self.anywhere(not whole)
+
+    def state(self) -> EngineState:
+        """Its part in a checkpoint."""
+        return state_of(self.accelerator, self.model, self.optimiser)
 
     def set_learning_rate(self, step: int) -> float:
         """Prepare update number `step` (0, 1, ...); returns its rate, of which a group may get a share only."""
@@ -124,7 +145,7 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
             log_with=list(recipe.log.trackers) or None,
             project_dir=recipe.folder,
             deepspeed_plugins=plugins if first else None,
-            kwargs_handlers=[_process_group()] if first else None,
+            kwargs_handlers=[_process_group(recipe.engine.patience)] if first else None,
         )
         if several and accelerators[arm].distributed_type == DistributedType.NO:
             raise RuntimeError("several processes were started, and Accelerate would let each of them train alone")
@@ -228,7 +249,8 @@ def only_existing(folder: Path) -> Path:
     return folder
 
 
-def _process_group() -> InitProcessGroupKwargs:
+def _process_group(minutes: float) -> InitProcessGroupKwargs:
     """Without a GPU the backend must be named: left to itself, Accelerate calls every rank of two the only one."""
+    patience = datetime.timedelta(minutes=minutes)
     cpu = not torch.cuda.is_available() and "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    return InitProcessGroupKwargs(backend="gloo", timeout=PATIENCE) if cpu else InitProcessGroupKwargs(timeout=PATIENCE)
+    return InitProcessGroupKwargs(backend="gloo", timeout=patience) if cpu else InitProcessGroupKwargs(timeout=patience)

@@ -1,5 +1,7 @@
 """The training loop: fetch, look, learn, log, save; for one arm or many. It knows no teacher."""
 
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
+from common.interruption import Stopped, heeding
 from distill.training.crew import Crew
 from distill.training.data import PassBatch, RawBatch, Streams, micro_batches, to_device
 from distill.training.update import ArmTrainer, PassTargets
@@ -27,11 +30,17 @@ def train(trainers: Sequence[ArmTrainer], stream: Streams, device: torch.device)
     name = ", ".join(trainer.recipe.name for trainer in trainers)
     bar = tqdm(total=last, initial=first, desc=name, disable=quiet, mininterval=2, leave=True)
     losses: dict[str, str] = {}
-    for done in range(first + 1, last + 1):
-        for trainer, loss in loop.update(done):
-            losses["loss" if len(trainers) == 1 else trainer.recipe.name] = f"{loss:.4f}"
-            bar.set_postfix(losses, refresh=False)
-        bar.update()
+    with heeding(trainers[0].recipe.checkpoint.grace) as wishes:
+        for trainer in trainers:
+            trainer.engine.wishes = wishes
+        for done in range(first + 1, last + 1):
+            for trainer, loss in loop.update(done):
+                losses["loss" if len(trainers) == 1 else trainer.recipe.name] = f"{loss:.4f}"
+                bar.set_postfix(losses, refresh=False)
+            bar.update()
+            loop.heed(done)
+        for trainer in trainers:
+            trainer.settle()
     bar.close()
     loop.close()
 
@@ -89,6 +98,30 @@ class Loop:
                 losses.append((trainer, loss))
         return losses
 
+    def heed(self, done: int) -> None:
+        """What signals asked for, and all processes agreed on in update `done`: save, or save and stop (Stopped).
+
+        Where the next update's images are taken already, it waits for that update: a checkpoint holds their place.
+        """
+        agreed = [trainer.engine.agreed for trainer in self.trainers]
+        stop = next((wishes.stop for wishes in agreed if wishes.stop), 0)
+        if self._next is not None or not (stop or any(wishes.save for wishes in agreed)):
+            return
+        for trainer in self._active(done):
+            if not trainer.saves(done):
+                with trainer.turn():
+                    trainer.save(done)
+        for trainer in self.trainers:
+            trainer.engine.wishes.save = trainer.engine.agreed.save = False
+        if stop:
+            for trainer in self.trainers:
+                trainer.settle()
+            main = self.trainers[0].engine.accelerator.is_main_process
+            why = f"stopped by {signal.Signals(stop).name} after step {done}, which is saved; start again to go on"
+            raise Stopped(stop, why if main else "")
+        if self.trainers[0].engine.accelerator.is_main_process:
+            print(f"step {done} is saved, as SIGUSR1 asked", file=sys.stderr, flush=True)
+
     def _active(self, done: int) -> list[ArmTrainer]:
         return [trainer for trainer in self.trainers if trainer.takes_part(done)]
 
@@ -140,6 +173,7 @@ class Loop:
         """
         return (
             self.crew.hands > 1
+            and not any(each.engine.wishes.stop or each.engine.wishes.save for each in active)
             and self._active(done + 1) == active
             and all(trainer.looks_ahead(done) for trainer in active)
         )

@@ -10,6 +10,7 @@ runs/<name>/nan/step-00000012/
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from common.atomic import remove, write_text
 from common.recipes import dump
+from common.step_folders import StepFolders
 from common.tensor_files import write_tensors
 from distill.recipe import Recipe
 from distill.training.data import RawBatch, gather_objects
@@ -82,7 +84,7 @@ def write_capture(
     write_tensors(folder / f"rank-{accelerator.process_index}.safetensors", images | rng_state)
     accelerator.save_state(str(folder / "engine"))
     accelerator.wait_for_everyone()
-    return advice(bad_update, folder)
+    return advice(bad_update, recipe, folder)
 
 
 def updated(bad_update: NonFiniteUpdate, engine: Engine) -> bool:
@@ -90,12 +92,28 @@ def updated(bad_update: NonFiniteUpdate, engine: Engine) -> bool:
     return engine.updates_in_backward and math.isfinite(bad_update.line["loss"])
 
 
-def advice(bad_update: NonFiniteUpdate, folder: Path) -> str:
+def advice(bad_update: NonFiniteUpdate, recipe: Recipe, folder: Path) -> str:
     """What happened and what to do."""
     line = bad_update.line
     return (
         f"step {bad_update.step}: loss {line['loss']}, gradient norm {line['grad_norm']} (not finite: "
-        f"{', '.join(bad_update.non_finite_terms())}); stopped before this is saved. Lower optim.lr or optim.clip and "
-        "start again from the last checkpoint under a new name\n"
+        f"{', '.join(bad_update.non_finite_terms())}); stopped before this is saved. {begin_again(recipe)}\n"
         f"where it began: python distill/run.py --replay {folder}"
     )
+
+
+def not_finite_advice(step: int, recipe: Recipe) -> str:
+    """What to say of weights that are NaN or infinite after an update."""
+    return f"step {step}: weights are NaN or infinite, and are neither saved nor exported. {begin_again(recipe)}"
+
+
+def begin_again(recipe: Recipe) -> str:
+    """The command of a new run from the last checkpoint, at half the rate."""
+    whole = StepFolders(recipe.folder / "checkpoints", keep=1).all()
+    slower = {"optim.lr": recipe.optim.lr / 2}
+    slower |= {f"stages.{name}.lr": stage.lr / 2 for name, stage in recipe.stages.items() if stage.lr is not None}
+    words = ["accelerate", "launch", "distill/run.py", str(recipe.folder / "recipe.yaml"), f"name={recipe.name}-slower"]
+    words += [f"start_from={whole[-1]}"] if whole else []
+    words += [f"{name}={value:g}" for name, value in slower.items() if math.isfinite(value)]
+    what = "Begin a new run from the last checkpoint" if whole else "Begin again"
+    return f"{what} at a lower rate, e.g.: {shlex.join(words)}"

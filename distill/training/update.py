@@ -41,6 +41,7 @@ class ArmTrainer:
     log: Log
     start: int
     save: Callable[[int], None]  #: save(n) is called when n updates are done and a checkpoint is due
+    settle: Callable[[], None]  #: waits until what was saved is on the disk
     capture: Callable[[NonFiniteUpdate], str]  #: writes what made an update impossible; returns what to tell the user
     rng_state: RngState
     trained: TrainedStudent  #: what goes along with the student: told of every update

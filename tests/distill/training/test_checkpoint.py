@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from accelerate import Accelerator
 from common.errors import UserError
 from common.jsonl import Log, read_log
 from distill.training.checkpoint import Checkpoints, refuse_difference
+from distill.training.engine_state import EngineState, state_of
 
-IDENTITY = {"seed": 0, "optim.lr": 0.1}
+IDENTITY = {"seed": 0, "optim.lr": 0.1, "processes": 1, "engine": "torch", "precision": "fp32"}
 
 
 class Place:
@@ -41,69 +43,123 @@ def model() -> torch.nn.Linear:
 @pytest.fixture
 def checkpoints(tmp_path: Path, model: torch.nn.Linear) -> Iterator[Checkpoints]:
     accelerator = Accelerator()
-    accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
     yield Checkpoints(tmp_path / "checkpoints", accelerator, IDENTITY, keep=2)
     accelerator.free_memory()
+
+
+@pytest.fixture
+def engine(checkpoints: Checkpoints, model: torch.nn.Linear) -> EngineState:
+    optimiser = torch.optim.AdamW(model.parameters())
+    return state_of(checkpoints.accelerator, *checkpoints.accelerator.prepare(model, optimiser))
+
+
+def saved(checkpoints: Checkpoints, engine: EngineState, step: int, place: Place | None = None) -> Path:
+    """A checkpoint that is on the disk."""
+    checkpoints.save(step, engine, place or Place(step), TARGETS)
+    checkpoints.wait()
+    return checkpoints.folders.path(step)
 
 
 TARGETS = {"a.mean": torch.arange(3.0)}
 
 
-def test_everything_comes_back(checkpoints: Checkpoints, model: torch.nn.Linear) -> None:
-    path = checkpoints.save(7, Place(70), TARGETS)
+def test_everything_comes_back(checkpoints: Checkpoints, engine: EngineState, model: torch.nn.Linear) -> None:
+    path = saved(checkpoints, engine, 7, Place(70))
     weight, rng_state = model.weight.detach().clone(), torch.rand(2)
     model.weight.data.zero_()
     place = Place(0)
     assert checkpoints.latest() == path and checkpoints.read_state(path) == 7
-    checkpoints.restore(path)
+    checkpoints.restore(path, engine)
     checkpoints.restore_position(path, place)
     assert torch.equal(model.weight, weight) and place.at == 70
     assert torch.equal(torch.rand(2), rng_state)
     assert torch.equal(checkpoints.read_targets(path)["a.mean"], TARGETS["a.mean"])
 
 
-def test_what_is_registered_comes_back(checkpoints: Checkpoints) -> None:
+def test_what_changes_while_it_is_written_is_not_in_it(
+    checkpoints: Checkpoints, engine: EngineState, model: torch.nn.Linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on at once; the writer is held up until the weights have moved."""
+    weight, moved, write = model.weight.detach().clone(), threading.Event(), Checkpoints._write
+
+    def slow(self: Checkpoints, *arguments: Any) -> None:
+        assert moved.wait(timeout=30)
+        write(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "_write", slow)
+    checkpoints.save(1, engine, Place(1), TARGETS)
+    model.weight.data.zero_()
+    moved.set()
+    checkpoints.wait()
+    checkpoints.restore(checkpoints.folders.path(1), engine)
+    assert torch.equal(model.weight, weight)
+
+
+def test_what_is_registered_comes_back(checkpoints: Checkpoints, engine: EngineState) -> None:
     """An average of the weights, say: saved beside the rest, put back by `restore`."""
     average = torch.nn.Linear(3, 2)
     checkpoints.register("average", average)
-    path = checkpoints.save(1, Place(1), TARGETS)
+    path = saved(checkpoints, engine, 1)
     before = average.weight.detach().clone()
     average.weight.data.zero_()
-    checkpoints.restore(path)
+    checkpoints.restore(path, engine)
     assert torch.equal(average.weight, before) and (path / "average.safetensors").is_file()
     with pytest.raises(ValueError, match="there is a targets already"):
         checkpoints.register("targets", average)
 
 
-def test_only_the_last_are_kept(checkpoints: Checkpoints) -> None:
+def test_only_the_last_are_kept(checkpoints: Checkpoints, engine: EngineState) -> None:
     for step in (1, 2, 10):
-        checkpoints.save(step, Place(step), TARGETS)
+        saved(checkpoints, engine, step)
     assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["step-00000002", "step-00000010"]
 
 
+def test_every_file_of_a_checkpoint_is_guarded(checkpoints: Checkpoints, engine: EngineState) -> None:
+    """One flipped bit in any of them, and the checkpoint before is used."""
+    older, path = saved(checkpoints, engine, 1), saved(checkpoints, engine, 2)
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"manifest.json"}
+    assert names == {
+        "state.json",
+        "rank-0.json",
+        "targets.safetensors",
+        "engine/student.pt",
+        "engine/optimiser.pt",
+        "engine/random-0.pt",
+    }
+    for name in names:
+        content = bytearray((path / name).read_bytes())
+        content[len(content) // 2] ^= 4
+        (path / name).write_bytes(content)
+        assert checkpoints.latest() == older
+        content[len(content) // 2] ^= 4
+        (path.with_name(f"damaged-{path.name}") / name).write_bytes(content)
+        path.with_name(f"damaged-{path.name}").rename(path)
+        assert checkpoints.latest() == path
+
+
 def test_a_failure_in_the_middle_leaves_the_previous_one(
-    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+    checkpoints: Checkpoints, engine: EngineState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = checkpoints.save(1, Place(1), TARGETS)
+    """It is told when the next one is due, and nothing of it stays."""
+    first = saved(checkpoints, engine, 1)
 
-    class Broken(Place):
-        def state_dict(self) -> dict[str, Any]:
-            raise OSError(28, "No space left on device")
+    def broken(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("distill.training.checkpoint.write_tensors", broken)
+    checkpoints.save(2, engine, Place(2), TARGETS)
     with pytest.raises(UserError, match=r"No space left on device.*step-00000001 is complete"):
-        checkpoints.save(2, Broken(2), TARGETS)
+        checkpoints.save(3, engine, Place(3), TARGETS)
     assert checkpoints.latest() == first and [path.name for path in checkpoints.folder.iterdir()] == [first.name]
 
 
-def test_a_kill_in_the_middle_leaves_the_previous_one(checkpoints: Checkpoints) -> None:
-    """What a kill -9 leaves behind: a half-written folder under its temporary name, which the next save replaces."""
-    first = checkpoints.save(1, Place(1), TARGETS)
-    (checkpoints.folder / ".writing-00000002" / "engine").mkdir(parents=True)
-    (checkpoints.folder / ".writing-00000002" / "state.json").write_text("{")
+def test_a_kill_in_the_middle_leaves_the_previous_one(checkpoints: Checkpoints, engine: EngineState) -> None:
+    """What a kill -9 leaves behind: a half-written folder under its temporary name, which the next start removes."""
+    first = saved(checkpoints, engine, 1)
+    (checkpoints.folder / ".writing-step-00000002" / "engine").mkdir(parents=True)
+    (checkpoints.folder / ".writing-step-00000002" / "state.json").write_text("{")
     assert checkpoints.latest() == first
-    second = checkpoints.save(2, Place(2), TARGETS)
-    assert checkpoints.read_state(second) == 2
-    assert not (checkpoints.folder / ".writing-00000002").exists()
+    assert [path.name for path in checkpoints.folder.iterdir()] == [first.name]
 
 
 def test_a_full_disk_leaves_the_previous_one(write_recipe: Callable[..., Path]) -> None:
@@ -135,7 +191,7 @@ sys.exit(guard(lambda argv: train(read(argv[0])) and None, [{str(recipe)!r}]))
 def test_differences_are_named() -> None:
     refuse_difference(IDENTITY, dict(IDENTITY), "here")
     with pytest.raises(UserError, match=r"here was made by another run: optim.lr: 0.1 -> 0.2; seed: 0 -> 'absent'"):
-        refuse_difference(IDENTITY, {"optim.lr": 0.2}, "here")
+        refuse_difference({"seed": 0, "optim.lr": 0.1}, {"optim.lr": 0.2}, "here")
 
 
 def test_a_field_younger_than_the_run_counts_as_its_default() -> None:
@@ -146,8 +202,8 @@ def test_a_field_younger_than_the_run_counts_as_its_default() -> None:
         refuse_difference(IDENTITY, IDENTITY | {"digest of teacher b": "sha256:1"}, "here")
 
 
-def test_another_run_may_not_go_on(checkpoints: Checkpoints) -> None:
-    path = checkpoints.save(1, Place(1), TARGETS)
+def test_another_run_may_not_go_on(checkpoints: Checkpoints, engine: EngineState) -> None:
+    path = saved(checkpoints, engine, 1)
     checkpoints.identity["digest of teacher clip"] = "sha256:other"
     with pytest.raises(UserError, match="digest of teacher clip"):
         checkpoints.read_state(path)

@@ -1,0 +1,112 @@
+"""Folders whose every file has its size and checksum written down, so that damage is found before it is used.
+
+The checksums are XXH3 of 128 bits: against disks, memory and half-written files, not against people who mean harm
+(those are what `common.digests` is for). It runs at memory speed, which SHA-256 does not.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+MANIFEST = "manifest.json"
+_SCHEMA = 1
+_CHUNK = 4 << 20
+
+Entries = dict[str, list[Any]]  #: path below the folder -> [bytes, checksum]
+
+
+class Damaged(Exception):
+    """A folder that is not as it was written; the message says in which file."""
+
+
+class ChecksumFile:
+    """A file to write to from front to back, which knows the checksum of what went through."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash, self.size = file, xxhash.xxh3_128(), 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _CHUNK):  # small enough to be in the processor's cache the second time
+            piece = view[start : start + _CHUNK]
+            self._hash.update(piece)
+            self._file.write(piece)
+        self.size += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def entry(self) -> list[Any]:
+        """[bytes, checksum] so far."""
+        return [self.size, self._hash.hexdigest()]
+
+
+def write_checked(path: Path, write: Callable[[Any], object]) -> list[Any]:
+    """Make a file by `write(file)`; returns [bytes, checksum] of what was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        checked = ChecksumFile(file)
+        write(checked)
+    return checked.entry
+
+
+def entry_of(path: Path) -> list[Any]:
+    """[bytes, checksum] of a file as it is."""
+    hasher, size = xxhash.xxh3_128(), 0
+    with path.open("rb", buffering=0) as file:
+        buffer = bytearray(_CHUNK)
+        view = memoryview(buffer)
+        while count := file.readinto(buffer):
+            hasher.update(view[:count])
+            size += count
+    return [size, hasher.hexdigest()]
+
+
+def write_manifest(folder: Path, entries: Mapping[str, list[Any]]) -> None:
+    """Write down what the folder must hold, itself guarded."""
+    files = dict(sorted(entries.items()))
+    content = {"schema": _SCHEMA, "files": files, "checksum": _guard(files)}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Entries:
+    """What a folder must hold. Damaged where the manifest is missing, or not as it was written."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files, guard, schema = content["files"], content["checksum"], content["schema"]
+    except FileNotFoundError:
+        raise Damaged(f"it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError):
+        raise Damaged(f"{MANIFEST} is damaged") from None
+    if schema != _SCHEMA:
+        raise Damaged(f"{MANIFEST} is of another version of this program ({schema}, this one reads {_SCHEMA})")
+    if not isinstance(files, dict) or _guard(files) != guard:
+        raise Damaged(f"{MANIFEST} is damaged")
+    return files
+
+
+def check_folder(folder: Path, share: tuple[int, int] = (0, 1)) -> None:
+    """Damaged unless every file is as it was written. share: (which, of how many) to check this part of the files."""
+    files = sorted(read_manifest(folder).items())
+    check_files(folder, files[share[0] :: share[1]])
+
+
+def check_files(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> None:
+    """Damaged unless these files of the folder are as their entries say."""
+    for name, (size, checksum) in files:
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise Damaged(f"{name} has {path.stat().st_size} bytes of {size}")
+        if entry_of(path)[1] != checksum:
+            raise Damaged(f"{name} is not as it was written")
+
+
+def _guard(files: Any) -> str:
+    return str(xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode()))
