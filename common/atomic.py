@@ -25,8 +25,11 @@ _CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
 
 
 @contextmanager
-def replacing_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; when the block ends it takes the place of `path`, when it raises it is removed."""
+def replacing_file(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
+    """A temporary path to write to; when the block ends it takes the place of `path`, when it raises it is removed.
+
+    Without `flush` a crash of the machine may leave an empty or torn file: for what is checked and can be made again.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
@@ -35,12 +38,14 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode  # as the user's umask wants it; libraries keep what they write to the owner
         yield temporary
         temporary.chmod(mode)
-        flush_file(temporary)
+        if flush:
+            flush_file(temporary)
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
         raise
-    flush_folder(path.parent)
+    if flush:
+        flush_folder(path.parent)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

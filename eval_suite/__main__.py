@@ -138,7 +138,6 @@ def run(options: argparse.Namespace) -> None:
             samples=True,
             cache=options.cache,
             device=device,
-            node=node,
         )
         if rank() == 0:
             keep_metrics(options.out, metrics, world())
@@ -204,7 +203,7 @@ def keep(options: argparse.Namespace) -> None:
 
     suite = load_suite(options.suite, options.overrides)
     node = backbone_node(options.backbone)
-    print(f"written to {record(load_backbone(node), suite, progress=sys.stderr.isatty(), node=node)}")
+    print(f"written to {record(load_backbone(node), suite, progress=sys.stderr.isatty())}")
 
 
 def backbone_node(text: str) -> str | dict[str, Any]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.store import Store
 from eval_suite import processes
-from eval_suite.feature_cache import CachePart, FeatureCache
+from eval_suite.provenance import program
 from eval_suite.read_ahead import ReadAhead
 from eval_suite.readers.contracts import ImageSource
-from teachers.contracts import Backbone, Features, capability, fit_images
+from teachers.contracts import Backbone, Features, capability, fit_images, identity_of
 
 T = TypeVar("T")
 MAPS_KEPT = 8 << 30  #: bytes of a set's maps up to which they are kept for every probe
@@ -54,12 +55,17 @@ class ProbedBackbone:
         self.device = torch.device(device)
         self.progress = progress
         self.cache = cache
-        self._cache = None if cache is None else FeatureCache(cache, self.spec)
+        self._store = None if cache is None else Store(cache / "features", self.identity())
         self._made: dict[str, Any] = {}
         self._tables: dict[str, FeatureTable] = {}
         self._layers: dict[str, list[Tensor]] = {}
         self._vectors: dict[str, FeatureTable] = {}
         self._shared: set[tuple[str, str]] = set()
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what this backbone answers here, as plain data: the key of what is kept of it."""
+        where = {"torch": torch.__version__, "device": self.device.type, "program": program()}
+        return identity_of(self.backbone) | where
 
     def features(self, images: ImageSource) -> FeatureTable:
         """Summary and last spatial map of every image of the source; extracted once."""
@@ -159,17 +165,16 @@ class ProbedBackbone:
         together: each process takes every n-th batch, and all of them come out of the first one; the others get none.
         """
         rows = torch.arange(len(images)).split(self.batch_size)
-        parts: list[CachePart | None] = [None] * len(rows)
-        if self._cache is not None:
-            parts = [self._cache.part(images.key, what, self.batch_size, number) for number in range(len(rows))]
+        store, set_key = self._store, {"images": images.key, "what": what, "batch": self.batch_size}
+        keys = [set_key | {"number": number} for number in range(len(rows))]
         turns = slice(processes.rank(), None, processes.world()) if together else slice(None)
-        own = zip(rows[turns], parts[turns], strict=True)
+        own = zip(rows[turns], keys[turns], strict=True)
         found: dict[str, Tensor] = {}
-        with ReadAhead(images, [some for some, part in own if part is None or not part.exists()]) as ahead:
+        with ReadAhead(images, [some for some, key in own if store is None or not store.path(key).is_file()]) as ahead:
 
             def make(number: int, some: Tensor) -> Mapping[str, Tensor]:
-                forwards, part = partial(self._forward, forward, ahead, some), parts[number]
-                return forwards() if part is None else part.get(forwards)
+                forwards = partial(self._forward, forward, ahead, some)
+                return forwards() if store is None else store.get(keys[number], forwards)
 
             items = list(enumerate(rows))
             made = processes.in_turns(make, items) if together else (make(*item) for item in items)

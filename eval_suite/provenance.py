@@ -52,20 +52,24 @@ def contents_of(data: Any, kind: str, split: str, labels: Sequence[str]) -> dict
     `kind` is the method of the data that is asked, as in `Need`. Functions (masks that are decoded when asked for, the
     geometry of pairs) are not called: boxes, areas and points beside them stand for them.
     """
-    found = getattr(data, kind)(split)
+    return digests_of(getattr(data, kind)(split), f"{split} {kind}", labels)
+
+
+def digests_of(found: Any, title: str, labels: Sequence[str]) -> dict[str, Digest]:
+    """`contents_of` for what the data answered already (ClassifiedImages, DenseImages, ...)."""
     out: dict[str, Digest] = {}
     rest = hashlib.sha256()
     for field in dataclasses.fields(found):
         value = getattr(found, field.name)
         if _is_source(value):
-            out[f"{split} {kind}: {field.name}"] = short(digest_value(images_digest(value)))
+            out[f"{title}: {field.name}"] = short(digest_value(images_digest(value)))
         elif field.name == "maps":
             for name in labels or sorted(value):
-                out[f"{split} {kind}: {name}"] = short(maps_digest(found.labels(name), len(found.rows)))
+                out[f"{title}: {name}"] = short(maps_digest(found.labels(name), len(found.rows)))
         else:
             rest.update(field.name.encode())
             _feed(rest, value)
-    return out | {f"{split} {kind}: labels": rest.hexdigest()[:16]}
+    return out | {f"{title}: labels": rest.hexdigest()[:16]}
 
 
 def _is_source(value: Any) -> bool:

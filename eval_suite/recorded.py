@@ -9,9 +9,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from eval_suite.results import read_metrics, samples_of, write_metrics
+from common.digests import digest_value, short
+from eval_suite.provenance import details_of
+from eval_suite.results import Metrics, read_metrics, samples_of, write_metrics
 from eval_suite.suite import Suite, run_suite
-from teachers.contracts import Backbone
+from teachers.contracts import Backbone, identity_of
 
 RECORDS = Path(__file__).parent / "data" / "recorded"
 
@@ -20,9 +22,23 @@ def recorded(backbone: Backbone, suite: Suite, folder: Path = RECORDS) -> dict[s
     """What `run_suite` with samples gave for these weights on this suite, if it ships with the package."""
     for path in sorted(folder.glob(f"{_prefix(suite)}-*.json")):
         metrics = read_metrics(path)
-        if metrics.backbone.digest == backbone.spec.digest:
+        if _is_of(metrics, backbone, suite):
             return metrics.to_dict() | {"samples": samples_of(metrics)}
     return None
+
+
+def _is_of(metrics: Metrics, backbone: Backbone, suite: Suite) -> bool:
+    """Whether all results are of this very network, and every probe has the options it was measured with."""
+    network = short(digest_value(identity_of(backbone)))
+    if any(result.made_by is None or result.made_by.backbone != network for result in metrics.results):
+        return False
+    details = {
+        f"{probe.group}/{name}": details_of(probe, suite.data[probe.data], {}) for name, probe in suite.probes.items()
+    }
+    return metrics.tasks.keys() <= details.keys() and all(
+        (found.options, found.reader) == (details[task].options, details[task].reader)
+        for task, found in metrics.tasks.items()
+    )
 
 
 def recall_or_run(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
@@ -30,11 +46,9 @@ def recall_or_run(backbone: Backbone, suite: Suite, *, progress: bool = True) ->
     return recorded(backbone, suite) or run_suite(backbone, suite, progress=progress, samples=True)
 
 
-def record(
-    backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS, node: Any = None
-) -> Path:
+def record(backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS) -> Path:
     """Measure a backbone and keep the answer; returns the record's path."""
-    metrics = run_suite(backbone, suite, progress=progress, samples=True, node=node)
+    metrics = run_suite(backbone, suite, progress=progress, samples=True)
     path = folder / f"{_prefix(suite)}-{backbone.spec.name.replace(':', '-')}.json"
     write_metrics(path, metrics)
     return path

@@ -38,7 +38,7 @@ from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result, samples_of
 from eval_suite.text import AbsentError
 from eval_suite.vlm.recipe import VlmRecipe
-from teachers.contracts import Backbone
+from teachers.contracts import Backbone, identity_of
 
 OwnProbe = Annotated[
     KnnProbe
@@ -150,10 +150,9 @@ def run_probes(
     progress: bool,
     cache: Path | None = None,
     device: str = "cpu",
-    node: Any = None,
 ) -> Iterator[Outcome]:
     """The suite's probes one after the other; features are extracted once for each set of images."""
-    made_of = digest_value({"spec": backbone.spec.to_dict(), "node": node})
+    made_of = digest_value(identity_of(backbone))
     probed = ProbedBackbone(backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache)
     data = {name: Remembered(node.open(name)) for name, node in suite.data.items()}
     bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
@@ -204,18 +203,17 @@ def run_suite(
     samples: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
-    node: Any = None,
 ) -> dict[str, Any]:
     """Every probe of the suite on one backbone -> the mapping of metrics.json, checked.
 
     With `samples` it has one more key, "samples": what each test image contributed to each result, which
     `write_metrics` puts into a file of its own, so that two runs can be compared image by image. `cache` is a folder
-    where features stay for the next time; `node` is what the backbone was made from, for the digest of its results.
+    where features stay for the next time.
 
     `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
     used nor changed. With several processes (`processes.joined_processes`) the first one has all results.
     """
-    outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device, node=node))
+    outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device))
     metrics = Metrics(
         schema=1,
         backbone=BackboneName(name=backbone.spec.name, digest=backbone.spec.digest),

@@ -65,10 +65,19 @@ class Backbone(nn.Module, ABC):
     """
 
     spec: BackboneSpec
+    node: Any = None  #: what `load_backbone` made it from, as plain data; None where it was made by hand
 
     @abstractmethod
     def forward(self, images: Tensor) -> Features:
         """[B, 3, H, W] in [0, 1] -> Features; UserError when the size is one the backbone cannot take."""
+
+
+def identity_of(backbone: Backbone) -> dict[str, Any]:
+    """All that decides what a backbone answers, as plain data: facts, weights, and the options it was made with.
+
+    Two networks of the same weights (another depth is read, other positions, another attention) differ in their node.
+    """
+    return {"spec": backbone.spec.to_dict(), "node": backbone.node}
 
 
 class Adaptor(Protocol):

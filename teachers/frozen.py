@@ -37,6 +37,7 @@ class FrozenBackbone(Backbone):
         self.chunk = chunk
         if self.dtype is not None:
             hold_matrices(getattr(backbone, "image_part", backbone), self.dtype)
+        self.node = {"frozen": backbone.node, "dtype": str(self.dtype), "chunk": chunk}
         if capability(backbone, "intermediate"):
             self.intermediate = self._intermediate
             self.num_blocks = backbone.num_blocks

@@ -51,6 +51,11 @@ def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]
     return prefix, rest, options
 
 
+def plain_node(prefix: str, rest: str, options: Mapping[str, Any]) -> str | dict[str, Any]:
+    """The node that `parse_spec` took apart, in its shortest form."""
+    return {"spec": f"{prefix}:{rest}", **options} if options else f"{prefix}:{rest}"
+
+
 def load_backbone(node: str | Mapping[str, Any]) -> Backbone:
     """Load a backbone in eval mode. UserError for an unknown library or option and for missing or other weights.
 
@@ -75,6 +80,7 @@ def _load(node: str | Mapping[str, Any]) -> Backbone:
                 f'{prefix}:{rest} has no option "{option}"{nearest(option, accepted)}; it takes: {accepted}'
             )
     backbone = check(f"{prefix}:{rest}", load(*arguments, **options)).eval()
+    backbone.node = plain_node(prefix, rest, options)
     if digest is not None and backbone.spec.digest not in (digest, "meta"):
         raise UserError(f"{backbone.spec.name} has other weights ({backbone.spec.digest}) than the recipe's ({digest})")
     return backbone

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.digests import digest_value
 from common.json_files import write_json
-from teachers.contracts import Backbone
+from teachers.contracts import Backbone, identity_of
 
 METRICS, RECEIPT = "metrics.json", "probed.json"
 
@@ -23,7 +24,7 @@ class ProbeOnce:
     def run(self, row: str, backbone: Backbone, folder: Path) -> Path:
         """Probe a backbone as the table's `row`, or find it done; returns the path of its metrics.json."""
         metrics, receipt = folder / METRICS, folder / RECEIPT
-        due = {"row": row, "backbone": backbone.spec.digest, "suite": self.suite_digest}
+        due = {"row": row, "backbone": digest_value(identity_of(backbone)), "suite": self.suite_digest}
         if metrics.is_file() and receipt.is_file() and json.loads(receipt.read_text(encoding="utf-8")) == due:
             return metrics
         found = dict(self.probe(backbone))

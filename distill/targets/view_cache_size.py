@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.store import OVERHEAD
 from distill.recipe import Recipe
 from distill.recipe_stages import AugmentNode
 from distill.schedule import Grid, Pass, schedule, views
 from distill.targets.targets import Targets
-from distill.targets.view_cache import OVERHEAD, CachedBackbone, small_name, tiles_name
+from distill.targets.view_cache import CachedBackbone, small_name, tiles_name
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
 

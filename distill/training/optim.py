@@ -1,6 +1,5 @@
 """The optimiser with every parameter in exactly one group, and the learning rate as a pure function of the step."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.lr_schedule import half_cosine
 from distill.recipe import OptimNode
 from distill.training.lamb import Lamb
 
@@ -86,15 +86,11 @@ def rate_shares(step: int, node: OptimNode, places: Sequence[Place | None]) -> l
 
 
 def learning_rate(step: int, node: OptimNode) -> float:
-    """Rate of update number `step` (0, 1, ...): linear warm-up to `lr`, then a cosine to `lr * final_share`.
-
-    A function of the step alone, so a resumed run has no schedule to restore.
-    """
+    """Rate of update number `step` (0, 1, ...): linear warm-up to `lr`, then a cosine to `lr * final_share`."""
     if step < node.warmup_steps:
         return node.lr * (step + 1) / node.warmup_steps
-    progress = (step - node.warmup_steps) / max(1, node.steps - node.warmup_steps)
     low = node.lr * node.final_share
-    return low + (node.lr - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return low + (node.lr - low) * half_cosine(step, node.warmup_steps, node.steps)
 
 
 def local_batch(node: OptimNode, world: int) -> int:

@@ -10,12 +10,13 @@ from torchvision.models.detection import FasterRCNN
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.lr_schedule import warm_up
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.detection import Boxes, box_ap
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.detector import CHANNELS, frozen_faster_rcnn
-from eval_suite.probes.long_training import KeptState, ahead
+from eval_suite.probes.long_training import KeptState, ahead, training_identity
 from eval_suite.readers.contracts import TEST, TRAIN, InstanceImages, LabelledData
 from eval_suite.results import Result
 
@@ -83,10 +84,8 @@ class DetectionProbe(ProbeNode):
             backbone, len(learn.names), self.side, seed=seed, channels=self.channels or CHANNELS
         )
         optimiser = torch.optim.AdamW(detector.parameters(), lr=most, weight_decay=DECAY)
-        kept = KeptState(
-            backbone.cache,
-            {"backbone": backbone.spec.to_dict(), "probe": self.model_dump(), "images": learn.images.key, "seed": seed},
-        )
+        identity = training_identity(backbone, self, learn, (), seed) if backbone.cache else {}
+        kept = KeptState(backbone.cache, identity)
         state = kept.load()
         if state is not None:
             detector.load_state_dict(state["detector"])
@@ -173,5 +172,5 @@ def rate(step: int, steps: int) -> float:
     """Share of the learning rate: a warm-up of 250 steps (at most a tenth), a tenth of it in the last twelfth."""
     warm = min(WARMUP, steps // 10)
     if step < warm:
-        return 1e-3 + (1 - 1e-3) * step / warm
+        return warm_up(step, warm, start=1e-3)
     return 1.0 if step < LAST_TWELFTH * steps else 0.1

@@ -1,6 +1,5 @@
 """Small heads on frozen features, and the one loop that trains them."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.lr_schedule import half_cosine
 from eval_suite.maps import channel_moments, resize_map
 
 
@@ -101,7 +101,7 @@ def train(
     first = max(1, int(warmup * steps))
     head.train()
     for step, batch in enumerate(rows):
-        ramp = (step + 1) / first if step < first else 0.5 * (1 + math.cos(math.pi * (step - first) / (steps - first)))
+        ramp = (step + 1) / first if step < first else half_cosine(step, first, steps)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * ramp
         optimiser.zero_grad(set_to_none=True)

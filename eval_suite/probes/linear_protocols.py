@@ -4,7 +4,6 @@ They differ in weight decay, length, schedule and dropout, which moves ADE20K by
 stands in the result, and whatever is changed stands behind it.
 """
 
-import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.lr_schedule import half_cosine, progress, warm_up
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.maps import resize_map
@@ -51,9 +51,8 @@ class Schedule:
         """Share of the learning rate at a step of `steps`; warm-up shrinks with a shorter run."""
         warm = self.warmup * steps // self.steps
         if step < warm:
-            return self.warmup_from + (1 - self.warmup_from) * step / max(warm, 1)
-        progress = (step - warm) / max(steps - warm, 1)
-        return 1 - progress if self.decay == "poly" else 0.5 * (1 + math.cos(math.pi * progress))
+            return warm_up(step, warm, start=self.warmup_from)
+        return 1 - progress(step, warm, steps) if self.decay == "poly" else half_cosine(step, warm, steps)
 
 
 SCHEDULES = {

@@ -1,18 +1,15 @@
 """What probes that train for hours share: batches read ahead by threads, and a state that is kept after each epoch."""
 
-import hashlib
-import json
-import os
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
+from common.recipes import Node
+from common.store import Store, packed_state, unpacked_state
 from eval_suite import processes
+from eval_suite.provenance import digests_of
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -39,27 +36,20 @@ class KeptState:
     """The state of one training under `folder` (None: kept nowhere), known by all that it hangs on."""
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
-        self.path = None if folder is None else folder / "training" / f"{digest}.pt"
+        self.store = None if folder is None else Store(folder / "training", identity)
 
     def load(self) -> dict[str, Any] | None:
         """What was kept last; None where there is nothing, or nothing whole."""
-        if self.path is None or not self.path.is_file():
-            return None
-        try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception:  # cut short or damaged: trained again
-            return None
+        found = None if self.store is None else self.store.read({})
+        return None if found is None else unpacked_state(found["state"])
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a state of tensors, numbers and texts; a reader sees the old file or the new one. First process only."""
-        if self.path is None or processes.rank():
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".state.")
-        os.close(handle)
-        try:
-            torch.save(dict(state), temporary)
-            os.replace(temporary, self.path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        if self.store is not None and not processes.rank():
+            self.store.write({}, {"state": packed_state(state)})
+
+
+def training_identity(backbone: Any, probe: Node, found: Any, labels: Sequence[str], seed: int) -> dict[str, Any]:
+    """All that decides what a probe learns: backbone, every option, images and labels, seed."""
+    learn = {"images": found.images.key, "labels": digests_of(found, "learn", labels)}
+    return {"backbone": backbone.identity(), "probe": probe.model_dump(mode="json"), "learn": learn, "seed": seed}

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as colour
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.lr_schedule import progress, warm_up
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone, quarter_layers
 from eval_suite.metrics.depth import Depth
@@ -21,7 +22,7 @@ from eval_suite.metrics.score import Score
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.dpt import HIDDEN, KERNEL, DepthBins, Head, make_head
 from eval_suite.probes.heads import seeded
-from eval_suite.probes.long_training import KeptState, ahead
+from eval_suite.probes.long_training import KeptState, ahead, training_identity
 from eval_suite.probes.probe3d_losses import depth_loss, normal_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.results import Result
@@ -83,10 +84,8 @@ class Probe3dDenseProbe(ProbeNode):
             )  # fmt: skip
         head.to(backbone.device).train()
         optimiser = torch.optim.AdamW(head.parameters(), lr=RATE)
-        kept = KeptState(
-            backbone.cache,
-            {"backbone": backbone.spec.to_dict(), "probe": self.model_dump(), "images": learn.images.key, "seed": seed},
-        )
+        identity = training_identity(backbone, self, learn, (self.label,), seed) if backbone.cache else {}
+        kept = KeptState(backbone.cache, identity)
         state = kept.load()
         if state is not None:
             head.load_state_dict(state["head"])
@@ -222,9 +221,8 @@ def rate(step: int, each: int, epochs: int) -> float:
     """Share of the learning rate: linear from 0.01 over 1.5 epochs, then cos(pi/2 progress) down to 0.01."""
     warm = min(WARMUP_EPOCHS, 0.15 * epochs) * each  # a shorter training warms up for as large a part of it
     if step < warm:
-        return LEAST + (1 - LEAST) * step / warm
-    progress = (step - warm) / max(epochs * each - warm, 1)
-    return LEAST + (1 - LEAST) * math.cos(math.pi / 2 * progress)
+        return warm_up(step, warm, start=LEAST)
+    return LEAST + (1 - LEAST) * math.cos(math.pi / 2 * progress(step, warm, epochs * each))
 
 
 def augmented(

@@ -2,11 +2,13 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.digests import digest_file, digest_value
 from common.errors import UserError
 from eval_suite.vlm.recipe import VlmRecipe
 
@@ -42,6 +44,21 @@ def load_language(recipe: VlmRecipe, dtype: torch.dtype) -> Language:
     if places is not None and recipe.longest > places:
         raise UserError(f"{name} has {places} positions; set vlm.longest to at most that (it is {recipe.longest})")
     return Language(model, tokenizer, table.embedding_dim)
+
+
+def language_digest(recipe: VlmRecipe) -> str:
+    """Of the language model and its tokenizer: a folder's files by content, a Hub repository's commit."""
+    from transformers import AutoConfig
+
+    folder = Path(recipe.language_model)
+    if folder.is_dir():
+        files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix not in (".md", ".lock")]
+        return digest_value({path.name: digest_file(path) for path in files})
+    options = {"revision": recipe.revision} if recipe.revision else {}
+    commit = getattr(_loaded(AutoConfig, recipe.language_model, "language model", options), "_commit_hash", None)
+    if not commit:
+        raise UserError(f"{recipe.language_model}: which of its commits this is cannot be told; name a folder instead")
+    return digest_value([recipe.language_model, commit])
 
 
 def check_tokenizer(tokenizer: Any, recipe: VlmRecipe) -> None:

@@ -7,24 +7,32 @@ from typing import Any
 
 import torch
 
+from common.digests import digest_value
 from common.errors import UserError
 from common.json_files import read_json_object, write_json
 from common.recipes import validate
 from eval_suite.readers.contracts import ConversationImages
 from eval_suite.vlm.checkpoints import WEIGHTS, Checkpoints, Progress, load_learned
+from eval_suite.vlm.language import language_digest
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.recipe import VlmRecipe
 from teachers.artefacts import check_artefact_name, check_artefact_node
-from teachers.contracts import Backbone, BackboneSpec
+from teachers.contracts import Backbone, identity_of
 from teachers.registry import load_backbone
 
 CARD = "vlm.json"
-SCHEMA = 1
+SCHEMA = 2  #: 2 knows the language model by its content
 
 
-def training_digest(spec: BackboneSpec, recipe: VlmRecipe, told: Mapping[str, ConversationImages], seed: int) -> str:
-    """16 hex digits over all that decides the weights: backbone, recipe, seed, pictures and texts."""
-    digest = hashlib.sha256(f"{spec.digest}|{spec.name}|{recipe.model_dump_json()}|{seed}".encode())
+def training_digest(
+    backbone: Backbone, recipe: VlmRecipe, language: str, told: Mapping[str, ConversationImages], seed: int
+) -> str:
+    """16 hex digits over all that decides the weights: backbone, language model, recipe, seed, pictures and texts.
+
+    language: `language_digest` of the recipe's.
+    """
+    decides = [identity_of(backbone), recipe.model_dump(mode="json"), language, seed]
+    digest = hashlib.sha256(digest_value(decides).encode())
     for name, data in told.items():
         digest.update(f"|{name}|{None if data.images is None else data.images.key}".encode())
         for item in data.conversations:
@@ -39,6 +47,7 @@ def describe(
     recipe: VlmRecipe,
     seed: int,
     digest: str,
+    language: str,
     last: Progress,
 ) -> None:
     """Write the card; UserError where the folder holds the training of something else."""
@@ -46,7 +55,8 @@ def describe(
     if path.is_file():
         if _read(path).get("digest") != digest:
             raise UserError(
-                f"{folder} holds the training of another recipe, backbone or data; name another folder or delete it"
+                f"{folder} holds the training of another recipe, backbone, language model or data; "
+                "name another folder or delete it"
             )
         return
     card = {
@@ -56,6 +66,7 @@ def describe(
         "recipe": recipe.model_dump(mode="json"),
         "seed": seed,
         "digest": digest,
+        "language_digest": language,
         "last": [last.stage, last.step],
     }
     write_json(path, card)
@@ -93,6 +104,8 @@ def load_vlm(
         check_artefact_name(recipe.language_model, str(folder / CARD), remedy)
     else:
         recipe = recipe.model_copy(update={"language_model": language_model})
+    if language_digest(recipe) != card["language_digest"]:
+        raise UserError(f"{folder} was trained on another language model than {recipe.language_model} is now")
     model = Llava(loaded, recipe, torch.device(device), card["seed"])
     load_learned(model, kept.latest / WEIGHTS)
     model.learn("none")

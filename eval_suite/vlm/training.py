@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.lr_schedule import warm_up_cosine
 from eval_suite.readers.contracts import ConversationImages, ImageSource, LabelledData
 from eval_suite.vlm.checkpoints import Checkpoints, Progress
 from eval_suite.vlm.conversations import training_data
+from eval_suite.vlm.language import language_digest
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.prompts import NO_TARGET, encode
 from eval_suite.vlm.recipe import Stage, VlmRecipe
@@ -43,10 +45,11 @@ def trained(backbone: Backbone, recipe: VlmRecipe, data: Mapping[str, LabelledDa
     model = Llava(backbone, recipe, where.device, seed)
     kept, reached, names = None, Progress("", 0), list(recipe.stages)
     if where.folder is not None or where.under is not None:
-        digest = training_digest(backbone.spec, recipe, told, seed)
+        language = language_digest(recipe)
+        digest = training_digest(backbone, recipe, language, told, seed)
         folder = where.folder or where.under / f"vlm-{digest}"  # type: ignore[operator]
         last = Progress(names[-1], steps_of(recipe.stages[names[-1]], len(told[names[-1]].conversations)))
-        describe(folder, backbone, where.node, recipe, seed, digest, last)
+        describe(folder, backbone, where.node, recipe, seed, digest, language, last)
         kept = Checkpoints(folder)
         reached = kept.reached()
     first = names.index(reached.stage) if reached.stage in names else 0
@@ -135,10 +138,7 @@ def optimiser_of(model: Llava, stage: Stage) -> torch.optim.Optimizer:
 
 def ramp(step: int, total: int, warmup: float) -> float:
     """Share of the peak rate: linear from 0, then a cosine to 0 (transformers' get_cosine_schedule_with_warmup)."""
-    first = math.ceil(warmup * total)
-    if step < first:
-        return step / max(1, first)
-    return 0.5 * (1.0 + math.cos(math.pi * (step - first) / max(1, total - first)))
+    return warm_up_cosine(step, total, math.ceil(warmup * total))
 
 
 def steps_of(stage: Stage, count: int) -> int:

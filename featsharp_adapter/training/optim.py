@@ -1,12 +1,12 @@
 """NAdam with the published parameter groups and schedule (FeatSharp, arXiv 2502.16025, table 11)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from common.lr_schedule import warm_up_cosine
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.recipe import OptimNode
 
@@ -52,10 +52,7 @@ def set_rates(optimiser: torch.optim.Optimizer, optim: OptimNode, step: int) -> 
 
 def rate_scale(optim: OptimNode, step: int) -> float:
     """0.1 to 1 over the warm-up, then a half cosine to 0."""
-    warmup = min(optim.warmup, optim.steps)
-    if step < warmup:
-        return 0.1 + 0.9 * step / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(optim.steps - warmup, 1)))
+    return warm_up_cosine(step, optim.steps, min(optim.warmup, optim.steps), start=0.1)
 
 
 def clip_norm(optim: OptimNode, step: int) -> float:

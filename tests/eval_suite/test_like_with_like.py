@@ -13,7 +13,7 @@ from eval_suite.provenance import program
 from eval_suite.results import Metrics, read_metrics, validate_metrics, write_metrics
 from eval_suite.suite import load_suite, run_suite
 from eval_suite.table import build_table, caption
-from teachers.registry import load_seeded
+from teachers.registry import load_backbone
 
 SUITE = Path(__file__).parents[2] / "recipes" / "suites" / "embedded_debug.yaml"
 
@@ -21,7 +21,7 @@ SUITE = Path(__file__).parents[2] / "recipes" / "suites" / "embedded_debug.yaml"
 def probed(*overrides: str) -> Metrics:
     suite = load_suite(SUITE, overrides).only(["classification"])
     suite = suite.model_copy(update={"probes": {"knn": suite.probes["knn"]}})
-    found = run_suite(load_seeded("tiny:dino"), suite, progress=False, samples=True, node="tiny:dino")
+    found = run_suite(load_backbone("tiny:dino"), suite, progress=False, samples=True)
     return validate_metrics({key: value for key, value in found.items() if key != "samples"}, "run")
 
 

@@ -303,7 +303,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(language: Path, tmp
     assert same(state(done), straight)
     count = len(calls)
     assert same(state(trained(Oracle(), plan, data, 0, where)), straight) and len(calls) == count  # nothing to do
-    with pytest.raises(UserError, match="another recipe, backbone or data"):
+    with pytest.raises(UserError, match="another recipe, backbone, language model or data"):
         trained(Oracle(), changed(plan, steps=5), data, 0, where)
 
 

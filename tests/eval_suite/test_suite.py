@@ -166,4 +166,4 @@ def test_an_interrupted_rendering_leaves_nothing_behind(tmp_path: Path) -> None:
         stored(tmp_path / "x", fails)
     with pytest.raises(TypeError):
         stored(tmp_path / "x", lambda: ({"a": torch.zeros(2).numpy()}, {1, 2}))
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,6 +1,5 @@
 """The training loop of a tiny teacher: AdamW, warm-up and cosine, checkpoints, exact resume."""
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.atomic import replacing_file
+from common.lr_schedule import half_cosine
 from teachers.tiny.model import TinyNetwork
 from tools.tiny_teachers.cache import SceneCache
 from tools.tiny_teachers.crops import Crops, draw_windows, take_crops
@@ -36,8 +36,7 @@ def rate_at(schedule: Schedule, step: int) -> float:
     """Linear warm-up, then a half cosine to 1 % of the peak."""
     if step < schedule.warmup:
         return schedule.rate * (step + 1) / schedule.warmup
-    share = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return schedule.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+    return schedule.rate * (0.01 + 0.99 * half_cosine(step, schedule.warmup, schedule.steps))
 
 
 def draw_crops(

@@ -10,6 +10,7 @@ from safetensors.torch import load, load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
+from common.atomic import WRITING
 from common.errors import UserError
 from common.jsonl import read_log, without_time
 from common.recipes import validate
@@ -17,7 +18,6 @@ from distill.recipe import Recipe
 from distill.schedule import schedule
 from distill.targets.targets import Targets
 from distill.targets.teacher_views import BatchViews, TeacherPool
-from distill.targets.view_cache import WRITING
 from distill.targets.view_cache_size import check_cache, forecast
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
