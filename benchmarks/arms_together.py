@@ -4,10 +4,8 @@
 
 Without a recipe: the quickstart with one arm for each of five upsamplers. Steps one arm alone and all arms of the
 ablation side by side, by turns, and prints a step's time of each and their ratio: on images that lie in memory, on
-images that are drawn, and over the whole training, in which a scene is drawn once and then comes from the cache. With
-`--threads 2 engine.arm_threads=1` the arms take their steps at the same time; the one arm alone always uses all threads
-for its step, which is the faster way for it. Processor times, which other programs on the machine disturb
-less, are printed beside the wall times.
+images that are drawn, and over the whole training, in which a scene is drawn once and then comes from the cache.
+Processor times, which other programs on the machine disturb less, are printed beside the wall times.
 """
 
 import argparse
@@ -71,7 +69,7 @@ def main(argv: list[str]) -> None:
         if arguments.recipe is None:
             settings.append(f"arms={json.dumps({name: arm(name) for name in UPSAMPLERS})}")
         together = read_arms(path, [*settings, *below(folder, "together")])
-        alone = read_arms(path, [*settings, *below(folder, "alone"), "engine.arm_threads=null"])
+        alone = read_arms(path, [*settings, *below(folder, "alone")])
         if arguments.arm not in alone:
             raise unknown("arm", arguments.arm, alone)
         if len(group(together.items())) > 1:
@@ -87,8 +85,7 @@ def main(argv: list[str]) -> None:
         times = alternating(
             {name: stepped.step for name, stepped in zip(GROUPS, groups, strict=True)}, arguments.rounds
         )
-    hands = groups[1].loop.crew.hands
-    print(f"{arguments.arm} against {len(together)} arms, {arguments.threads} threads, {hands} at a time")
+    print(f"{arguments.arm} against {len(together)} arms, {arguments.threads} threads")
     print(report(times, schedule_of(recipe), len(open_source(recipe.data.train))))
 
 

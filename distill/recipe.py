@@ -186,11 +186,8 @@ class EngineNode(Node):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  #: auto: bf16 where the hardware has it
     deepspeed: Literal["auto", "on", "off"] = "auto"  #: auto: when launched with --use_deepspeed
     zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
-    checkpointing: bool = False  #: compute the student's activations again on the way back: less memory, more time
+    checkpointing: bool = False  #: compute the student's activations again in the backward pass: less memory, more time
     threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
-    #: of those, what an arm's targets and step use on the CPU: with fewer than `threads` arms of one process take their
-    #: steps at the same time and the next targets are made beside them; None: all
-    arm_threads: int | None = Field(None, ge=1)
     compile: bool = False  #: torch.compile of the student: minutes at the start, less time a step
     teachers: Literal["replicated", "zero3"] = "replicated"  #: zero3: every process holds a share of their weights
     patience: float = Field(10.0, gt=0)  #: minutes a process waits for the others before it calls them lost

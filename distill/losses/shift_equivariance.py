@@ -29,8 +29,8 @@ def margin(recipe: Recipe, patch: int) -> int:
 class Shifts:
     """Who sees which part of a canvas, as a function of (seed, process, update, batch of it, partition, viewer).
 
-    Arms side by side have equal ones, so teachers look once for all of them. `begin` is told the update, `turn` that a
-    partition's next batch of it comes (its next micro-batch, where an update has several).
+    Arms side by side have equal ones, so teachers look once for all of them. `begin` is told the update, `next_batch`
+    that a partition's next batch of it comes (its next micro-batch, where an update has several).
     """
 
     def __init__(self, seed: int, rank: int, patch: int, update: int = 0) -> None:
@@ -41,7 +41,7 @@ class Shifts:
         """What comes now belongs to update number `update` (1, 2, ...)."""
         self.update, self._batches = update, {}
 
-    def turn(self, partition: str) -> None:
+    def next_batch(self, partition: str) -> None:
         """Another batch of the partition comes."""
         self._batches[partition] = self._batches.get(partition, 0) + 1
 

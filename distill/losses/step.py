@@ -17,7 +17,7 @@ from distill.student.model import BACKBONE
 from teachers.contracts import Features
 
 Predict = Callable[[Tensor], Mapping[str, Features]]
-Measure = Callable[[Loss, Tensor, Tensor], Tensor]
+Reduction = Callable[[Loss, Tensor, Tensor], Tensor]
 STUDENT, AVERAGE = "_student", "_average"  #: viewers of shifted crops beside the teachers
 
 
@@ -69,16 +69,16 @@ class DistillStep:
 
     def __call__(self, images: Tensor) -> StepResult:
         """Teachers' targets, the student's answer, and the weighted losses between them."""
-        return self.learn(images, self.look(images))
+        return self.loss(images, self.make_targets(images))
 
-    def look(self, images: Tensor) -> Mapping[str, Features]:
-        """What is to be learned from these images; `learn` is then for the same ones."""
+    def make_targets(self, images: Tensor) -> Mapping[str, Features]:
+        """The teachers' targets for these images; `loss` is then for the same ones."""
         if self.shifts:
-            self.shifts.turn(self.partition)
+            self.shifts.next_batch(self.partition)
         return self.targets(images)
 
-    def learn(self, images: Tensor, targets: Mapping[str, Features]) -> StepResult:
-        """The student's answer, compared with what `look` gave for the same images."""
+    def loss(self, images: Tensor, targets: Mapping[str, Features]) -> StepResult:
+        """The student's answer, compared with what `make_targets` gave for the same images."""
         shown = self.shifts.cut(images, STUDENT, self.partition) if self.shifts else images
         seen = (shown.shape[-2], shown.shape[-1])
         answers = dict(self.student(shown))
@@ -87,7 +87,7 @@ class DistillStep:
             each = {name: self._terms(name, answers[name], targets[name], per_image, seen) for name in self.weights}
             terms = drop(each, self.drop_teachers)
         else:
-            each = {name: self._terms(name, answers[name], targets[name], together, seen) for name in self.weights}
+            each = {name: self._terms(name, answers[name], targets[name], batch_mean, seen) for name in self.weights}
             terms = {f"{name}/{kind}": term for name, kinds in each.items() for kind, term in kinds.items()}
         if self.mesa_weight and body is not None:
             terms["mesa"] = self.mesa_weight * self._mesa(body.spatial, images, seen)
@@ -112,31 +112,33 @@ class DistillStep:
         ]
 
     def _terms(
-        self, name: str, answer: Features, target: Features, measure: Measure, pixels: Grid
+        self, name: str, answer: Features, target: Features, reduce: Reduction, pixels: Grid
     ) -> dict[str, Tensor]:
         weight = self.weights[name]
         terms = {}
         if weight.summary:
-            terms["summary"] = weight.summary * measure(self.summary_losses[name], answer.summary, target.summary)
+            terms["summary"] = weight.summary * reduce(self.summary_losses[name], answer.summary, target.summary)
         if weight.spatial:
             ours, theirs = answer.spatial, target.spatial
             grid = common_grid(self.aligns[name], tuple(ours.shape[-2:]), tuple(theirs.shape[-2:]))
             resized = resize_map(ours, grid), resize_map(theirs, grid)
             terms["spatial"] = weight.spatial * (
-                self._shifted(self.position_loss, name, *resized, pixels, measure)
+                self._shifted(self.position_loss, name, *resized, pixels, reduce)
                 if self.position_loss
-                else measure(self.spatial_loss, *resized)
+                else reduce(self.spatial_loss, *resized)
             )
         return terms
 
-    def _shifted(self, loss: Loss, viewer: str, ours: Tensor, theirs: Tensor, pixels: Grid, measure: Measure) -> Tensor:
+    def _shifted(
+        self, loss: Loss, viewer: str, ours: Tensor, theirs: Tensor, pixels: Grid, reduce: Reduction
+    ) -> Tensor:
         """The loss where the student and `viewer` saw the same place (equation 1), over maps of a common grid."""
         if self.shifts is None:
             raise ValueError("nothing is shifted")
         patches = self.shifts.between(STUDENT, viewer, self.partition, len(ours))
         tokens_a_patch = torch.tensor(ours.shape[-2:]) * self.shifts.patch / torch.tensor(pixels)
         each = overlap_mean(loss, ours, theirs, patches * tokens_a_patch)
-        return each if measure is per_image else each.mean()
+        return each if reduce is per_image else each.mean()
 
     def _mesa(self, ours: Tensor, images: Tensor, pixels: Grid) -> Tensor:
         """Distance to what the moving average says of the same images, or of crops of its own (equation 2)."""
@@ -145,9 +147,9 @@ class DistillStep:
         if self.shifts is None:
             return mesa(ours, self.average.features(images)).mean()
         theirs = self.average.features(self.shifts.cut(images, AVERAGE, self.partition))
-        return self._shifted(mesa, AVERAGE, ours, theirs, pixels, together)
+        return self._shifted(mesa, AVERAGE, ours, theirs, pixels, batch_mean)
 
 
-def together(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
+def batch_mean(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
     """The loss of the whole batch, a scalar."""
     return loss(student, teacher)

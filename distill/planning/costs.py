@@ -295,7 +295,7 @@ class Counter:
         with CostCounter(meta=True) as counted:
             if within is not None:
                 within.counted = counted
-            result = step.learn(pixels, targets)
+            result = step.loss(pixels, targets)
             held = counted.current
             result.loss.backward()
         if within is not None:

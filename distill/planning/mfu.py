@@ -80,17 +80,17 @@ class FlopMeter:
     def __init__(self, peak: float | None) -> None:
         self.peak = peak
         self.done = 0.0
-        self._looks: dict[Any, float] = {}
+        self._known: dict[Any, float] = {}
 
-    def look(self, key: Hashable, look: Callable[[], Made]) -> Made:
-        """What `look` gives, its FLOPs added; they are counted at the first look of this `key`."""
-        if key not in self._looks:
+    def count(self, key: Hashable, function: Callable[[], Made]) -> Made:
+        """What `function` gives, its FLOPs added; they are counted at the first call with this `key`."""
+        if key not in self._known:
             with CostCounter() as counted:
-                made = look()
-            self._looks[key] = float(counted.flops)
+                made = function()
+            self._known[key] = float(counted.flops)
         else:
-            made = look()
-        self.done += self._looks[key]
+            made = function()
+        self.done += self._known[key]
         return made
 
     def rate(self, before: float, seconds: float) -> dict[str, float | None]:

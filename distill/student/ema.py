@@ -32,9 +32,9 @@ class MovingAverage:
         found: Student = self._average.module
         return found
 
-    def follow(self) -> None:
+    def update(self) -> None:
         """A step towards the student as it is now; all processes must call it."""
-        with whole(self._student):
+        with gathered_weights(self._student):
             self._average.update(self._student)
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class MovingAverage:
 
 
 @contextmanager
-def whole(student: Student) -> Iterator[None]:
+def gathered_weights(student: Student) -> Iterator[None]:
     """Inside, every process has all of the student's weights, however DeepSpeed has split them."""
     split = [parameter for parameter in student.parameters() if hasattr(parameter, "ds_id")]
     if not split:

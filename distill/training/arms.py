@@ -31,12 +31,11 @@ from distill.training.checkpoint import Checkpoints, refuse_difference, without_
 from distill.training.data import Streams, gather_objects, roles, to_device
 from distill.training.engine import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
 from distill.training.export import export_student, exported_identity
-from distill.training.loop import train
+from distill.training.loop import ArmTrainer, train
 from distill.training.nan_capture import NonFiniteUpdate, not_finite_advice, write_capture
 from distill.training.rng_state import RngState
 from distill.training.step_times import StepTimer
 from distill.training.trained_student import TrainedStudent, build_trained_student
-from distill.training.update import ArmTrainer
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
 
@@ -102,7 +101,7 @@ def run_together(arms: Sequence[Arm], source: Source | SequentialSource | Mixtur
         accelerator.print("teacher views: {} from the cache, {} made by this process".format(*pool.use()))
     stream.close()
     for found, trainer in zip(unfinished, trainers, strict=True):
-        with trainer.turn():
+        with trainer.activated():
             state = trainer.engine.student_state()
         if trainer.trained.average is not None and found.arm.recipe.ema.export:
             state = trainer.trained.average.state_dict()

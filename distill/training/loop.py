@@ -1,27 +1,44 @@
-"""The training loop: fetch, look, learn, log, save; for one arm or many. It knows no teacher."""
+"""The training loop: images, targets, loss, backward pass, clipping, update, log, checkpoint; for one arm or many.
 
+Several arms take turns on the same images. The loop knows no teacher.
+"""
+
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from common.errors import UserError
 from common.interruption import Stopped, heeding
-from distill.training.crew import Crew
+from common.jsonl import Log
+from distill.losses.step import DistillStep, StepResult
+from distill.planning.mfu import FlopMeter, StudentFlops
+from distill.recipe import Recipe
+from distill.schedule import stage_at
 from distill.training.data import PassBatch, RawBatch, Streams, micro_batches, to_device
-from distill.training.update import ArmTrainer, PassTargets
+from distill.training.engine import Engine
+from distill.training.log_lines import joined, log_values, mean_result, not_finite, write_line
+from distill.training.nan_capture import NonFiniteUpdate
+from distill.training.rng_state import RngState
+from distill.training.step_times import StepTimer, peak_memory_mib
+from distill.training.trained_student import TrainedStudent
 
 Fetch = Callable[[int], list[RawBatch]]  #: the images of update number `step` (0, 1, ...), asked for in rising order
 
 
-def train(trainers: Sequence[ArmTrainer], stream: Streams, device: torch.device) -> None:
-    """Every learner from where it stands to its last step, all of them on the same batches of the same streams.
+def train(trainers: Sequence["ArmTrainer"], stream: Streams, device: torch.device) -> None:
+    """Train every arm from where it stopped to its last step, all of them on the same batches of the same streams.
 
-    `stream` must stand where the learner that is furthest behind stands; the others wait until it has caught up. All
-    learners must agree on optim.accumulate and on `engine` (`distill.training.arm_groups`).
+    `stream` must be where the arm that is furthest behind stopped; the others wait until it has caught up. All arms
+    must agree on optim.accumulate and on `engine` (`distill.training.arm_groups`).
     """
     first = min(trainer.start for trainer in trainers)
     last = max(trainer.recipe.optim.steps for trainer in trainers)
@@ -42,161 +59,172 @@ def train(trainers: Sequence[ArmTrainer], stream: Streams, device: torch.device)
         for trainer in trainers:
             trainer.settle()
     bar.close()
-    loop.close()
-
-
-@dataclass
-class Prepared:
-    """An update's images, and for learners that looked already what they saw; `seconds` is what that took."""
-
-    raw: list[RawBatch]
-    shown: list[PassBatch] = field(default_factory=list)
-    seen: list[PassTargets] = field(default_factory=list)  #: of each learner that takes part
-    seconds: dict[str, list[float]] = field(default_factory=dict)  #: by what they count as, for each learner
 
 
 class Loop:
-    """The updates of several learners on the same images.
+    """The updates of several arms on the same images."""
 
-    Where arms step side by side (crew.py), the next update's images and targets are made beside them: with an
-    odd number of students a core would stand idle, and the teachers' passes fill it.
-    """
-
-    def __init__(self, trainers: Sequence[ArmTrainer], fetch: Fetch, device: torch.device) -> None:
+    def __init__(self, trainers: Sequence["ArmTrainer"], fetch: Fetch, device: torch.device) -> None:
         self.trainers, self.fetch, self.device = trainers, fetch, device
-        self.crew = Crew(trainers[0].recipe.engine, trainers[0].engine.accelerator, len(trainers))
-        self._next: tuple[int, Prepared | BaseException] | None = None
         for trainer in trainers:
             trainer.engine.model.train()
             trainer.timer.restart()
 
-    def close(self) -> None:
-        """Let the threads go."""
-        self.crew.close()
-
-    def update(self, done: int) -> list[tuple[ArmTrainer, float]]:
-        """Update number `done` (1, 2, ...) of every learner, logged and saved; the losses that were logged."""
+    def update(self, done: int) -> list[tuple["ArmTrainer", float]]:
+        """Update number `done` (1, 2, ...) of every arm that has it ahead; returns the losses that were logged."""
         active = self._active(done)
-        ready = self._ready(done) or self._take(done, active)
-        for index, trainer in enumerate(active):
-            for name, seconds in ready.seconds.items():
-                trainer.timer.add(name, seconds[index])
+        began = time.perf_counter()
+        raw = self.fetch(done - 1)
+        for trainer in active:
+            trainer.timer.add("data", time.perf_counter() - began)
             trainer.begin(done)
-        if ready.seen:
-            self._learn(active, ready.shown, ready.seen, done, last=True)
-        else:
-            # Micro-batch by micro-batch, so that no more than one is on the device.
-            pieces = micro_batches(ready.raw, self.trainers[0].recipe.optim.accumulate)
-            for number, piece in enumerate(pieces, 1):
-                shown = to_device(piece, self.device)
-                self._learn(active, shown, None, done, last=number == len(pieces))
+        # Micro-batch by micro-batch, so that no more than one is on the device.
+        pieces = micro_batches(raw, self.trainers[0].recipe.optim.accumulate)
+        for number, piece in enumerate(pieces, 1):
+            batches = to_device(piece, self.device)
+            for trainer in active:
+                with trainer.activated():
+                    trainer.micro_batch(batches, first=trainer is active[0], last=number == len(pieces))
         losses = []
         for trainer in active:
-            with trainer.turn():
-                loss = trainer.finish(done, ready.raw)
+            with trainer.activated():
+                loss = trainer.finish(done, raw)
             if loss is not None:
                 losses.append((trainer, loss))
         return losses
 
     def heed(self, done: int) -> None:
-        """What signals asked for, and all processes agreed on in update `done`: save, or save and stop (Stopped).
-
-        Where the next update's images are taken already, it waits for that update: a checkpoint holds their place.
-        """
+        """What signals asked for, and all processes agreed on in update `done`: save, or save and stop (Stopped)."""
         agreed = [trainer.engine.agreed for trainer in self.trainers]
         stop = next((wishes.stop for wishes in agreed if wishes.stop), 0)
-        if self._next is not None or not (stop or any(wishes.save for wishes in agreed)):
+        if not stop and not any(wishes.save for wishes in agreed):
             return
         for trainer in self._active(done):
             if not trainer.saves(done):
-                with trainer.turn():
+                with trainer.activated():
                     trainer.save(done)
         for trainer in self.trainers:
             trainer.engine.wishes.save = trainer.engine.agreed.save = False
+        main = self.trainers[0].engine.accelerator.is_main_process
         if stop:
             for trainer in self.trainers:
                 trainer.settle()
-            main = self.trainers[0].engine.accelerator.is_main_process
             why = f"stopped by {signal.Signals(stop).name} after step {done}, which is saved; start again to go on"
             raise Stopped(stop, why if main else "")
-        if self.trainers[0].engine.accelerator.is_main_process:
+        if main:
             print(f"step {done} is saved, as SIGUSR1 asked", file=sys.stderr, flush=True)
 
-    def _active(self, done: int) -> list[ArmTrainer]:
-        return [trainer for trainer in self.trainers if trainer.takes_part(done)]
+    def _active(self, done: int) -> list["ArmTrainer"]:
+        return [trainer for trainer in self.trainers if trainer.start < done <= trainer.recipe.optim.steps]
 
-    def _learn(
-        self,
-        active: Sequence[ArmTrainer],
-        shown: Sequence[PassBatch],
-        seen: Sequence[PassTargets] | None,
-        done: int,
-        *,
-        last: bool,
-    ) -> None:
-        """A micro-batch of every learner; `seen` where they have looked at it already."""
-        together = []
-        for index, trainer in enumerate(active):
-            with trainer.turn():
-                if seen is None:
-                    targets = self.crew.alone(lambda trainer=trainer, index=index: trainer.look(shown, index == 0))
-                else:
-                    targets = seen[index]
-                learn = job(trainer, shown, targets, last=last)
-                if trainer.draws or self.crew.hands == 1:
-                    self.crew.alone(learn)
-                else:
-                    together.append(learn)
-        if last and self._may_prepare(done, active):
-            together.insert(0, lambda: self._prepare(done + 1, active))  # the longest job first
-        self.crew.run(together)
 
-    def _take(self, done: int, active: Sequence[ArmTrainer]) -> Prepared:
-        began = time.perf_counter()
-        raw = self.fetch(done - 1)
-        return Prepared(raw, seconds={"data": [time.perf_counter() - began] * len(active)})
+@dataclass
+class ArmTrainer:
+    """One arm's student in the loop: an update is `begin`, `micro_batch` for each of them, and `finish`."""
 
-    def _ready(self, done: int) -> Prepared | None:
-        """What was prepared for this update, or the error that this met, raised now that the update is due."""
-        if self._next is None or self._next[0] != done:
-            return None
-        prepared, self._next = self._next[1], None
-        if isinstance(prepared, BaseException):
-            raise prepared
-        return prepared
+    steps: Mapping[tuple[str, str], DistillStep]  #: by stage and partition: every pass this process does
+    engine: Engine
+    recipe: Recipe
+    log: Log
+    start: int  #: updates that were made before
+    save: Callable[[int], None]  #: save(n) is called when n updates are done and a checkpoint is due
+    settle: Callable[[], None]  #: waits until what was saved is on the disk
+    capture: Callable[[NonFiniteUpdate], str]  #: keeps an update that is not finite; returns what to tell the user
+    rng_state: RngState
+    trained: TrainedStudent
+    timer: StepTimer
+    flop_meter: FlopMeter
+    flops: StudentFlops
+    images: int = 0  #: shown since the last line of the log, by all processes
+    _results: list[StepResult] = field(default_factory=list)
+    _rng_before: list[Tensor] = field(default_factory=list)  #: the random state before this update
+    _several: bool = False  #: whether the update has several passes, though this process may do one of them
+    _not_finite: bool = False
+    _norm: float | Tensor = math.nan
+    _rate: float = 0.0
+    _flops_before: float = 0.0
 
-    def _may_prepare(self, done: int, active: Sequence[ArmTrainer]) -> bool:
-        """Whether the next update's images may be taken, and its targets made, while this update is still going on.
+    @contextmanager
+    def activated(self) -> Iterator[None]:
+        """Inside, the process's engine, random numbers and timer are this arm's."""
+        self.engine.activate()
+        with self.rng_state.hold():
+            self.timer.start()
+            yield
 
-        Not where a checkpoint is due, which holds the stream's place; not over the border of a stage; and only where
-        targets are a function of the images alone.
+    def begin(self, done: int) -> None:
+        """Prepare update number `done` (1, 2, ...)."""
+        self.trained.begin(done)
+        self._rate = self.engine.set_learning_rate(done - 1)
+        stage = stage_at(self.engine.stages, done - 1)
+        self.images += stage.images
+        self._several = len(stage.passes) > 1
+        self._results, self._not_finite, self._norm = [], False, math.nan
+        self._rng_before = self.rng_state.state
+
+    def micro_batch(self, batches: Sequence[PassBatch], *, first: bool, last: bool) -> None:
+        """Targets, loss and backward pass, and with the last micro-batch the update, unless something is not finite.
+
+        first: whether no other arm has asked for these targets yet, which costs most.
         """
-        return (
-            self.crew.hands > 1
-            and not any(each.engine.wishes.stop or each.engine.wishes.save for each in active)
-            and self._active(done + 1) == active
-            and all(trainer.looks_ahead(done) for trainer in active)
-        )
+        if self._not_finite:
+            return
+        targets = [self._targets(batch, first) for batch in batches]
+        self.timer.lap("teachers")
+        with self.engine.accumulating(last):
+            results = {
+                batch.role.part.partition: self._step(batch).loss(batch.images, target)
+                for batch, target in zip(batches, targets, strict=True)
+            }
+            result = joined(results) if self._several else next(iter(results.values()))
+            self._results.append(result)
+            if self.engine.updates_in_backward and self.engine.anywhere(not_finite(result.loss)):
+                self._not_finite = True  # DeepSpeed would update the weights before anybody could stop it
+                return
+            self.engine.backward(result.loss)
+        if last:
+            self._norm = self.engine.clip()
+            self._not_finite = self.engine.anywhere(not_finite(result.loss, self._norm))
+            if not self._not_finite:
+                self.engine.update()
+                self.trained.update_average()
+        self.timer.lap("student")
 
-    def _prepare(self, done: int, active: Sequence[ArmTrainer]) -> None:
-        """Images and targets of update `done`, beside students that still make the one before."""
-        try:
-            ready = self._take(done, active)
-            ready.shown, ready.seconds["teachers"] = to_device(ready.raw, self.device), []
-            for index, trainer in enumerate(active):
-                began = time.perf_counter()
-                ready.seen.append(trainer.targets(ready.shown, index == 0))
-                ready.seconds["teachers"].append(time.perf_counter() - began)
-            self._next = (done, ready)
-        except Exception as error:  # the update that is going on has no part in it, and is finished first
-            self._next = (done, error)
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after update `done`."""
+        return done % self.recipe.checkpoint.every == 0 or done == self.recipe.optim.steps
 
+    def finish(self, done: int, raw: Sequence[RawBatch]) -> float | None:
+        """Log and save after update `done` where that is due; returns the loss where it was logged.
 
-def job(trainer: ArmTrainer, shown: Sequence[PassBatch], seen: PassTargets, *, last: bool) -> Callable[[], None]:
-    """A learner's part in a micro-batch, to be done in its turn or beside others'."""
+        raw: the images of the update. UserError, with everything kept for a replay, when it was not finite.
+        """
+        save_now = self.saves(done)
+        if not self._not_finite and not save_now and done % self.recipe.log.every:
+            return None
+        engine, by_ranks = self.engine, stage_at(self.engine.stages, done - 1).by_ranks
+        values = log_values(mean_result(self._results), self._norm, engine.accelerator, by_ranks=by_ranks)
+        line = {"step": done, **values, "lr": self._rate, "time": self._read_time()}
+        write_line(line, self.log, engine.accelerator)
+        if self._not_finite:
+            raise UserError(self.capture(NonFiniteUpdate(done, line, self._rng_before, raw)))
+        if save_now:
+            self.save(done)
+            self.timer.lap("save")
+        return float(line["loss"])
 
-    def learn() -> None:
-        trainer.timer.start()
-        trainer.learn(shown, seen, last)
+    def _step(self, batch: PassBatch) -> DistillStep:
+        return self.steps[batch.role.part.stage, batch.role.part.partition]
 
-    return learn
+    def _targets(self, batch: PassBatch, first: bool) -> Mapping[str, Any]:
+        part = batch.role.part
+        key = (self.recipe.name, first, part.stage, part.partition, tuple(batch.images.shape))
+        self.flop_meter.done += self.flops.of(batch.images)  # of the student
+        return self.flop_meter.count(key, lambda: self._step(batch).make_targets(batch.images))
+
+    def _read_time(self) -> dict[str, Any]:
+        times: dict[str, Any] = self.timer.read(self.images)
+        self.images = 0
+        times |= self.flop_meter.rate(self._flops_before, times["wall"])
+        self._flops_before = self.flop_meter.done
+        return times | {"peak_memory_mib": peak_memory_mib(self.timer.device)}

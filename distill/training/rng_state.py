@@ -45,8 +45,3 @@ def write_rng(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)
-
-
-def same_rng(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether nothing was drawn between two readings."""
-    return all(torch.equal(ours, theirs) for ours, theirs in zip(one, other, strict=True))

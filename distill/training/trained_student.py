@@ -1,4 +1,4 @@
-"""What goes along with a student through its training: its draws, everyone's shifts, and its moving average."""
+"""A student in training, with what goes on beside its weights: its draws, the shifts, its moving average."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from distill.student.model import Student
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """Told of every update: `begin` before anything of it, `follow` once the student has made it."""
+    """Told of every update: `begin` before anything of it, `update_average` once the weights have changed."""
 
     student: Student
     shifts: Shifts | None
@@ -26,14 +26,14 @@ class TrainedStudent:
         if self.shifts is not None:
             self.shifts.begin(update)
 
-    def follow(self) -> None:
+    def update_average(self) -> None:
         """The average's step towards the student; all processes must call it."""
         if self.average is not None:
-            self.average.follow()
+            self.average.update()
 
 
 def build_trained_student(student: Student, recipe: Recipe, rank: int, device: torch.device) -> TrainedStudent:
-    """The recipe's company of a student that is not on its engine yet, in process number `rank`."""
+    """A student that is not on its engine yet, as the recipe trains it, in process number `rank`."""
     student.draws = Draws(recipe.student_seed, rank)
     student.returns_backbone = recipe.loss.mesa > 0
     shifts = Shifts(recipe.seed, rank, student_patch(recipe.student)) if recipe.loss.shift else None

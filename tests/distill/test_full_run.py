@@ -11,9 +11,9 @@ import timm
 import torch
 import yaml
 from full_run import full_recipe
+from launching import start as launch_script
 from safetensors.torch import load_file, save_file
 from small_run import train
-from test_processes import start as launch_script
 
 from common.errors import UserError
 from common.jsonl import read_log, without_time

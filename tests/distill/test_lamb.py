@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import timm.optim
 import torch
+from launching import ROOT, command_line, start
 from safetensors.torch import load_file
-from test_processes import ROOT, command_line, start
 
 from common.errors import UserError
 from common.jsonl import read_log

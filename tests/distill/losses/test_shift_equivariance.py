@@ -57,12 +57,12 @@ def test_every_micro_batch_of_an_update_has_its_own() -> None:
     shifts.begin(1)
     found = []
     for _ in range(2):
-        shifts.turn("low")
+        shifts.next_batch("low")
         found.append(shifts.offsets("a", "low", 64))
         assert torch.equal(shifts.offsets("a", "low", 64), found[-1])
     assert not torch.equal(found[0], found[1])
     shifts.begin(1)
-    shifts.turn("low")
+    shifts.next_batch("low")
     assert torch.equal(shifts.offsets("a", "low", 64), found[0])
 
 
@@ -173,7 +173,7 @@ def test_student_and_teachers_meet_on_what_both_saw() -> None:
     assert len({tuple(images.flatten().tolist()) for images in eyes.seen}) == 3  # each a crop of its own
     made = targets(canvases)
     shifts.update = 4  # the student moves on, and the loss believes in other crops than the targets were made of
-    assert float(DistillStep(student, targets, recipe, shifts=shifts).learn(canvases, made).loss) > 1e-3
+    assert float(DistillStep(student, targets, recipe, shifts=shifts).loss(canvases, made).loss) > 1e-3
 
 
 @pytest.mark.parametrize("align", ["student", "teacher", "min"])
@@ -240,7 +240,7 @@ def test_the_average_is_a_moving_average(decay: float) -> None:
                 expected[name] = decay * expected[name] + (1 - decay) * parameter
         for buffer in student.buffers():
             buffer += 1
-        average.follow()
+        average.update()
     for name, parameter in average.net.named_parameters():
         assert torch.allclose(parameter, expected[name], atol=1e-5) and not parameter.requires_grad, name
     assert all(torch.equal(a, b) for a, b in zip(average.net.buffers(), student.buffers(), strict=True))
@@ -269,7 +269,7 @@ def test_an_average_without_memory_is_the_student_and_costs_nothing() -> None:
         for parameter in student.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     assert float(mesa_loss(student, average, shift=False)) > 0.01
-    average.follow()
+    average.update()
     assert float(mesa_loss(student, average, shift=False)) == pytest.approx(0, abs=1e-10)
     assert float(mesa_loss(student, average, shift=True)) > 0  # other crops: a ViT is not equivariant by itself
 

@@ -54,7 +54,7 @@ def test_mfu_is_what_was_done_over_the_peak() -> None:
     flop_meter = FlopMeter(peak=1e9)
     a = torch.ones(10, 20)
     for _ in range(2):  # counted once, added twice
-        flop_meter.look("key", lambda: a @ a.T)
+        flop_meter.count("key", lambda: a @ a.T)
     assert flop_meter.done == 2 * 2 * 10 * 20 * 10
     assert flop_meter.rate(0.0, 1e-4)["mfu"] == pytest.approx(0.08)
     assert peak_of(torch.device("cpu"), bf16=True) is None

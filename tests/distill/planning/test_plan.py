@@ -74,9 +74,9 @@ def really_counted(recipe: Recipe, backends: list[SDPBackend], mapping: dict[Any
     step = DistillStep(student, targets, recipe, targets.dispersions(), part)
     with sdpa_kernel(backends):
         with FlopCounterMode(display=False, custom_mapping=mapping) as looking:
-            seen = step.look(images)
+            seen = step.make_targets(images)
         with FlopCounterMode(display=False, custom_mapping=mapping) as learning:
-            step.learn(images, seen).loss.backward()
+            step.loss(images, seen).loss.backward()
     return learning.get_total_flops(), looking.get_total_flops()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from launching import assert_close, launch
 from safetensors.torch import load_file
 from small_run import train
-from test_processes import assert_close, launch
 from test_resolution import staged
 
 from common.errors import UserError

@@ -16,10 +16,10 @@ from common.jsonl import read_log, without_time
 from distill.recipe import Recipe, read_arms
 from distill.targets.targets import Targets
 from distill.targets.teacher_views import BatchViews, TeacherPool, tile_view
-from distill.training import update as trainer
 from distill.training.arm_groups import group, split, upstream
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
+from distill.training.loop import ArmTrainer
 from featsharp_adapter.adapter.adapter import make_untrained
 from featsharp_adapter.model.views import teacher_views
 from imagery.sources import open_source
@@ -127,15 +127,15 @@ def test_interrupted_twice_all_arms_end_equal(
 ) -> None:
     """Stopped while one arm makes an update: by then some arms have a later checkpoint than others, or are done."""
     recipes = arms_in(tmp_path, adapter)
-    whole = trainer.ArmTrainer.finish
+    whole = ArmTrainer.finish
     interruptions = [("sharp", 5), ("seed", 7)]
 
-    def interrupted(self: trainer.ArmTrainer, done: int, images: Any) -> float | None:
+    def interrupted(self: ArmTrainer, done: int, images: Any) -> float | None:
         if interruptions and (self.recipe.name, done) == interruptions[0]:
             raise KeyboardInterrupt
         return whole(self, done, images)
 
-    monkeypatch.setattr(trainer.ArmTrainer, "finish", interrupted)
+    monkeypatch.setattr(ArmTrainer, "finish", interrupted)
     while interruptions:
         with pytest.raises(KeyboardInterrupt):
             run(recipes)

@@ -148,3 +148,14 @@ def test_the_furthest_state_is_the_newest() -> None:
         "low": {"position": 8},
         "high": {"position": 0},
     }
+
+
+def test_a_captured_update_names_its_own_images(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(small_recipe(tmp_path))
+    stream = Streams(recipe, open_source(recipe.data.train), 0, 1)
+    stream.take(0)
+    first = stream.names(0)
+    stream.take(1)
+    assert stream.names(0) == first != stream.names(1)
+    stream.take(2)
+    assert stream.names(0) == {}
