@@ -85,11 +85,18 @@ class OptimNode(Node):
     micro_batch: int | None = Field(None, ge=1)  #: images on the device at a time; their gradients add up to one step
     lr: float = Field(gt=0)
     lr_guide: float = Field(gt=0)  #: of the few parameters of the image-guided kernel
+    lr_fitted: float = Field(3e-4, gt=0)  #: of weights that a closed form has solved before (`ridge_block`)
     lr_uncertainty: float = Field(1e-5, gt=0)  #: of the uncertainty network, where there is one
     warmup: int = Field(100, ge=0)
     clip: float = Field(5.0, gt=0)  #: largest norm of the gradient
     first_clip: float = Field(1e-4, gt=0)  #: the same during the first `first_clip_steps`, while NAdam's moments settle
     first_clip_steps: int = Field(10, ge=0)
+
+
+class RidgeNode(Node):
+    """How `ridge` and `ridge_block` solve their linear part (`training/closed_form.py`)."""
+
+    reweight: bool = False  #: solve twice, outlier tokens counting less the second time
 
 
 class CheckpointNode(Node):
@@ -120,6 +127,7 @@ class AdapterRecipe(Node):
     views: ViewsNode = ViewsNode()
     downsampler: DownsamplerNode = DownsamplerNode()
     optim: OptimNode
+    ridge: RidgeNode = RidgeNode()
     checkpoint: CheckpointNode = CheckpointNode()
     seed: int = 0
     out: str  #: folder to write

@@ -14,7 +14,8 @@ from featsharp_adapter.compare.variants import FIELDS, parse_variant, recipes_of
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.teacher_data import open_teacher_data
 
-DEFAULT = ("bilinear", "tile", "s2", "featup", "featsharp")
+#: `ridge` is solved and not trained: against it a table of few steps shows how far the others have learned.
+DEFAULT = ("bilinear", "tile", "s2", "ridge", "featup", "featsharp")
 
 
 OpenProbes = Callable[[Path, Sequence[str]], Probes]

@@ -18,7 +18,7 @@ from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import CLASS, check_upsampler_name
 
-#: Fields of the recipe that variants may differ in: none decides which images and views there are, or how many steps.
+#: Fields of the recipe that variants may differ in: none decides which images and views there are.
 FIELDS = (
     "normaliser",
     "bias",
@@ -28,6 +28,8 @@ FIELDS = (
     "uncertainty",
     "spectral",
     "downsampler",
+    "optim",
+    "ridge",
 )
 
 

@@ -21,19 +21,21 @@ def build_optimiser(
     uncertainty: nn.Module | None = None,
     scales: Sequence[nn.Parameter] = (),
 ) -> torch.optim.NAdam:
-    """Groups of the image-guided kernel, the uncertainty network, spectral `scales`, and everything else that learns.
+    """Groups of the image-guided kernel, what is solved already, the uncertainty network, spectral `scales`, the rest.
 
     Every parameter is in exactly one.
     """
     guide = [parameter for parameter in adapter.upsampler.guide_parameters() if parameter.requires_grad]
     # The kernel's few parameters (which pixels are alike, and how far to look) have gradients and scales of their own.
     uncertain = [] if uncertainty is None else [p for p in uncertainty.parameters() if not _among(p, scales)]
-    taken = {id(parameter) for parameter in (*guide, *uncertain, *scales)}
+    fitted = adapter.upsampler.fitted_parameters()
+    taken = {id(parameter) for parameter in (*guide, *fitted, *uncertain, *scales)}
     everything = [*adapter.parameters(), *downsampler.parameters()]
     rest = [parameter for parameter in everything if parameter.requires_grad and id(parameter) not in taken]
     groups: list[dict[str, Any]] = [
         {"params": rest, "peak": optim.lr},
         {"params": guide, "peak": optim.lr_guide},
+        {"params": [p for p in fitted if p.requires_grad], "peak": optim.lr_fitted},
         {"params": uncertain, "peak": optim.lr_uncertainty},
         {"params": list(scales), "peak": SCALE_RATE * optim.lr, "weight_decay": SCALE_DECAY},
     ]

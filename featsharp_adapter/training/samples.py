@@ -24,12 +24,14 @@ class Sample:
     """A batch of b images: pixels uint8 [b, 3, k*R, k*R'], their views, and n random homographies of each.
 
     homographies: [b, n, 3, 3], view -> image. targets: [b, n, C, g, g'], the features of the views, raw units.
+    positions: int64 [b], of the images in their stream.
     """
 
     pixels: Tensor
     views: Views
     homographies: Tensor
     targets: Tensor
+    positions: Tensor
 
     def guidance(self) -> Tensor:
         """[b, 3, k*R, k*R'] in [0, 1]."""
@@ -68,7 +70,9 @@ class SampleMaker:
         )
         targets = self.backbone(jittered).spatial.unflatten(0, (len(images), self.count))
         views = teacher_views(self.backbone, images, self.grids, antialias=self.antialias)
-        return Sample(batch.images.to(self.device), views, flat.unflatten(0, (len(images), self.count)), targets)
+        return Sample(
+            batch.images.to(self.device), views, flat.unflatten(0, (len(images), self.count)), targets, batch.positions
+        )
 
     def homographies(self, position: int, aspect: float) -> Tensor:
         """[n, 3, 3] of the image at this position of the stream."""
@@ -200,6 +204,7 @@ def _flatten(sample: Sample) -> dict[str, Tensor]:
         "low": sample.views.low,
         "homographies": sample.homographies,
         "targets": sample.targets,
+        "positions": sample.positions,
         **tiles,
     }
 
@@ -207,4 +212,4 @@ def _flatten(sample: Sample) -> dict[str, Tensor]:
 def _unflatten(fields: dict[str, Tensor]) -> Sample:
     tiles = {int(name.removeprefix("tiles.")): t for name, t in fields.items() if name.startswith("tiles.")}
     views = Views(None, fields["low"], tiles)
-    return Sample(fields["pixels"], views, fields["homographies"], fields["targets"])
+    return Sample(fields["pixels"], views, fields["homographies"], fields["targets"], fields["positions"])

@@ -29,9 +29,14 @@ class TeacherData:
     backbone: Backbone
     maker: SampleMaker
     statistics: CovarianceStatistics  #: of the teacher's tokens, which any normaliser is fitted to
-    store: SampleStore | None  #: None: the views do not fit in memory, the teacher works at every step
+    training: SampleStore | StreamedSamples  #: of data.images images
     held_out: SampleStore | StreamedSamples
     device: torch.device
+
+    @property
+    def store(self) -> SampleStore | None:
+        """Of the training images; None: the views do not fit in memory, the teacher works at every step."""
+        return self.training if isinstance(self.training, SampleStore) else None
 
     @property
     def spec(self) -> BackboneSpec:
@@ -62,16 +67,17 @@ def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -
     def evaluated(batch_size: int) -> ImageStream:
         return open_stream(recipe, spec, data.held_out, batch_size, recipe.seed)
 
-    store: SampleStore | None = None
+    train: SampleStore | StreamedSamples
     held_out: SampleStore | StreamedSamples
     if fits_in_memory(recipe, spec, grids):
-        store = _fill(data.images, training(FILL_BATCH), maker, "training views")
+        train = _fill(data.images, training(FILL_BATCH), maker, "training views")
         held_out = _fill(data.held_out_images, evaluated(FILL_BATCH), maker, "held-out views")
-        maps: Iterable[Tensor] = (sample.views.low for sample in store.in_order(FILL_BATCH))
+        maps: Iterable[Tensor] = (sample.views.low for sample in train.in_order(FILL_BATCH))
     else:
+        train = StreamedSamples(data.images, training, maker)
         held_out = StreamedSamples(data.held_out_images, evaluated, maker)
         maps = _low_maps(data.images, training(FILL_BATCH), maker)
-    return TeacherData(backbone, maker, statistics_of(maps), store, held_out, device)
+    return TeacherData(backbone, maker, statistics_of(maps), train, held_out, device)
 
 
 def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...]) -> bool:

@@ -9,20 +9,26 @@ from torch import nn
 from common.recipes import dump
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
-from featsharp_adapter.model.downsampler import build_downsampler
+from featsharp_adapter.model.downsampler import AverageDownsampler, build_downsampler
 from featsharp_adapter.model.normalisers import fit_normaliser
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.checkpoints import Checkpoints
+from featsharp_adapter.training.closed_form import fit_linear
 from featsharp_adapter.training.evaluation import Fidelity, evaluate_held_out
 from featsharp_adapter.training.samples import LiveSamples, Samples, StoredSamples
 from featsharp_adapter.training.teacher_data import FILL_BATCH, TeacherData, open_stream
 from featsharp_adapter.training.trainer import Trainer, seeded, train_adapter
+from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
+from featsharp_adapter.upsamplers.table import upsampler_class
 
 
 def train_one(
     recipe: AdapterRecipe, teacher_data: TeacherData, *, folder: Path | None = None
 ) -> tuple[Adapter, dict[str, Fidelity]]:
     """Train and evaluate one adapter; with a `folder`, checkpoints and a log go there and it resumes from them."""
+    if upsampler_class(recipe.upsampler).closed_form:
+        adapter = fit_one(recipe, teacher_data)
+        return evaluate(adapter, AverageDownsampler(recipe.factor), teacher_data)
     trainer = new_trainer(recipe, teacher_data)
     checkpoints = None
     if folder is not None:
@@ -31,6 +37,24 @@ def train_one(
     log = None if folder is None else folder / "log.jsonl"
     adapter = train_adapter(trainer, open_samples(recipe, teacher_data), checkpoints=checkpoints, log=log)
     return evaluate(adapter, trainer.downsampler, teacher_data)
+
+
+def fit_one(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:
+    """An adapter whose upsampler is solved and not trained; the seed decides its random features alone."""
+    with seeded(recipe.seed):
+        adapter = new_adapter(recipe, teacher_data)
+    solve_linear(adapter, recipe, teacher_data)
+    facts = {name: value for name, value in adapter.meta.training.items() if name not in ("optim", "downsampler")}
+    adapter.meta = replace(adapter.meta, training=facts | {"bias": False, "gradient steps": 0})
+    return adapter.eval()
+
+
+def solve_linear(adapter: Adapter, recipe: AdapterRecipe, teacher_data: TeacherData) -> None:
+    """Put the closed form's weights in place, and say on the card what was chosen."""
+    training = teacher_data.training
+    solution = fit_linear(adapter, lambda: training.in_order(FILL_BATCH), reweight=recipe.ridge.reweight)
+    facts = {"ridges": list(solution.ridges), "error": solution.error}
+    adapter.meta = replace(adapter.meta, training=adapter.meta.training | {"closed form": facts})
 
 
 def evaluate(
@@ -44,10 +68,21 @@ def evaluate(
 
 
 def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData) -> Trainer:
-    """Everything that learns, freshly initialised from the recipe's seed."""
-    node, spec = recipe.downsampler, teacher_data.spec
+    """Everything that learns, freshly initialised from the recipe's seed; what has a closed form is solved first."""
+    node = recipe.downsampler
+    with seeded(recipe.seed):
+        adapter = new_adapter(recipe, teacher_data)
+        dim = teacher_data.spec.spatial_dim
+        downsampler = build_downsampler(node.name, dim=dim, factor=recipe.factor, kernel=node.kernel)
+        if isinstance(adapter.upsampler, RidgeUpsampler):
+            solve_linear(adapter, recipe, teacher_data)
+        return Trainer(adapter, downsampler.to(teacher_data.device), recipe)
+
+
+def new_adapter(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:
+    """Untrained, around the normaliser of these features."""
     meta = AdapterMeta(
-        teacher=spec,
+        teacher=teacher_data.spec,
         teacher_node=recipe.teacher,
         upsampler=recipe.upsampler,
         factor=recipe.factor,
@@ -57,11 +92,7 @@ def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData) -> Trainer:
         published_views=recipe.published_views,
         training=training_facts(recipe, stored=teacher_data.store is not None),
     )
-    normaliser = fit_normaliser(recipe.normaliser, teacher_data.statistics)
-    with seeded(recipe.seed):
-        adapter = Adapter.build(meta, normaliser).to(teacher_data.device)
-        downsampler = build_downsampler(node.name, dim=spec.spatial_dim, factor=recipe.factor, kernel=node.kernel)
-        return Trainer(adapter, downsampler.to(teacher_data.device), recipe)
+    return Adapter.build(meta, fit_normaliser(recipe.normaliser, teacher_data.statistics)).to(teacher_data.device)
 
 
 def open_samples(recipe: AdapterRecipe, teacher_data: TeacherData) -> Samples:

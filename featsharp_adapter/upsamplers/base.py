@@ -22,6 +22,8 @@ class Upsampler(nn.Module, ABC):
     strip_rows: int | None = None
     #: whether it claims to be bilinear interpolation before it is trained (`conformance.py` checks the claim)
     starts_as_bilinear: bool = False
+    #: whether its weights are solved and not trained (`training/closed_form.py`)
+    closed_form: bool = False
 
     def __init__(self, *, dim: int, factor: int, grid: tuple[int, int], tile_grids: tuple[int, ...] = ()) -> None:
         """dim: C. grid: the teacher's native (g, g'); forward takes other grids too, but learned it is on this one."""
@@ -54,6 +56,10 @@ class Upsampler(nn.Module, ABC):
     def reach(self) -> int:
         """Of a `local` one: rows of the output that are needed on either side to make one, before any filter."""
         return 0
+
+    def fitted_parameters(self) -> list[nn.Parameter]:
+        """Parameters that a closed form has solved before training starts; none by default."""
+        return []
 
     def guide_parameters(self) -> list[nn.Parameter]:
         """Parameters of the image-guided kernel; they have a learning rate of their own (none by default)."""

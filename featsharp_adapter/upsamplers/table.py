@@ -11,6 +11,8 @@ from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
 from featsharp_adapter.upsamplers.featup import FeatUpUpsampler
 from featsharp_adapter.upsamplers.guides import GUIDES
+from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
+from featsharp_adapter.upsamplers.ridge_block import RidgeBlockUpsampler
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, NoUpsampler, S2Upsampler, TileUpsampler
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {
@@ -20,6 +22,8 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "s2": S2Upsampler,
     "featup": FeatUpUpsampler,
     "featsharp": FeatSharpUpsampler,
+    "ridge": RidgeUpsampler,
+    "ridge_block": RidgeBlockUpsampler,
     **GUIDES,
 }
 #: Entry points of other packages, by name; and the prefix of a class that is in no package's entry points.

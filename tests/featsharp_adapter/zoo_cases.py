@@ -23,8 +23,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("loftup", {"frequencies": 3, "heads": 2}),
     ("resfu", {"width": 16, "groups": 2}),
 ]
-#: Upsamplers with tests of their own: they need a checkout, or are fitted to one image.
-ELSEWHERE = {"anyup", "naf", "featup_implicit"}
+#: Upsamplers with tests of their own: they need a checkout, are fitted to one image, or are solved.
+ELSEWHERE = {"anyup", "naf", "featup_implicit", "ridge", "ridge_block"}
 NAMES = sorted({name for name, _ in CASES})
 
 

@@ -62,10 +62,19 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "message"),
     [
         (["{w}/images/0.png", "--adapter", "{w}/vit-adapter", "--teacher", "timm:{w}/another"], "other weights"),
-        (["{w}/images/0.png", "--adapter", "{w}/vit-adapter", "--grid", "40x40"], "adapter of a larger factor"),
-        (["{w}/images/0.png", "--adapter", "{w}/nan-adapter"], "not finite (NaN or infinity)"),
-        (["{w}/images", "--adapter", "{w}/nan-adapter"], "none of the images could be sharpened; the last: timm:"),
-        (["{w}/sliver.png", "--adapter", "{w}/vit-adapter"], "smaller than one patch"),
+        (
+            ["{w}/images/0.png", "--adapter", "{w}/vit-adapter", "--teacher", "timm:{w}/vit", "--grid", "40x40"],
+            "adapter of a larger factor",
+        ),
+        (
+            ["{w}/images/0.png", "--adapter", "{w}/nan-adapter", "--teacher", "timm:{w}/nan"],
+            "not finite (NaN or infinity)",
+        ),
+        (
+            ["{w}/images", "--adapter", "{w}/nan-adapter", "--teacher", "timm:{w}/nan"],
+            "none of the images could be sharpened; the last: timm:",
+        ),
+        (["{w}/sliver.png", "--adapter", "{w}/vit-adapter", "--teacher", "timm:{w}/vit"], "smaller than one patch"),
         (["{w}/images/0.png", "--adapter", "{w}/nowhere"], "no adapter at"),
         (["{w}/images/0.png", "--adapter", "{w}/images"], "is no adapter"),
     ],

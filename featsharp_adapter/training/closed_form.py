@@ -1,0 +1,101 @@
+"""Fits the linear part of `ridge` and `ridge_block` in one pass over the training views; no gradient steps.
+
+For a view with homography h, target t and average downsampler D: D(warp(low + W phi + b)) - t is linear in (W, b), so
+the consistency loss is a least-squares problem with inputs D(warp(phi)), targets t - D(warp(low)) and, as weights, the
+share of each cell that is inside the image. Views of every fifth image choose the ridges; then all are solved together.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.model.downsampler import AverageDownsampler
+from featsharp_adapter.model.least_squares import LeastSquaresSums, Solution, choose_ridges
+from featsharp_adapter.model.multiview import inside_share, warp
+from featsharp_adapter.training.samples import Sample
+from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
+from featsharp_adapter.upsamplers.simple import resize_features
+
+#: One image in so many chooses the ridges.
+HELD_BACK = 5
+#: A cell whose residual is more than so many root mean squares counts less in the second solve (Huber's weights).
+OUTLIER = 1.5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the views of some images say: inputs [N, D], targets [N, C], weights [N], all views after each other."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+@torch.no_grad()
+def fit_linear(adapter: Adapter, samples: Callable[[], Iterable[Sample]], *, reweight: bool = False) -> Solution:
+    """Solve the adapter's linear map and put it in place. samples(): every training image once.
+
+    reweight: solve a second time, with cells that no linear map explains (outlier tokens) counting less.
+    """
+    upsampler = adapter.upsampler
+    if not isinstance(upsampler, RidgeUpsampler):
+        raise UserError(f"{adapter.meta.upsampler} has no closed form; ridge and ridge_block have")
+    adapter.eval()
+    solution = _solve(adapter, upsampler, samples(), None)
+    if reweight:
+        solution = _solve(adapter, upsampler, samples(), solution)
+    weight = solution.weight.to(upsampler.linear.weight)
+    upsampler.linear.weight.copy_(weight[:-1].T[:, :, None, None])
+    upsampler.linear.bias.copy_(weight[-1])
+    return solution
+
+
+def _solve(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample], before: Solution | None) -> Solution:
+    device = upsampler.linear.weight.device
+    size = (sum(upsampler.widths), upsampler.dim)
+    train, held_back = (LeastSquaresSums(*size, device) for _ in range(2))
+    for sample in samples:
+        chosen = sample.positions % HELD_BACK == HELD_BACK - 1
+        for sums, index in ((train, ~chosen), (held_back, chosen)):
+            if bool(index.any()):
+                rows = view_rows(adapter, upsampler, sample.take(index.nonzero()[:, 0]))
+                sums.update(rows.inputs, rows.targets, _weights(rows, before))
+    train.all_reduce()
+    held_back.all_reduce()
+    if not train.weight or not held_back.weight:
+        raise UserError(f"a closed form wants {HELD_BACK} training images or more: data.images")
+    return choose_ridges(train, held_back, upsampler.groups)
+
+
+def view_rows(adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample) -> Rows:
+    """The least-squares rows of all views of these images."""
+    low = adapter.denoise_normalised(sample.views.low)
+    tiles = {n: adapter.denoise_normalised(sample.views.tiles[n], n) for n in adapter.tile_grids}
+    phi, base = upsampler.phi(low, tiles, sample.guidance()), resize_features(low, upsampler.factor)
+    pool = AverageDownsampler(upsampler.factor)
+    inputs, targets, weights = [], [], []
+    for view in range(sample.targets.shape[1]):
+        homographies = sample.homographies[:, view]
+        target = adapter.denoise_normalised(sample.targets[:, view])
+        inputs.append(_tokens(pool(warp(phi, homographies))))
+        targets.append(_tokens(target - pool(warp(base, homographies))))
+        weights.append(inside_share(homographies, (target.shape[-2], target.shape[-1])).flatten())
+    return Rows(torch.cat(inputs), torch.cat(targets), torch.cat(weights))
+
+
+def _weights(rows: Rows, before: Solution | None) -> Tensor:
+    """As they are, or Huber's around a solution that there is already."""
+    if before is None:
+        return rows.weights
+    weight = before.weight.to(rows.inputs)
+    residual = (rows.targets - rows.inputs @ weight[:-1] - weight[-1]).square().mean(dim=1).sqrt()
+    return rows.weights * (OUTLIER * before.error**0.5 / residual.clamp(min=1e-12)).clamp(max=1.0)
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """[B, C, g, g'] -> [B*g*g', C]."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)

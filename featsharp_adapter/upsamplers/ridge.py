@@ -1,0 +1,157 @@
+"""`ridge`: bilinear interpolation corrected by a linear map of what is known at each place, solved and not trained.
+
+    y(u) = low(u) + W phi(u) + b
+
+phi(u) sets maps side by side at place u of the fine grid. Warping and average pooling are linear and commute with W, so
+that the multi-view objective of FeatSharp (arXiv 2502.16025, section 3.3) under an average downsampler is least squares
+in W (`training/closed_form.py` solves it in one pass over the views). W = 0 is bilinear interpolation, and W is shrunk
+towards it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError, unknown
+from featsharp_adapter.model.jbu import JBUStack
+from featsharp_adapter.model.views import stitch, tile_images
+from featsharp_adapter.upsamplers.base import Upsampler
+from featsharp_adapter.upsamplers.strips import in_strips, resized_rows
+
+#: Rows `start` to `stop` of one map on the fine grid.
+Rows = Callable[[int, int], Tensor]
+#: What phi may hold. *_mean: the mean of the 3 x 3 tokens around, within its own pass of the teacher. s2: the mean of
+#: low and tiles. jbu: a joint bilateral upsampling of `low` with random weights. image: `ImageStem`.
+INPUTS = ("low", "tiles", "low_mean", "tile_mean", "s2", "jbu", "image")
+OF_TILES = ("tiles", "tile_mean", "s2")
+
+
+class ImageStem(nn.Module):
+    """Random features of the image, [B, 3, H, W] -> [B, width, h, w]; they are read by a linear map and not trained.
+
+    A convolution of half a cell, another of 3 x 3 half cells, ReLU after each, mean over the cell.
+    """
+
+    #: Pixels of the image in half a cell, a side; larger images are pooled to it.
+    PIXELS = 8
+
+    def __init__(self, width: int, *, inner: int = 64) -> None:
+        super().__init__()
+        patch = self.PIXELS
+        self.near = nn.Conv2d(3, inner, patch, stride=patch)
+        self.around = nn.Conv2d(inner, width, 3)
+        nn.init.normal_(self.near.weight, std=3 / (3 * patch * patch) ** 0.5)
+        nn.init.normal_(self.around.weight, std=2 / (9 * inner) ** 0.5)
+        for layer in (self.near, self.around):
+            nn.init.normal_(layer.bias, std=0.3)
+
+    def rows(self, image: Tensor, size: tuple[int, int]) -> Rows:
+        """On a grid of `size`, by rows."""
+        image = image.to(self.near.weight.dtype)
+        pixels = F.adaptive_avg_pool2d(image, (2 * self.PIXELS * size[0], 2 * self.PIXELS * size[1])) - 0.5
+
+        def part(start: int, stop: int) -> Tensor:
+            first, last = max(start - 1, 0), min(stop + 1, size[0])  # the second convolution sees half a cell further
+            halves = F.relu(self.near(pixels[:, :, 2 * self.PIXELS * first : 2 * self.PIXELS * last]))
+            found = F.relu(self.around(F.pad(halves, (1,) * 4, mode="replicate")))
+            return F.avg_pool2d(found, 2)[:, :, start - first : stop - first]
+
+        return part
+
+
+def local_mean(maps: Tensor, n: int = 1) -> Tensor:
+    """The mean of the 3 x 3 tokens around each of [B, C, n*g, n*g'], within its own tile; a border continues itself."""
+    tiles = F.pad(tile_images(maps, n), (1,) * 4, mode="replicate")
+    return stitch(F.avg_pool2d(tiles, 3, stride=1), n)
+
+
+class RidgeUpsampler(Upsampler):
+    """inputs: what phi holds, of INPUTS. tile_grid: tiles a side; None: the factor (fewer are cheaper).
+
+    image_width: of the image's random features. The random weights are saved with the adapter.
+    """
+
+    starts_as_bilinear = True
+    closed_form = True
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        factor: int,
+        grid: tuple[int, int],
+        inputs: Sequence[str] = ("low", "tiles", "low_mean", "tile_mean", "image"),
+        tile_grid: int | None = None,
+        image_width: int = 128,
+    ) -> None:
+        for name in inputs:
+            if name not in INPUTS:
+                raise unknown("input of a ridge", name, INPUTS)
+        if not inputs or len(set(inputs)) < len(inputs):
+            raise UserError(f"inputs of a ridge are different names out of {', '.join(INPUTS)}, got {list(inputs)}")
+        self.inputs = tuple(inputs)
+        self.n = factor if tile_grid is None else tile_grid
+        if not 1 <= self.n <= factor or factor % self.n:
+            raise UserError(f"tile_grid: {self.n} tiles a side do not divide a factor of {factor}")
+        tiled = any(name in OF_TILES for name in inputs)
+        super().__init__(dim=dim, factor=factor, grid=grid, tile_grids=(self.n,) if tiled else ())
+        self.widths = [image_width if name == "image" else dim for name in inputs]
+        self.linear = nn.Conv2d(sum(self.widths), dim, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.stem = ImageStem(image_width).requires_grad_(False) if "image" in inputs else None
+        self.jbu = JBUStack(factor).requires_grad_(False) if "jbu" in inputs else None
+
+    @property
+    def groups(self) -> list[slice]:
+        """The channels of phi that each input has."""
+        ends = list(accumulate(self.widths))
+        return [slice(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
+
+    @property
+    def local(self) -> bool:
+        return True
+
+    def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
+        sources = self.sources(low, tiles, guidance)
+
+        def rows(start: int, stop: int) -> Tensor:
+            phi = torch.cat([source(start, stop) for source in sources], dim=1)
+            return resized_rows(low, self.factor, start, stop) + self.linear(phi)
+
+        if self.strip_rows is None:
+            return rows(0, self.factor * low.shape[-2])
+        return in_strips(rows, low, self.factor, self.strip_rows)
+
+    def phi(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
+        """[B, D, k*g, k*g'], all inputs side by side."""
+        sources = self.sources(low, tiles, guidance)
+        return torch.cat([source(0, self.factor * low.shape[-2]) for source in sources], dim=1)
+
+    def sources(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> list[Rows]:
+        """Each input by rows of the fine grid."""
+        return [self._source(name, low, tiles.get(self.n), guidance) for name in self.inputs]
+
+    def _source(self, name: str, low: Tensor, tiles: Tensor | None, guidance: Tensor) -> Rows:
+        size = (low.shape[-2] * self.factor, low.shape[-1] * self.factor)
+        if name == "image" and self.stem is not None:
+            return self.stem.rows(guidance, size)
+        if name == "jbu" and self.jbu is not None:
+            jbu, pyramid = self.jbu, self.jbu.pyramid(guidance, (low.shape[-2], low.shape[-1]))
+            return lambda start, stop: jbu.rows(low, pyramid, start, stop)
+        if name == "low":
+            return lambda start, stop: resized_rows(low, self.factor, start, stop)
+        if name == "low_mean":
+            mean = local_mean(low)
+            return lambda start, stop: resized_rows(mean, self.factor, start, stop)
+        assert tiles is not None
+        fine = self.factor // self.n
+        if name == "s2":
+            return lambda start, stop: resized_rows(low, self.factor, start, stop).lerp(
+                resized_rows(tiles, fine, start, stop), 0.5
+            )
+        found = tiles if name == "tiles" else local_mean(tiles, self.n)
+        return lambda start, stop: resized_rows(found, fine, start, stop)
