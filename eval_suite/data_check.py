@@ -1,6 +1,6 @@
 """Is the data of a suite there and as the probes want it? Looked at before hours are spent on features."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from eval_suite.readers.contracts import DenseImages, ImageSource, LabelledData
 from eval_suite.readers.scenes import ScenesNode
 from eval_suite.suite import Suite
 
-LOOKED_AT = 8  #: images of each set that are decoded, evenly spread
+WHOLE = 100  #: sets of up to so many images are looked at whole
+LOOKED_AT = 32  #: images of a larger set that are decoded, evenly spread
 
 
 @dataclass(frozen=True)
@@ -58,46 +59,74 @@ def _check_data(name: str, node: object, needs: list[Need], thorough: bool) -> l
 
 def _describe(data: LabelledData, need: Need, thorough: bool) -> str:
     """One line on a set; UserError for the first thing that is wrong."""
-    if need.kind == "classes":
-        found = data.classes(need.split)
-        present = len(torch.unique(found.labels))
-        return f"{_images(found.images, thorough)}, {present} of {len(found.names)} classes"
     if need.kind == "dense":
         return _dense(data.dense(need.split), need.labels, thorough)
-    if need.kind == "captions":
-        captioned = data.captions(need.split)
-        return f"{_images(captioned.images, thorough)}, {sum(map(len, captioned.captions))} captions"
-    if need.kind == "questions":
-        asked = data.questions(need.split)
-        kinds = len({item.kind for item in asked.questions})
-        return (
-            f"{_images(asked.images, thorough)}, {len(asked.questions)} questions of {kinds} kinds, rule {asked.rule}"
-        )
-    if need.kind == "conversations":
-        told = data.conversations(need.split)
-        shown = "no images" if told.images is None else _images(told.images, thorough)
-        alone = sum(not item.rows for item in told.conversations)
-        turns = sum(len(item.turns) for item in told.conversations)
-        return f"{shown}, {len(told.conversations)} conversations of {turns} turns, {alone} of them without an image"
-    if need.kind == "pairs":
-        pairs = data.pairs(need.split)
-        seen = pairs.valid.sum(1).float()
-        return (
-            f"{_images(pairs.first, thorough)}, {len(pairs.first)} pairs with {int(seen.mean())} points, "
-            f"{int((seen == 0).sum())} pairs without any"
-        )
-    if need.kind == "ranked":
-        ranked = data.ranked(need.split)
-        return f"{_images(ranked.gallery, thorough)} in the gallery, {_images(ranked.queries, thorough)} as queries"
-    if need.kind == "instances":
-        found_objects = data.instances(need.split)
-        objects = [thing for some in found_objects.objects for thing in some]
-        kinds, crowds = len({thing.kind for thing in objects}), sum(thing.crowd for thing in objects)
-        what = f"{len(objects)} objects of {kinds} of {len(found_objects.names)} categories, {crowds} crowds"
-        return f"{_images(found_objects.images, thorough)}, {what}"
-    points = data.keypoints(need.split)
+    return DESCRIBED[need.kind](data, need.split, thorough)
+
+
+def _classes(data: LabelledData, split: str, thorough: bool) -> str:
+    found = data.classes(split)
+    return f"{_images(found.images, thorough)}, {len(torch.unique(found.labels))} of {len(found.names)} classes"
+
+
+def _captions(data: LabelledData, split: str, thorough: bool) -> str:
+    found = data.captions(split)
+    return f"{_images(found.images, thorough)}, {sum(map(len, found.captions))} captions"
+
+
+def _questions(data: LabelledData, split: str, thorough: bool) -> str:
+    asked = data.questions(split)
+    kinds = len({item.kind for item in asked.questions})
+    return f"{_images(asked.images, thorough)}, {len(asked.questions)} questions of {kinds} kinds, rule {asked.rule}"
+
+
+def _conversations(data: LabelledData, split: str, thorough: bool) -> str:
+    told = data.conversations(split)
+    shown = "no images" if told.images is None else _images(told.images, thorough)
+    alone = sum(not item.rows for item in told.conversations)
+    turns = sum(len(item.turns) for item in told.conversations)
+    return f"{shown}, {len(told.conversations)} conversations of {turns} turns, {alone} of them without an image"
+
+
+def _pairs(data: LabelledData, split: str, thorough: bool) -> str:
+    pairs = data.pairs(split)
+    seen = pairs.valid.sum(1).float()
+    return (
+        f"{_images(pairs.first, thorough)}, {len(pairs.first)} pairs with {int(seen.mean())} points, "
+        f"{int((seen == 0).sum())} pairs without any"
+    )
+
+
+def _ranked(data: LabelledData, split: str, thorough: bool) -> str:
+    ranked = data.ranked(split)
+    return f"{_images(ranked.gallery, thorough)} in the gallery, {_images(ranked.queries, thorough)} as queries"
+
+
+def _instances(data: LabelledData, split: str, thorough: bool) -> str:
+    found = data.instances(split)
+    objects = [thing for some in found.objects for thing in some]
+    kinds, crowds = len({thing.kind for thing in objects}), sum(thing.crowd for thing in objects)
+    bare = sum(not some for some in found.objects)
+    what = f"{len(objects)} objects of {kinds} of {len(found.names)} categories, {crowds} crowds"
+    return f"{_images(found.images, thorough)}, {what}, {bare} images without any"
+
+
+def _keypoints(data: LabelledData, split: str, thorough: bool) -> str:
+    points = data.keypoints(split)
     kinds = len({item.kind for item in points.objects})
     return f"{_images(points.images, thorough)}, {len(points.objects)} objects of {kinds} kinds"
+
+
+DESCRIBED: Mapping[str, Callable[[LabelledData, str, bool], str]] = {
+    "classes": _classes,
+    "captions": _captions,
+    "questions": _questions,
+    "conversations": _conversations,
+    "pairs": _pairs,
+    "ranked": _ranked,
+    "instances": _instances,
+    "keypoints": _keypoints,
+}
 
 
 def _dense(found: DenseImages, labels: tuple[str, ...], thorough: bool) -> str:
@@ -105,7 +134,8 @@ def _dense(found: DenseImages, labels: tuple[str, ...], thorough: bool) -> str:
     for label in labels:
         maps, seen, valid, total = found.labels(label), set(), 0, 0
         names = found.names.get(label, ())
-        for position in _chosen(len(found.rows), thorough):
+        chosen = _chosen(len(found.rows), thorough)
+        for position in chosen:
             values = maps[torch.tensor([position])]
             if names:
                 seen |= set(torch.unique(values).tolist()) - {255}
@@ -116,26 +146,25 @@ def _dense(found: DenseImages, labels: tuple[str, ...], thorough: bool) -> str:
         share = f"{100 * valid / max(total, 1):.0f} % of the pixels labelled"
         parts.append(f"{label}: " + (f"{len(seen)} of {len(names)} classes seen, {share}" if names else share))
         if not valid:
-            raise UserError(
-                f'"{label}" has no valid pixel in the {len(_chosen(len(found.rows), thorough))} maps looked at'
-            )
+            raise UserError(f'"{label}" has no valid pixel in the {len(chosen)} maps looked at')
     return "; ".join(parts)
 
 
 def _images(images: ImageSource, thorough: bool) -> str:
-    """How many, and the range of their own sizes; UserError for one that cannot be read."""
-    sizes = set()
-    for row in _chosen(len(images), thorough):
+    """How many, how many of them were looked at, and the range of their own sizes; UserError for an unreadable one."""
+    sizes, chosen = set(), _chosen(len(images), thorough)
+    for row in chosen:
         read = getattr(images, "original", None)
         picture = images.read(torch.tensor([row]))[0] if read is None else read(row)
         sizes.add((picture.shape[-1], picture.shape[-2]))
     smallest, largest = min(sizes), max(sizes)
     shown = f"{smallest[0]}x{smallest[1]}" + (f" to {largest[0]}x{largest[1]}" if len(sizes) > 1 else "")
-    return f"{len(images)} images, {shown} px"
+    looked = "" if len(chosen) == len(images) else f" ({len(chosen)} of {len(images)} looked at)"
+    return f"{len(images)} images{looked}, {shown} px"
 
 
 def _chosen(count: int, thorough: bool) -> list[int]:
-    if thorough or count <= LOOKED_AT:
+    if thorough or count <= WHOLE:
         return list(range(count))
     return [step * count // LOOKED_AT for step in range(LOOKED_AT)]
 

@@ -16,6 +16,7 @@ import torch
 from open_clip.model import CLIPVisionCfg
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -34,6 +35,8 @@ from teachers.library import (
     check_choice,
     without_warnings,
 )
+from teachers.preprocessing import check_open_clip
+from teachers.text_cleaning import is_siglip2
 from teachers.timm_backbone import feature_map, take_blocks
 from teachers.weights import check_checkpoint, loading
 
@@ -104,6 +107,8 @@ class Text:
         if self.tokenizer is None:
             with loading(f"the tokenizer of {self.full}", fetch=not self.full.startswith("local-dir:")):
                 self.tokenizer = open_clip.get_tokenizer(self.full)
+            if isinstance(self.tokenizer, HFTokenizer) and is_siglip2(self.tokenizer.tokenizer):
+                self.tokenizer.clean_fn = str.lower  # open_clip's would take punctuation out as well
         device = next(self.model.parameters()).device
         return self.model.encode_text(self.tokenizer(texts).to(device))
 
@@ -148,6 +153,8 @@ def load(
         return Text(tower.model, full) if summary == "embedding" else None
 
     vision = CLIPVisionCfg(**config["vision_cfg"])
+    if mean is None or std is None:
+        check_open_clip(preprocess, f"open_clip:{name}", vision.image_size if size is None else None)
     if size and size[0] != size[1] and isinstance(vision.layers, Sequence):
         raise UserError(f"open_clip:{name} is a residual network, which open_clip builds for square sizes only")
     facts = Facts(

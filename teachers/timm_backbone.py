@@ -27,6 +27,7 @@ from teachers.library import (
     to_map,
     without_warnings,
 )
+from teachers.preprocessing import check_timm
 from teachers.weights import check_checkpoint, loading
 
 SUMMARIES = ("pooled", "cls", "none")
@@ -117,6 +118,7 @@ def load(
     with loading(name, fetch=from_hub), without_warnings():
         scout = _create(full, dict(model_args or {}), "meta")
     config = scout.pretrained_cfg
+    check_timm(config, f"timm:{name}")
     _check_summary(name, scout, summary)
     fixed = bool(config["fixed_input_size"])
     dynamic = "dynamic_img_size" in inspect.signature(type(scout).__init__).parameters

@@ -29,6 +29,7 @@ from teachers.library import (
     check_choice,
     without_warnings,
 )
+from teachers.preprocessing import transformers_normalisation
 from teachers.remote_code import RemoteTower
 from teachers.transformers_families import (
     FIXED,
@@ -85,7 +86,7 @@ def load(
     check_choice("spatial", spatial, family.spatials)
     free = family.resizable if resizable is None else resizable
     native, patch = _sizes(name, family, config, spatial, image_size, patch_size)
-    mean, std = _normalisation(name, config, mean, std, family)
+    mean, std = _normalisation(name, config, mean, std, family, patch)
 
     def build(where: str) -> Tower:
         with loading(name, fetch=not _is_folder(name)):
@@ -154,7 +155,7 @@ def _sizes(
 
 
 def _normalisation(
-    name: str, config: Any, mean: Sequence[float] | None, std: Sequence[float] | None, family: Family
+    name: str, config: Any, mean: Sequence[float] | None, std: Sequence[float] | None, family: Family, patch: int
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std of pixels in [0, 1]: the options, else what the configuration or the image processor says."""
     if mean is not None and std is not None:
@@ -171,9 +172,8 @@ def _normalisation(
             processor = transformers.AutoImageProcessor.from_pretrained(_path(name))
     except UserError as error:
         raise missing from error
-    if not processor.do_normalize:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return mean or processor.image_mean, std or processor.image_std
+    own_mean, own_std = transformers_normalisation(processor.to_dict(), f"transformers:{name}", patch)
+    return mean or own_mean, std or own_std
 
 
 def _model(name: str, config: Any, summary: str, trust: bool, where: str, pretrained: bool) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any
 import transformers
 from torch import Tensor, nn
 
+from teachers.text_cleaning import cleaned
 from teachers.weights import loading
 
 
@@ -22,12 +23,16 @@ class HubText:
         if self.tokenizer is None:
             with loading(f"the tokenizer of {self.path}", fetch=not Path(self.path).is_dir()):
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.path)
-        text = self.model.config.text_config
-        # SigLIP reads the last position, so it must be padded to the length it was trained with.
-        padding = "max_length" if self.model.config.model_type in ("siglip", "siglip2") else "longest"
+        # SigLIP reads the last position of a text of the length it was trained with, and was trained without a mask.
+        siglip = self.model.config.model_type in ("siglip", "siglip2")
         tokens = self.tokenizer(
-            texts, padding=padding, truncation=True, max_length=text.max_position_embeddings, return_tensors="pt"
+            cleaned(texts, self.tokenizer),
+            padding="max_length" if siglip else "longest",
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
         )
         device = next(self.model.parameters()).device
-        found = self.model.get_text_features(**{key: value.to(device) for key, value in tokens.items()})
+        given = {key: value.to(device) for key, value in tokens.items() if not (siglip and key == "attention_mask")}
+        found = self.model.get_text_features(**given)
         return found if isinstance(found, Tensor) else found.pooler_output  # transformers 4 and 5

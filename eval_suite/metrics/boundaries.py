@@ -2,9 +2,10 @@
 
 The rules are those of the boundary benchmark (Martin et al. 2004) as the multi-task papers run it: the predicted map is
 thinned by non-maximum suppression across the boundary, then for every threshold binarised, thinned to lines and matched
-one to one with the label's thinned lines within a distance that is a share of the diagonal. SEISM solves a
-minimum-cost assignment; here the matching has maximum cardinality, which can count slightly more hits. The metric
-is therefore called odsf_py.
+one to one with the label's thinned lines within a distance that is a share of the diagonal. Where several people drew
+the boundaries each drawing is matched by itself, as BSDS500's benchmark does: a predicted pixel is right if it is
+paired in one of them, and recall counts the pixels of all. SEISM and the benchmark solve a minimum-cost assignment;
+here the matching has maximum cardinality, which can count slightly more hits. The metric is therefore called odsf_py.
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ LEVELS = (0.001, *(level / 100 for level in range(1, 100)), 0.999)
 
 
 class Boundaries(Tally):
-    """odsf_py in percent, from hits, predicted and labelled boundary pixels per threshold over the whole set."""
+    """odsf_py in percent, from counts of boundary pixels per threshold over the whole set."""
 
     def __init__(
         self,
@@ -41,39 +42,52 @@ class Boundaries(Tally):
         self.ignore = ignore
 
     def update(self, probability: Tensor, target: Tensor) -> None:
-        """Probability of a boundary [b, h, w] in [0, 1]; label in {0, 1} or `ignore`, thinned here."""
-        same_shape(probability, target)
+        """Probability of a boundary [b, h, w] in [0, 1]; label in {0, 1} or `ignore`, thinned here.
+
+        The label is [b, h, w], or [b, people, h, w] with a plane for each drawing; planes that are `ignore` throughout
+        stand for nobody.
+        """
+        drawings = target[:, None] if target.ndim == 3 else target
+        for plane in range(drawings.shape[1]):
+            same_shape(probability, drawings[:, plane])
         if probability.numel() and not (probability.min() >= 0 and probability.max() <= 1):
             raise UserError("boundaries want probabilities in [0, 1]; apply the sigmoid first")
-        rows = [self._row(p, t) for p, t in zip(probability.cpu().numpy(), target.cpu().numpy(), strict=True)]
-        self.add(torch.tensor(np.stack(rows)), (target != self.ignore).flatten(1).any(1))
+        rows = [self._row(p, t) for p, t in zip(probability.cpu().numpy(), drawings.cpu().numpy(), strict=True)]
+        self.add(torch.tensor(np.stack(rows)), (drawings != self.ignore).flatten(1).any(1))
 
-    def best_threshold(self) -> float:
-        """The threshold of the best F."""
-        return self.thresholds[int(f_scores(self.rows.sum(0)).argmax())]
-
-    def _row(self, probability: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """[3 T]: hits, predicted pixels, labelled pixels per threshold (the last is the same for all)."""
-        valid = target != self.ignore
+    def _row(self, probability: np.ndarray, drawings: np.ndarray) -> np.ndarray:
+        """[4 T] per threshold: predicted pixels that are right, predicted, labelled ones found, labelled ones."""
+        people = [plane for plane in drawings if (plane != self.ignore).any()]
+        if not people:
+            return np.zeros(4 * len(self.thresholds))
+        valid = np.logical_or.reduce([plane != self.ignore for plane in people])
         strength = suppressed(probability.astype(np.float64)) if self.suppress else probability
-        lines = thin((target == 1) & valid)
-        reach = self.farthest * float(np.hypot(*probability.shape))
         above = np.where(valid, np.searchsorted(self.thresholds, strength), 0)  # how many thresholds it is above
-        pairing = Pairing(lines, above > 0, reach)
-        hits, found = [], []
+        reach = self.farthest * float(np.hypot(*probability.shape))
+        lines = [thin((plane == 1) & valid) for plane in people]
+        pairings = [Pairing(one, above > 0, reach) for one in lines]
+        counts: list[tuple[int, int, int]] = []
         before = np.zeros((0, 0))
         for drawn in thin_levels(above, len(self.thresholds)):
-            same = np.array_equal(drawn, before)
-            found.append(found[-1] if same else int(drawn.sum()))
-            hits.append(hits[-1] if same else pairing.matched(drawn))
+            counts.append(counts[-1] if np.array_equal(drawn, before) else _counts(drawn, pairings))
             before = drawn
-        return np.array([*hits, *found, *[int(lines.sum())] * len(self.thresholds)], dtype=np.float64)
+        right, found, recalled = np.array(counts, dtype=np.float64).T
+        return np.concatenate([right, found, recalled, np.full(len(counts), sum(int(one.sum()) for one in lines))])
+
+
+def _counts(drawn: np.ndarray, pairings: list[Pairing]) -> tuple[int, int, int]:
+    """Drawn pixels paired in one of the drawings, drawn pixels, and pairs in all of them."""
+    pairs = [pairing.matched(drawn) for pairing in pairings]
+    if len(pairings) == 1:
+        return pairs[0], int(drawn.sum()), pairs[0]
+    right = np.logical_or.reduce([pairing.paired(drawn) for pairing in pairings])
+    return int(right.sum()), int(drawn.sum()), sum(pairs)
 
 
 def f_scores(sums: Tensor) -> Tensor:
-    """[..., 3 T] -> F per threshold [..., T]; nothing drawn, or nothing to draw, is 0."""
-    hit, found, labelled = sums.chunk(3, dim=-1)
-    precision, recall = hit / found.clamp(min=1.0), hit / labelled.clamp(min=1.0)
+    """[..., 4 T] -> F per threshold [..., T]; nothing drawn, or nothing to draw, is 0."""
+    right, found, recalled, labelled = sums.chunk(4, dim=-1)
+    precision, recall = right / found.clamp(min=1.0), recalled / labelled.clamp(min=1.0)
     return 2 * precision * recall / (precision + recall).clamp(min=1e-12)
 
 

@@ -48,6 +48,13 @@ class Pairing:
             pass
         return int((self._partner[: self._places] != _NONE).sum())
 
+    def paired(self, drawn: np.ndarray) -> np.ndarray:
+        """Which drawn pixels are paired now, bool [H, W]; after `matched` with the same drawing."""
+        out = np.zeros(drawn.shape, dtype=bool)
+        number = self._number[drawn]
+        out[drawn] = (number != _NONE) & (self._partner[number] != _NONE)
+        return out
+
     def _augment(self, here: np.ndarray) -> bool:
         """Add a pair for every tree that finds one; False where none does, and then there are no more pairs."""
         free = here & (self._partner == _NONE)

@@ -19,6 +19,7 @@ from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import ConvHead, batches, seeded, shrink_labels, train
 from eval_suite.probes.losses import balanced_loss, class_loss, depth_loss, edge_loss, normal_loss
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
+from eval_suite.readers.label_files import BY_ANNOTATOR
 from eval_suite.results import Result
 
 CLASSES, SALIENCY, DEPTH, NORMALS, EDGE = "classes", "saliency", "depth", "normals", "edge"
@@ -113,7 +114,7 @@ class MultitaskProbe(ProbeNode):
         for rows in torch.arange(len(spatial)).split(50):
             outputs: dict[tuple[int, ...], dict[str, Tensor]] = {}  # by size: most labels share one
             for task, metric in metrics.items():
-                truth = judge.labels(task)[rows]
+                truth = judge.labels(_judged_by(task, judge))[rows]
                 size = (truth.shape[-2], truth.shape[-1])
                 if size not in outputs:
                     outputs[size] = head(spatial[rows], size)
@@ -146,6 +147,12 @@ class ScaledHead(torch.nn.Module):
         if DEPTH in outputs:
             outputs[DEPTH] = outputs[DEPTH] * self.depth_scale + self.depth_mean
         return outputs
+
+
+def _judged_by(task: str, images: DenseImages) -> str:
+    """The label that judges a task: every person's drawing where a set has them, else what was learnt from."""
+    each = f"{task}{BY_ANNOTATOR}"
+    return each if each in images.maps else task
 
 
 def _outputs(task: str, images: DenseImages) -> int:

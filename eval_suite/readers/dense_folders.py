@@ -14,7 +14,7 @@ from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
-from eval_suite.readers.label_files import FILL, ClassLabels, LabelNode
+from eval_suite.readers.label_files import BY_ANNOTATOR, FILL, BsdsLabels, ClassLabels, LabelNode, MaskLabels
 from eval_suite.readers.label_maps import DecodedMaps
 from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
 from eval_suite.readers.photo_sizes import Orientation
@@ -140,10 +140,20 @@ class DenseFoldersNode(FileReaderNode):
         return [key for at, key in enumerate(keys) if (at % self.every == self.every - 1) == (split == TEST)]
 
     def _plans(self, name: str, split: str) -> dict[str, LabelPlan]:
-        return {label: self._plan(name, split, label, node) for label, node in self.labels.items()}
+        plans: dict[str, LabelPlan] = {}
+        for label, node in self.labels.items():
+            path, names = self._label_path(name, split, label, node.files), _names_of(label, node)
+            plans[label] = LabelPlan(
+                node.kind, _decoder(node.decode, path), lambda key, path=path: str(path(key)), names
+            )
+            if isinstance(node, BsdsLabels):
+                each = LabelPlan(node.kind, _decoder(node.decode_each, path), plans[label].path, names)
+                plans[f"{label}{BY_ANNOTATOR}"] = each
+        return plans
 
-    def _plan(self, name: str, split: str, label: str, node: LabelNode) -> LabelPlan:
-        folder, pattern = self.folder(name), self._pattern(node.files, split)
+    def _label_path(self, name: str, split: str, label: str, files: str) -> Callable[[str], Path]:
+        """From an image's key to the file of its label; UserError where it is missing."""
+        folder, pattern = self.folder(name), self._pattern(files, split)
         found = matched(folder, pattern)
 
         def path(key: str) -> Path:
@@ -152,17 +162,21 @@ class DenseFoldersNode(FileReaderNode):
                 raise UserError(f'data "{name}": image "{key}" has no {label} label: {wanted} is missing')
             return found[key]
 
-        names = (
-            node.names
-            if isinstance(node, ClassLabels)
-            else ("background", label)
-            if node.kind in ("mask", "bsds")
-            else ()
-        )
-        return LabelPlan(node.kind, lambda key: node.decode(path(key)), lambda key: str(path(key)), names)
+        return path
 
     def _pattern(self, pattern: str, split: str) -> str:
         return pattern.replace("{split}", split_of(split, self.splits)) if "{split}" in pattern else pattern
+
+
+def _decoder(decode: Callable[[Path], np.ndarray], path: Callable[[str], Path]) -> Callable[[str], np.ndarray]:
+    return lambda key: decode(path(key))
+
+
+def _names_of(label: str, node: LabelNode) -> tuple[str, ...]:
+    """The class names of a label; () for numbers and vectors."""
+    if isinstance(node, ClassLabels):
+        return node.names
+    return ("background", label) if isinstance(node, MaskLabels | BsdsLabels) else ()
 
 
 def matched(folder: Path, pattern: str) -> dict[str, Path]:

@@ -21,6 +21,9 @@ from eval_suite.readers.label_values import (
 )
 from eval_suite.readers.rasters import read_mat, read_raster
 
+MOST_PEOPLE = 12  #: drawings of one photograph
+BY_ANNOTATOR = "_by_annotator"  #: after a label's name: the same, a plane for each person who drew it
+
 
 class FileLabels(Node):
     """Where the files of a label lie: a path with `*` for what image and label names share and `{split}`."""
@@ -154,18 +157,37 @@ class MaskLabels(FileLabels):
 
 
 class BsdsLabels(FileLabels):
-    """BSDS500's .mat files: a pixel is a boundary where at least `annotators` of the people who drew it say so."""
+    """BSDS500's .mat files, several drawings each. Probes learn from the pixels that at least `annotators` people drew;
+    they are judged by every drawing, as the benchmark does it."""
 
     kind: Literal["bsds"]
     annotators: int = Field(default=1, ge=1)
 
     def decode(self, path: Path) -> np.ndarray:
-        """uint8 [H, W] in {0, 1}; UserError for a file of another kind."""
+        """uint8 [H, W] in {0, 1}, to learn from."""
+        return (np.stack(self._drawings(path)).astype(np.int64).sum(0) >= self.annotators).astype(np.uint8)
+
+    def decode_each(self, path: Path) -> np.ndarray:
+        """uint8 [H, W, MOST_PEOPLE] in {0, 1}, a plane for each drawing and `IGNORE` in those that are left over."""
+        drawings = self._drawings(path)
+        out = np.full((*drawings[0].shape, MOST_PEOPLE), IGNORE, dtype=np.uint8)
+        for plane, drawing in enumerate(drawings):
+            out[..., plane] = drawing > 0
+        return out
+
+    def _drawings(self, path: Path) -> list[np.ndarray]:
+        """Boundaries [H, W] by person; UserError for a file of another kind."""
         drawn = read_mat(path).get("groundTruth")
         if drawn is None:
             raise UserError(f"{path} has no groundTruth; it is not of BSDS500")
-        people = [np.asarray(one.Boundaries) for one in np.atleast_1d(drawn).ravel()]
-        return (np.stack(people).astype(np.int64).sum(0) >= self.annotators).astype(np.uint8)
+        found = [np.asarray(getattr(one, "Boundaries", None)) for one in np.atleast_1d(drawn).ravel()]
+        if not found or any(one.ndim != 2 or one.shape != found[0].shape for one in found):
+            raise UserError(f"{path} has drawings without boundaries, or of different sizes; fetch it again")
+        if len(found) > MOST_PEOPLE or len(found) < self.annotators:
+            raise UserError(
+                f"{path} has {len(found)} drawings; it needs {self.annotators} (annotators) to {MOST_PEOPLE}"
+            )
+        return found
 
 
 LabelNode = Annotated[

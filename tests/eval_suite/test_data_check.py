@@ -56,13 +56,23 @@ def test_names_every_problem_at_once(suite: Path, capsys: pytest.CaptureFixture[
 
 def test_only_a_thorough_look_sees_all_files(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = suite.parent / "pets/train/tabby_cat"
-    for number in range(40):
-        make.photo(folder / f"x{number:02d}.png", number)
-    bad = folder / "x07.png"
+    for number in range(140):
+        make.photo(folder / f"x{number:03d}.png", number)
+    bad = folder / "x003.png"
     bad.write_bytes(b"")
-    assert check(capsys, str(suite))[0] == 0
+    code, lines, _ = check(capsys, str(suite))
+    assert code == 0 and "144 images (32 of 144 looked at)" in lines[0]
     code, lines, _ = check(capsys, str(suite), "--thorough")
     assert code == 2 and any(str(bad) in line for line in lines)
+
+
+def test_a_small_set_is_looked_at_whole(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = suite.parent / "pets/train/tabby_cat"
+    for number in range(29):
+        make.photo(folder / f"x{number:02d}.png", number)
+    assert "33 images, 64x48 px" in check(capsys, str(suite))[1][0]
+    (folder / "x07.png").write_bytes(b"")
+    assert check(capsys, str(suite))[0] == 2
 
 
 def test_a_missing_root_says_which_field_to_set(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,16 +98,17 @@ def test_nothing_to_pair_is_no_pair() -> None:
 def test_odsf_agrees_with_brute_force(seed: int) -> None:
     levels = (0.1, 0.4, 0.7)
     metric = Boundaries(farthest=0.1, thresholds=levels)
-    sums = np.zeros(9)
+    sums = np.zeros(12)
     for image in range(3):
         strength, lines = random_maps(10 * seed + image)
         metric.update(torch.from_numpy(strength)[None], torch.from_numpy(lines)[None])
         top, label = suppressed(strength), thin_by_hand(lines == 1)
         drawn = [thin_by_hand(top > level) for level in levels]
         reach = 0.1 * np.hypot(*strength.shape)
-        sums += [*(brute_matches(d, label, reach) for d in drawn), *(d.sum() for d in drawn), *[label.sum()] * 3]
+        hits = [brute_matches(d, label, reach) for d in drawn]
+        sums += [*hits, *(d.sum() for d in drawn), *hits, *[label.sum()] * 3]
     assert np.array_equal(metric.rows.sum(0).numpy(), sums)
-    hit, found, labelled = np.split(sums, 3)
+    hit, found, _, labelled = np.split(sums, 4)
     best = max(2 * h / (f + n) for h, f, n in zip(hit, found, labelled, strict=True))
     assert metric.scores()["odsf_py"].value == pytest.approx(100 * best)
 
@@ -186,6 +187,25 @@ def test_constant_maps_and_ignored_pixels() -> None:
     half = Boundaries(thresholds=(0.5,), suppress=False)
     half.update(circle((64, 64)), hidden)
     assert half.scores()["odsf_py"].value > 95  # what lies where the label is unknown is no mistake
-    assert float(f_scores(torch.zeros(3)).max()) == 0
+    assert float(f_scores(torch.zeros(4)).max()) == 0
     with pytest.raises(UserError, match="sigmoid"):
         nothing.update(torch.full((1, 64, 64), 3.0), target)
+
+
+def test_every_drawing_judges_by_itself() -> None:
+    """The benchmark's counts, by hand: a line that one of two people drew is right, and half of the lines are found."""
+    first, second = torch.zeros(2, 1, 40, 40, dtype=torch.uint8)
+    first[0, 10], second[0, 30] = 1, 1
+    nobody = torch.full((1, 40, 40), 255, dtype=torch.uint8)
+    people = torch.stack([first[0], second[0], nobody[0]])[None]
+    metric = Boundaries(suppress=False, thresholds=(0.5,))
+    metric.update((first == 1).float(), people)
+    assert metric.rows.tolist() == [[40, 40, 40, 80]]
+    assert metric.scores()["odsf_py"].value == pytest.approx(100 * 2 * 0.5 / 1.5)
+    both = Boundaries(suppress=False, thresholds=(0.5,))
+    both.update(((first + second) == 1).float(), people)
+    assert both.scores()["odsf_py"].value == pytest.approx(100)  # all that is said was drawn by one of them
+    alone, plain = (Boundaries(suppress=False, thresholds=(0.5,)) for _ in range(2))
+    alone.update((first == 1).float(), people[:, :1])
+    plain.update((first == 1).float(), first)
+    assert alone.rows.tolist() == plain.rows.tolist()
