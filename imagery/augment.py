@@ -11,6 +11,8 @@ from PIL import Image
 
 from common.errors import UserError
 from common.keyed_random import mix
+from imagery.contracts import Content
+from imagery.crop import Box, decode_crop
 
 _AUGMENT = 0xA06  # keeps these random numbers apart from the other uses of (seed, position)
 
@@ -38,18 +40,25 @@ class Augment:
         if not 0 <= self.hflip <= 1:
             raise UserError(f"augment.hflip is a probability, got {self.hflip}")
 
-    def apply(self, image: np.ndarray, height: int, width: int, *, seed: int, position: int) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [height, width, 3]; the same (seed, position) always does the same."""
+    def apply(self, image: Content, height: int, width: int, *, seed: int, position: int) -> np.ndarray:
+        """An encoded image, or uint8 [H, W, 3] -> uint8 [height, width, 3]; (seed, position) alone decides the window.
+
+        BadImage where an encoded image cannot be decoded.
+        """
         random = np.random.Generator(np.random.PCG64(mix(seed, position, _AUGMENT)))
-        box = self.box(image.shape[0], image.shape[1], height, width, random)
-        # BICUBIC in Pillow widens its kernel when it shrinks: antialiased, unlike a plain interpolation.
-        crop = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box)
-        pixels = np.asarray(crop)
+
+        def choose(source_height: int, source_width: int) -> Box:
+            return self.box(source_height, source_width, height, width, random)
+
+        if isinstance(image, bytes):
+            pixels = decode_crop(image, choose, height, width)
+        else:
+            # BICUBIC in Pillow widens its kernel when it shrinks: antialiased, unlike a plain interpolation.
+            box = choose(image.shape[0], image.shape[1])
+            pixels = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
         return pixels[:, ::-1] if random.random() < self.hflip else pixels
 
-    def box(
-        self, source_height: int, source_width: int, height: int, width: int, random: np.random.Generator
-    ) -> tuple[float, float, float, float]:
+    def box(self, source_height: int, source_width: int, height: int, width: int, random: np.random.Generator) -> Box:
         """The window (left, top, right, bottom) of the source, in source pixels, that becomes height x width."""
         zoom = random.uniform(*self.zoom)
         stretch = float(np.exp(random.uniform(*np.log(self.aspect))))

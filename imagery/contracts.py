@@ -6,13 +6,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from imagery.left_out import LeftOut
+
+Content = bytes | np.ndarray
+"""An image as it is found: an encoded file, or uint8 RGB pixels [H, W, 3] where images are made."""
+
 
 @dataclass(frozen=True)
 class Item:
-    """One image that has been found but not decoded. `load` -> uint8 RGB [H, W, 3], or raises BadImage."""
+    """One image that has been found but not read. `read` gives its content, or raises BadImage."""
 
     key: str
-    load: Callable[[], np.ndarray]
+    read: Callable[[], Content]
 
 
 @runtime_checkable
@@ -20,11 +25,16 @@ class Source(Protocol):
     """Images by index. Must be safe to use from several threads."""
 
     name: str
-    fingerprint: str  # changes whenever an index would mean another image: a resumed run checks it
+    fingerprint: str  # of content (identity.py); changes whenever an index would mean another image
     problems: list[str]  # parts that could not be read at all, in words
     lost_share: float  # share of the data those problems took away
+    left_out: LeftOut  # what lies there and is not shown
 
     def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Content:
+        """What `load` decodes; raises BadImage."""
+        ...
 
     def load(self, index: int) -> np.ndarray:
         """uint8 RGB [H, W, 3]; raises BadImage."""
@@ -55,6 +65,7 @@ class SequentialSource(Protocol):
     fingerprint: str
     problems: list[str]
     lost_share: float
+    left_out: LeftOut
     window: int  # how many undecoded items are held at once, and shuffled among each other
 
     def open_epoch(self, epoch: int, seed: int, *, shuffle: bool, state: dict[str, Any] | None) -> Reader:

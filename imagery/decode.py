@@ -7,30 +7,35 @@ profiles are ignored (as every training pipeline in the field does); transparenc
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 # Pillow's own limit, a quarter of a gigabyte as RGB: beyond it a small file is more likely a bomb than a photograph.
 MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 4 * MAX_PIXELS
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"))
+# Suffix -> Pillow's name of the format; a phone's .mpo is a JPEG with more pictures behind it. The last two are parts
+# that Pillow can be built without.
+_KNOWN = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    **{".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"},
+    **(dict.fromkeys((".avif", ".avifs"), "AVIF") if features.check("avif") else {}),
+    **(dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), "JPEG2000") if features.check("jpg_2000") else {}),
+}
+FORMATS = tuple(sorted(set(_KNOWN.values())))
+SUFFIXES = frozenset(_KNOWN)
+_NOT_READ = """
+    avif avifs jp2 j2k jpx jpf heic heif hif jxl jxr psd psb svg eps ai pdf tga ico icns exr hdr pfm xcf
+    dng cr2 cr3 nef arw orf rw2 raf raw dds qoi
+"""  # endings of pictures that are said to be pictures when they are left out
 
 # Damaged metadata of an otherwise good image: on a million files from the web that is a flood nobody can act on.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-# EXIF orientation tag (CIPA DC-008, 4.6.4) -> what turns the stored picture upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class BadImage(Exception):
@@ -43,25 +48,43 @@ def decode_image(data: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndar
     `data` is the file's content or its path. Greyscale, palette, CMYK, 16-bit and transparent images become 8-bit RGB.
     Raises `BadImage` for anything that is not a complete image of at most `max_pixels`.
     """
+    content = read_file(data) if isinstance(data, Path) else data
+    with as_bad_image(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise BadImage(f"{image.width} x {image.height} is more than {max_pixels} pixels")
+        image.load()
+        # Asked after loading: Pillow turns a TIFF upright itself, and then says so.
+        return np.ascontiguousarray(turned(np.array(to_rgb(image)), orientation_of(image)))
+
+
+@contextmanager
+def as_bad_image() -> Iterator[None]:
+    """Whatever decoding raises becomes BadImage: on damaged files that is nearly every exception there is."""
     try:
-        content = read_file(data) if isinstance(data, Path) else data
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise BadImage(f"{image.width} x {image.height} is more than {max_pixels} pixels")
-            image.load()
-            return np.array(_upright(_to_rgb(image), _orientation(image)))
+        yield
     except BadImage:
         raise
     except UnidentifiedImageError as error:  # Pillow's words have a memory address in them, of no use to anyone
         raise BadImage("UnidentifiedImageError: no image of a format that is read") from error
-    except Exception as error:
-        # On damaged files Pillow's decoders raise nearly every exception there is (SyntaxError, struct.error, ...).
+    except Exception as error:  # MemoryError too
         raise BadImage(f"{type(error).__name__}: {error}") from error
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name counts as an image: a known suffix, and not hidden (as macOS' "._" twins are)."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+    return why_no_image(name) is None
+
+
+def why_no_image(name: str) -> str | None:
+    """Why a file of this name does not count as an image; None if it does."""
+    suffix = os.path.splitext(name)[1].lower()
+    if name.startswith("."):
+        return "hidden files"
+    if suffix in SUFFIXES:
+        return None
+    if suffix[1:] in _NOT_READ.split():
+        return f"{suffix} pictures, which are not read: convert them to JPEG or PNG"
+    return f"{suffix} files, which are no images" if suffix else "files whose name has no ending"
 
 
 def read_file(path: Path) -> bytes:
@@ -72,24 +95,29 @@ def read_file(path: Path) -> bytes:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadImage(f"larger than {MAX_FILE_BYTES} bytes")
         return path.read_bytes()
-    except OSError as error:
-        raise BadImage(str(error)) from error
+    except (OSError, MemoryError) as error:
+        raise BadImage(str(error) or type(error).__name__) from error
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8; a damaged EXIF block says nothing about the pixels, so it counts as upright."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+    return found if 1 <= found <= 8 else 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, 3] as stored -> upright (CIPA DC-008, 4.6.4)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::down, ::across]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode -> RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

@@ -3,7 +3,6 @@
 `HubSource` reaches any image at once; `HubStream` reads in sequence, from where the data lie, and resumes exactly.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.digests import digest_bytes, short
 from common.errors import UserError
 from common.keyed_random import mix, permute
-from imagery.contracts import Item
-from imagery.hub_values import decode_value, digest_value, image_column, undecoded
+from imagery.contracts import Content, Item
+from imagery.hub_values import content_of, decode_value, digest_value, image_column, stored_lengths, undecoded
+from imagery.identity import PREFIX, SAMPLED_IMAGES
+from imagery.left_out import LeftOut
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 WINDOW = 1024  # undecoded images held and shuffled when streaming; 100-200 MB of typical photographs
-_PROBES = 16  # images that enter the fingerprint
+_SAMPLED_SHARDS = 4  # of a stream: each costs a connection at the start
 _SHARDS_OF_LOCAL = 64
 
 
@@ -88,12 +90,16 @@ class HubSource:
         self._short = Path(dataset.name).name
         self.problems: list[str] = []
         self.lost_share = 0.0
+        self.left_out = LeftOut()
         if not len(self):
             raise UserError(f"{self.name} (split {dataset.split}) holds no images")
         self.fingerprint = self._fingerprint()
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def read(self, index: int) -> Content:
+        return content_of(self._rows[index][self.column])
 
     def load(self, index: int) -> np.ndarray:
         return decode_value(self._rows[index][self.column])
@@ -102,11 +108,13 @@ class HubSource:
         return f"{self._short}[{index}]"
 
     def _fingerprint(self) -> str:
-        """From the number of images and the bytes of some: the same wherever the files lie."""
-        digest = hashlib.sha256(str(len(self)).encode())
-        for probe in range(_PROBES):
-            digest.update(digest_value(self._rows[probe * len(self) // _PROBES][self.column]))
-        return digest.hexdigest()
+        """From every image's size where the table tells it, and the whole content of some."""
+        lengths = stored_lengths(self._rows, self.column)
+        listing = digest_bytes(str(len(self)).encode(), b"" if lengths is None else lengths.tobytes())
+        key, count = int(short(listing), 16), len(self)
+        places = [permute(number, count, key) for number in range(min(count, SAMPLED_IMAGES))]
+        samples = [digest_value(self._rows[place][self.column]) for place in places]
+        return PREFIX + digest_bytes(listing.encode(), *samples)
 
 
 class HubStream:
@@ -124,8 +132,8 @@ class HubStream:
         self._short = Path(dataset.name).name
         self.problems: list[str] = []
         self.lost_share = 0.0
-        first_digest = digest_value(self._first(self._rows)[self.column]).hex()
-        self.fingerprint = f"{first_digest} of {self._rows.num_shards} shards, window {window}"
+        self.left_out = LeftOut()
+        self.fingerprint = self._fingerprint()
 
     def open_epoch(self, epoch: int, seed: int, *, shuffle: bool, state: dict[str, Any] | None) -> "HubReader":
         count = self._rows.num_shards
@@ -135,6 +143,15 @@ class HubStream:
 
     def describe(self, shard: int, record: int) -> str:
         return f"{self._short}[shard {shard}, record {record}]"
+
+    def _fingerprint(self) -> str:
+        """From the number of shards and the first image of some: more would have to be downloaded."""
+        count = self._rows.num_shards
+        numbers = sorted({place * count // _SAMPLED_SHARDS for place in range(_SAMPLED_SHARDS)})
+        shards = [self._rows.shard(num_shards=count, index=number) for number in numbers]
+        rows = [next(guarded(self.name, iter(shard)), None) for shard in shards]
+        samples = [b"" if row is None else digest_value(row[self.column]) for row in rows]
+        return f"{PREFIX}{digest_bytes(*samples)} of {count} shards, window {self.window}"
 
     def _first(self, rows: "IterableDataset") -> dict[str, Any]:
         for row in guarded(self.name, iter(rows)):
@@ -163,7 +180,7 @@ class HubReader:
                 self._shard, self._iterator = None, None
                 continue
             key = self._stream.describe(self._order[self._place], self._record)
-            items.append(Item(key, partial(decode_value, row[self._stream.column])))
+            items.append(Item(key, partial(content_of, row[self._stream.column])))
             self._record += 1
         return items
 

@@ -46,12 +46,30 @@ def undecoded(dataset: "Dataset | IterableDataset", column: str) -> "Dataset | I
     return chosen.cast_column(column, Image(decode=False)) if is_image else chosen
 
 
+def stored_lengths(dataset: "Dataset", column: str) -> np.ndarray | None:
+    """int64 [N], the bytes of every stored image, read without the images; None where the table has no such order."""
+    import pyarrow
+    import pyarrow.compute as compute
+
+    if dataset._indices is not None:  # rows were chosen or shuffled: the table's order is not theirs
+        return None
+    values = dataset.data.column(column)
+    if pyarrow.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
+        values = compute.struct_field(values, "bytes")
+    try:
+        lengths = compute.binary_length(values)
+    except (TypeError, NotImplementedError, ValueError):  # a column of something else: its rows will say so
+        return None
+    return np.asarray(lengths.fill_null(-1).to_numpy(), np.int64)
+
+
 def decode_value(value: Any) -> np.ndarray:
     """A stored image {"bytes": ..., "path": ...}, or plain bytes -> uint8 RGB [H, W, 3]; BadImage for all else."""
-    return decode_image(_content(value))
+    return decode_image(content_of(value))
 
 
-def _content(value: Any) -> bytes:
+def content_of(value: Any) -> bytes:
+    """The encoded file of a stored image; BadImage where there is none."""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, dict) or not {"bytes", "path"} <= value.keys():
@@ -82,6 +100,6 @@ def _read(path: str) -> bytes:
 def digest_value(value: Any) -> bytes:
     """Of a stored image; a bad one counts as empty."""
     try:
-        return hashlib.sha256(_content(value)).digest()
+        return hashlib.sha256(content_of(value)).digest()
     except BadImage:
         return hashlib.sha256(b"").digest()

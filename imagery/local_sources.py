@@ -1,40 +1,57 @@
 """Images from folders, and images rendered on the fly."""
 
-import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from imagery.decode import SUFFIXES, decode_image, is_image_name
+from imagery.contracts import Content
+from imagery.decode import SUFFIXES, decode_image, read_file, why_no_image
+from imagery.identity import content_identity
+from imagery.left_out import LeftOut
 from imagery.patterns import expand_braces
+from imagery.samples import extensions_of, keep, kept_extensions
 from imagery.scenes import render_scene
 from imagery.scenes.settings import PRESETS
 
 
 class FolderSource:
-    """Every image under a folder, at any depth, in the order of the relative path. Hidden files are left out.
+    """Every image under a folder, at any depth, in the order of the relative path.
 
-    Braces name several folders (data/{kodak,coco}); keys are then relative to what they have in common.
+    Braces name several folders (data/{kodak,coco}); keys are then relative to what they have in common. pick: the
+    extensions that are images (samples.py). Links to files are followed. A link to a folder is not: inside the root its
+    files are met under their own names; those outside are counted, and the message says what to write instead.
     """
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, pick: str | None = None) -> None:
         self.name = f"imagefolder:{pattern}"
         folders = [Path(name).expanduser() for name in expand_braces(pattern)]
         for folder in folders:
             if not folder.is_dir():
                 raise UserError(f"no such folder: {folder}")
         self.root = Path(os.path.commonpath(folders))
-        self.paths = sorted({path for folder in folders for path in _image_paths(folder, self.root)})
+        self.left_out = LeftOut()
+        sizes = {path: size for folder in folders for path, size in _pictures(folder, self.root, self.left_out)}
+        paths = sorted(sizes)
+        extensions = extensions_of(paths, dots_in_names=True)
+        kept = kept_extensions(self.name, [extensions], pick)
+        self.paths = [paths[place] for place in keep(extensions, kept, paths, self.left_out)]
         if not self.paths:
-            raise UserError(f"no images in {pattern} (looked for {', '.join(sorted(SUFFIXES))} at any depth)")
-        self.fingerprint = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
+            reasons = "".join(f"; {line}" for line in self.left_out.lines()[:2])
+            raise UserError(f"no images in {pattern} (looked for {', '.join(sorted(SUFFIXES))} at any depth){reasons}")
+        names = [path.encode("utf-8", "surrogateescape") for path in self.paths]
+        lengths, own = np.array([len(name) for name in names]), np.array([sizes[path] for path in self.paths])
+        self.fingerprint = content_identity(b"".join(names), lengths, own, self._part)
         self.problems: list[str] = []
         self.lost_share = 0.0
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def read(self, index: int) -> Content:
+        return read_file(self.root / self.paths[index])
 
     def load(self, index: int) -> np.ndarray:
         return decode_image(self.root / self.paths[index])
@@ -42,16 +59,44 @@ class FolderSource:
     def key(self, index: int) -> str:
         return self.paths[index]
 
+    def _part(self, index: int, offset: int, size: int) -> bytes:
+        with open(self.root / self.paths[index], "rb") as file:
+            file.seek(offset)
+            return file.read(size)
 
-def _image_paths(start: Path, root: Path) -> list[str]:
-    """What lies under `start` and has a known image suffix, relative to `root`."""
-    found = []
-    for folder, subfolders, files in os.walk(start):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        place = Path(folder).relative_to(root)  # once a folder: slow, and data sets have millions of files
-        prefix = "" if place == Path(".") else f"{place.as_posix()}/"
-        found += [prefix + name for name in files if is_image_name(name)]
-    return found
+
+def _pictures(start: Path, root: Path, left_out: LeftOut) -> Iterator[tuple[str, int]]:
+    """(path relative to `root`, bytes) of what lies under `start` and has an image's name; all else is counted."""
+    real = os.path.realpath(root)
+    place = start.relative_to(root).as_posix()
+    waiting = [("" if place == "." else f"{place}/")]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(root / folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            left_out.add(f"folders that cannot be read ({error.strerror})", folder)
+            continue
+        for entry in found:
+            path = folder + entry.name
+            if entry.is_dir():
+                if entry.name.startswith("."):
+                    left_out.add("hidden folders", path)
+                elif not entry.is_symlink():
+                    waiting.append(f"{path}/")
+                elif not _inside(real, os.path.realpath(entry.path)):
+                    left_out.add("links to folders elsewhere: name those folders, imagefolder:{A,B}", path)
+            elif reason := why_no_image(entry.name):
+                left_out.add(reason, path)
+            elif not entry.is_file():
+                left_out.add("links that lead nowhere" if entry.is_symlink() else "pipes and devices", path)
+            else:
+                yield path, entry.stat().st_size
+
+
+def _inside(root: str, path: str) -> bool:
+    return os.path.commonpath([root, path]) == root
 
 
 class ScenesSource:
@@ -72,11 +117,15 @@ class ScenesSource:
         self.seed, self.height, self.width = seed, height, width
         self.problems: list[str] = []
         self.lost_share = 0.0
+        self.left_out = LeftOut()
         self._count = count
         self._kept: dict[int, np.ndarray] | None = {} if cache else None
 
     def __len__(self) -> int:
         return self._count
+
+    def read(self, index: int) -> Content:
+        return self.load(index)
 
     def load(self, index: int) -> np.ndarray:
         if self._kept is None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from common.errors import UserError
 from common.keyed_random import mix, permute
 from imagery.contracts import SequentialSource, Source
+from imagery.left_out import LeftOut
 
 BLOCK = 256
 _MIXTURE = 0x313  # keeps these random numbers apart from the other uses of a seed
@@ -35,6 +36,14 @@ class Mixture:
     def problems(self) -> list[str]:
         """Of all sources."""
         return [problem for source in self.sources for problem in source.problems]
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Of all sources."""
+        found = LeftOut()
+        for source in self.sources:
+            found.merge(source.left_out)
+        return found
 
     @property
     def lost_share(self) -> float:

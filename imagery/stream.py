@@ -18,10 +18,11 @@ import torch
 from common.errors import UserError
 from imagery.augment import Augment
 from imagery.contracts import SequentialSource, Source
-from imagery.cursor import Candidates, open_cursor
 from imagery.decode import BadImage
+from imagery.identity import PREFIX
 from imagery.mixture import Mixture
 from imagery.read_counts import ReadCounts, examples
+from imagery.sample_order import Candidates, open_order
 
 BATCHES_AHEAD = 2
 MAX_ATTEMPTS = 32
@@ -41,19 +42,24 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float().div_(255)
 
 
+def _of_before(then: Any, now: Any) -> bool:
+    """Whether images are known by content now and were not then."""
+    return isinstance(now, str) and PREFIX in now and PREFIX not in str(then)
+
+
 @dataclass(frozen=True)
 class _Sample:
-    pixels: np.ndarray  # uint8 [3, H, W]
+    pixels: torch.Tensor  # uint8 [3, H, W]
     key: str
     bad: tuple[tuple[str, str], ...]  # (key, reason) of what had to be replaced
 
 
 @dataclass
 class _Pending:
-    """A batch on its way: where it starts, the cursor's state before it, and its samples, done or in the making."""
+    """A batch on its way: where it starts, the order's state before it, and its samples, done or in the making."""
 
     start: int
-    cursor_state: dict[str, Any]
+    order_state: dict[str, Any]
     positions: range
     samples: list["Future[_Sample]"] = field(default_factory=list)
 
@@ -67,6 +73,7 @@ class ImageStream:
 
     size_at: the (height, width) of the whole step that starts at a global position, where steps differ in size; a pure
     function, so all ranks give out the same size at a step, and again after a resume. None: always height x width.
+    pin_memory: batches in memory that a GPU copies from by itself; needs one.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class ImageStream:
         workers: int = 0,
         max_bad_share: float = 0.05,
         size_at: Callable[[int], tuple[int, int]] | None = None,
+        pin_memory: bool = False,
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not in 0..{world - 1}")
@@ -94,8 +102,8 @@ class ImageStream:
         self.source, self.seed, self.augment, self.shuffle = source, seed, augment, shuffle
         self.batch_size = batch_size
         self._size_at = size_at or (lambda start: (height, width))
-        self.rank, self.world, self.workers = rank, world, workers
-        self._cursor = open_cursor(source, seed, shuffle=shuffle)
+        self.rank, self.world, self.workers, self.pin_memory = rank, world, workers, pin_memory
+        self._order = open_order(source, seed, shuffle=shuffle)
         self._next_start = 0  # of the next batch to be prepared; the next one to be given out may be earlier
         self._pending: deque[_Pending] = deque()
         self._pool: ThreadPoolExecutor | None = None
@@ -112,7 +120,7 @@ class ImageStream:
         self._counts.add(len(samples), (entry for sample in samples for entry in sample.bad))
         self._pending.popleft()  # only now: had a sample failed, the state would still point at this batch
         return Batch(
-            images=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            images=self._stacked([sample.pixels for sample in samples]),
             positions=torch.tensor(pending.positions, dtype=torch.int64),
             keys=[sample.key for sample in samples],
         )
@@ -122,14 +130,21 @@ class ImageStream:
         ahead = self._pending[0] if self._pending else None
         return {
             "position": ahead.start if ahead else self._next_start,
-            "cursor": ahead.cursor_state if ahead else self._cursor.snapshot(),
+            "order": ahead.order_state if ahead else self._order.snapshot(),
             **self._identity(),
             "counts": {"rank": self.rank, "world": self.world, **self._counts.state_dict()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, on any rank of any number of ranks. UserError if the images or their order differ."""
+        if not {"order", "counts"} <= state.keys():
+            raise UserError(f"the place in {self.source.name} was saved by an earlier version; start a new run")
         for name, now in self._identity().items():
+            if state[name] != now and _of_before(state[name], now):
+                raise UserError(
+                    f"this checkpoint is of a version that knew images by name alone, so nobody can tell whether those "
+                    f"of {self.source.name} are the same: finish the run with that version, or start a new one"
+                )
             if state[name] != now:
                 raise UserError(
                     f"the checkpoint was made with other images: {name} was {state[name]!r} and is {now!r} "
@@ -137,7 +152,7 @@ class ImageStream:
                 )
         self._drop_pending()
         self._next_start = state["position"]
-        self._cursor.restore(state["cursor"])
+        self._order.restore(state["order"])
         counts = state["counts"]
         self._counts = ReadCounts(self.source.name, self._counts.max_bad_share)
         # Often one rank's state is saved for all: the order is everyone's, the counts are that rank's alone.
@@ -156,6 +171,10 @@ class ImageStream:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
+    def _stacked(self, images: list[torch.Tensor]) -> torch.Tensor:
+        batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self.pin_memory)
+        return torch.stack(images, out=batch)
+
     def _identity(self) -> dict[str, Any]:
         return {"seed": self.seed, "shuffle": self.shuffle, "fingerprint": self.source.fingerprint}
 
@@ -163,10 +182,10 @@ class ImageStream:
         """Start on the next batch of this rank: decide what is in it, and hand it to the threads if there are any."""
         start = self._next_start
         first = start + self.rank * self.batch_size
-        pending = _Pending(start, self._cursor.snapshot(), range(first, first + self.batch_size))
+        pending = _Pending(start, self._order.snapshot(), range(first, first + self.batch_size))
         size = self._size_at(start)
         for position in pending.positions:
-            pending.samples.append(self._submit(position, self._cursor.pick(position), size))
+            pending.samples.append(self._submit(position, self._order.pick(position), size))
         self._next_start = start + self.batch_size * self.world
         return pending
 
@@ -188,12 +207,12 @@ class ImageStream:
         for attempt in range(MAX_ATTEMPTS):
             item = candidates(attempt)
             try:
-                image = item.load()
+                pixels = self.augment.apply(item.read(), *size, seed=self.seed, position=position)
             except BadImage as error:
                 bad.append((item.key, str(error)))
                 continue
-            pixels = self.augment.apply(image, *size, seed=self.seed, position=position)
-            return _Sample(np.ascontiguousarray(pixels.transpose(2, 0, 1)), item.key, tuple(bad))
+            channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+            return _Sample(torch.from_numpy(channels_first), item.key, tuple(bad))
         raise UserError(f"{MAX_ATTEMPTS} bad images in a row in {self.source.name}, e.g. {examples(dict(bad))}")
 
     def _drop_pending(self) -> None:
@@ -206,5 +225,5 @@ class ImageStream:
         """Forget the batches prepared ahead, so that they are prepared again."""
         if self._pending:
             self._next_start = self._pending[0].start
-            self._cursor.restore(self._pending[0].cursor_state)
+            self._order.restore(self._pending[0].order_state)
             self._drop_pending()

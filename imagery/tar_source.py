@@ -1,85 +1,99 @@
-"""Images in local tar shards (the webdataset layout), by index: headers are read once, pixels where they lie.
-
-Nothing is ever extracted: a member is a byte range of its shard, so names with "..", links and devices have no effect.
-A damaged shard gives what lies before the damage; a truncated member is left out; both are listed in `problems`.
-"""
+"""Images in tar shards (the webdataset layout), by index: headers are read once, pixels where they lie."""
 
 import glob
-import hashlib
-import itertools
-import os
-import tarfile
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from common.errors import UserError
-from imagery.decode import BadImage, decode_image, is_image_name
+from imagery.contracts import Content
+from imagery.decode import decode_image
+from imagery.identity import content_identity
+from imagery.left_out import LeftOut
 from imagery.patterns import expand_braces
+from imagery.samples import keep, kept_extensions
+from imagery.shard_cache import ShardCache
+from imagery.shard_files import LocalShard, RemoteShard, Shard, open_url
+from imagery.shard_index import ShardIndex
+from imagery.shard_indices import indices_of
 
-
-@dataclass
-class ShardIndex:
-    """The images of one shard: names, and where their bytes lie."""
-
-    names: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    lost_bytes: int = 0
+URL = re.compile(r"[a-z0-9+]+://")
 
 
 class TarSource:
-    """Images of tar shards in the order of the shards' names, then of their members."""
+    """Images of tar shards in the order of the shards' names, then of their members.
 
-    def __init__(self, pattern: str) -> None:
+    pick: the extensions of members that are images (samples.py). cache, max_bytes: see shard_cache.py.
+    """
+
+    def __init__(
+        self, pattern: str, *, pick: str | None = None, cache: Path | None = None, max_bytes: int | None = None
+    ) -> None:
         self.name = f"webdataset:{pattern}"
         self.shards = find_shards(pattern)
-        indices = [index_shard(path) for path in self.shards]
-        counts = [len(index.names) for index in indices]
+        indices = indices_of(self.shards)
+        self.left_out = LeftOut()
+        for index in indices:
+            self.left_out.merge(index.left_out)
+        kept = kept_extensions(self.name, [index.extensions for index in indices], pick)
+        places = [keep(index.extensions, kept, index.names, self.left_out) for index in indices]
+        self._hold(indices, places)
+        self.problems = [index.problem for index in indices if index.problem]
+        total = sum(shard.size for shard in self.shards)
+        self.lost_share = sum(index.lost_bytes for index in indices) / max(total, 1)
+        if not len(self):
+            reasons = [*self.problems, *self.left_out.lines()]
+            found = f"; {reasons[0]}" if reasons else ""
+            raise UserError(f"no images in the {len(self.shards)} shards of {self.name}{found}")
+        self._cache = (
+            None if cache is None else ShardCache(self.shards, cache, max_bytes or sum(s.size for s in self.shards))
+        )
+        lengths = np.diff(self._name_ends)
+        self.fingerprint = content_identity(self._names, lengths, self._sizes, self._part)
+
+    def _hold(self, indices: Sequence[ShardIndex], places: Sequence[np.ndarray]) -> None:
         # Flat arrays and one string: lists of Python objects would take gigabytes for tens of millions of images.
-        self._first = np.cumsum([0, *counts])
-        self._offsets = np.fromiter(itertools.chain.from_iterable(index.offsets for index in indices), np.int64)
-        self._sizes = np.fromiter(itertools.chain.from_iterable(index.sizes for index in indices), np.int64)
-        names = [name.encode(errors="surrogateescape") for index in indices for name in index.names]
+        both = list(zip(indices, places, strict=True))
+        self._first = np.cumsum([0, *(len(each) for each in places)])
+        self._offsets = np.concatenate([index.offsets[each] for index, each in both])
+        self._sizes = np.concatenate([index.sizes[each] for index, each in both])
+        names = [
+            index.names[place].encode("utf-8", "surrogateescape") for index, each in both for place in each.tolist()
+        ]
         self._names = b"".join(names)
         self._name_ends = np.cumsum([0, *map(len, names)])
-        self.problems = [problem for index in indices for problem in index.problems]
-        total = sum(path.stat().st_size for path in self.shards)
-        self.lost_share = sum(index.lost_bytes for index in indices) / max(total, 1)
-        self.fingerprint = hashlib.sha256(self._names + self._sizes.tobytes() + self._first.tobytes()).hexdigest()
-        if not len(self):
-            found = f", e.g. {self.problems[0]}" if self.problems else ""
-            raise UserError(f"no images in the {len(self.shards)} shards of {self.name}{found}")
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    def read(self, index: int) -> Content:
+        return self._part(index, 0, int(self._sizes[index]))
+
     def load(self, index: int) -> np.ndarray:
-        return decode_image(self._bytes(index))
+        return decode_image(self._part(index, 0, int(self._sizes[index])))
 
     def key(self, index: int) -> str:
         start, end = self._name_ends[index], self._name_ends[index + 1]
-        return f"{self._shard(index).name}:{self._names[start:end].decode(errors='replace')}"
+        return f"{self.shards[self._shard(index)].name}:{self._names[start:end].decode(errors='replace')}"
 
-    def _shard(self, index: int) -> Path:
-        return self.shards[int(np.searchsorted(self._first, index, side="right")) - 1]
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self._first, index, side="right")) - 1
 
-    def _bytes(self, index: int) -> bytes:
-        try:
-            with open(self._shard(index), "rb") as shard:
-                shard.seek(int(self._offsets[index]))
-                return shard.read(int(self._sizes[index]))
-        except OSError as error:
-            raise BadImage(str(error)) from error
+    def _part(self, index: int, offset: int, size: int) -> bytes:
+        number, start = self._shard(index), int(self._offsets[index]) + offset
+        return self.shards[number].read(start, size) if self._cache is None else self._cache.read(number, start, size)
 
 
-def find_shards(pattern: str) -> list[Path]:
-    """A tar file, a folder (every .tar in it), a glob, or braces ({000..127}, {a,b}) -> existing files, sorted."""
-    if "://" in pattern or pattern.startswith("pipe:"):
-        raise UserError(f'webdataset reads local shards, got "{pattern}": download them, or use hf:NAME?streaming=true')
+def find_shards(pattern: str) -> list[Shard]:
+    """A tar file, a folder (every .tar in it), a glob, braces ({000..127}, {a,b}), or a URL -> shards, sorted.
+
+    A URL ending in "/" is a folder; globs and folders need a store that can list (s3, gs, hf; not https).
+    """
+    if URL.match(pattern):
+        urls = [url for name in expand_braces(pattern) for url in _urls(name)]
+        return [RemoteShard(url) for url in dict.fromkeys(urls)]
     shards: set[Path] = set()
     for name in expand_braces(pattern):
         path = Path(name).expanduser()
@@ -88,43 +102,19 @@ def find_shards(pattern: str) -> list[Path]:
         if not found:
             raise UserError(f"webdataset: no shard at {path}")
         shards.update(found)
-    return sorted(shards)
+    return [LocalShard(path) for path in sorted(shards)]
 
 
-def index_shard(path: Path) -> ShardIndex:
-    """Read the headers of one tar file, no data. Damage ends up in the index, not in an exception."""
-    index = ShardIndex()
+def _urls(url: str) -> list[str]:
+    """What a URL with a glob, or of a folder, names; itself if it is one of neither."""
+    web = url.startswith(("http://", "https://"))
+    if web or not (url.endswith("/") or "*" in url):
+        return [url]
+    files, path = open_url(url)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            if file.read(2) == b"\x1f\x8b":
-                raise UserError(f"{path} is compressed, so its images cannot be read by index: gunzip it")
-            sound_until = _index_members(file, size, index)
-            file.seek(sound_until)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # a sound archive ends in zeros, or just ends
-                index.problems.append(f"{path.name}: damaged at byte {sound_until}, the rest is lost")
-                index.lost_bytes = size - sound_until
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return index
-
-
-def _index_members(file: BinaryIO, size: int, index: ShardIndex) -> int:
-    """Add the images of an open tar file of `size` bytes to `index` -> the byte up to which it could be read."""
-    file.seek(0)
-    sound_until = 0
-    try:
-        # Opening reads the first header already, and so may fail like every later one.
-        with tarfile.TarFile(fileobj=file) as archive:
-            for member in archive:
-                if member.size < 0 or member.offset_data + member.size > size:
-                    return sound_until
-                if member.isreg() and not member.issparse() and is_image_name(os.path.basename(member.name)):
-                    index.names.append(member.name)
-                    index.offsets.append(member.offset_data)
-                    index.sizes.append(member.size)
-                sound_until = archive.offset
-            return sound_until
-    except Exception:
-        # Damaged headers make tarfile raise much more than its own errors. What was found before stands.
-        return sound_until
+        found = files.glob(path) if "*" in url else [each for each in files.find(path) if each.endswith(".tar")]
+    except Exception as error:  # of the store's library
+        raise UserError(f"cannot list {url}: {type(error).__name__} ({str(error)[:200]})") from error
+    if not found:
+        raise UserError(f"webdataset: no shard at {url}")
+    return [files.unstrip_protocol(each) for each in sorted(found)]

@@ -38,6 +38,7 @@ from distill.training.step_times import StepTimer
 from distill.training.trained_student import TrainedStudent, build_trained_student
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
+from imagery.sources import summary
 
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
@@ -116,13 +117,14 @@ def assemble(
     """Those arms that are not finished, each ready for its next update, and the images; None if all are finished."""
     accelerator = arms[0].accelerator
     set_threads(arms[0].recipe.engine, accelerator.device)
-    unfinished = [found for found in find_unfinished_arms(arms, pool) if found is not None]
+    unfinished = [found for found in find_unfinished_arms(arms, pool, source.fingerprint) if found is not None]
     if not unfinished:
         return None
     if arms[0].recipe.cache:
         accelerator.print(check_cache(unfinished[0].arm.recipe, unfinished[0].targets, source))
     for found in unfinished:
         begin(found.arm)
+    accelerator.print("\n".join(summary(source)))
     stream = Streams(unfinished[0].arm.recipe, source, accelerator.process_index, accelerator.num_processes)
     beginning = stream.state_dict()
     fit_targets(unfinished, stream)
@@ -146,7 +148,7 @@ def teacher_pool(arms: Sequence[Arm]) -> TeacherPool:
     return TeacherPool(Path(kept.folder) if kept else None)
 
 
-def find_unfinished_arms(arms: Sequence[Arm], pool: TeacherPool) -> list[UnfinishedArm | None]:
+def find_unfinished_arms(arms: Sequence[Arm], pool: TeacherPool, images: str) -> list[UnfinishedArm | None]:
     """Where each arm stands, None for one that is finished. Arms of equal targets get one object for them."""
     made: dict[str, Targets] = {}
     unfinished = []
@@ -155,15 +157,15 @@ def find_unfinished_arms(arms: Sequence[Arm], pool: TeacherPool) -> list[Unfinis
         key = json.dumps(plain | {"patch": student_patch(arm.recipe.student)}, sort_keys=True)
         targets = made.get(key) or Targets(arm.recipe, arm.accelerator.device, pool)
         made[key] = targets
-        unfinished.append(find_unfinished(arm, targets))
+        unfinished.append(find_unfinished(arm, targets, images))
     if arms[0].recipe.engine.teachers == "zero3":
         shard(pool.teachers, schedule(arms[0].recipe))
     return unfinished
 
 
-def find_unfinished(arm: Arm, targets: Targets) -> UnfinishedArm | None:
-    """Where one arm stands; UserError when what is on the disk was made by another recipe."""
-    identity = identify(arm, targets)
+def find_unfinished(arm: Arm, targets: Targets, images: str) -> UnfinishedArm | None:
+    """Where one arm stands; UserError when what is on the disk was made by another recipe or of other images."""
+    identity = identify(arm, targets) | {"images": images}
     finished = exported_identity(arm.student_folder)
     if finished is not None:
         refuse_difference(without_layout(finished), without_layout(identity), str(arm.student_folder))

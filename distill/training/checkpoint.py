@@ -227,10 +227,13 @@ def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: 
 
     A recipe field that `before` does not know is younger than that run, which did what is the field's default today.
     """
+    # Images are known by content, and may lie elsewhere than they did; of older runs only the place is known.
+    place = {name for name in {*before, *now} if name.split(".")[:2] == ["data", "train"]}
+    passed_over = place if "images" in before else {"images"}
     known = {name: default_of(name) for name in now} | dict(before)
     changed = [
         f"{name}: {before.get(name, 'absent')!r} -> {now.get(name, 'absent')!r}"
-        for name in sorted({*before, *now})
+        for name in sorted({*before, *now} - passed_over)
         if known[name] != now.get(name, "absent")
     ]
     if changed:

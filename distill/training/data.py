@@ -195,6 +195,7 @@ class Streams:
             augment=part.augment.build(),
             workers=recipe.data.workers,
             max_bad_share=recipe.data.max_bad_share,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _step_of(self, part: Pass, start: int) -> int:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from common.errors import UserError
 from imagery.augment import PLAIN, Augment
 from imagery.contracts import SequentialSource, Source
-from imagery.decode import decode_image
+from imagery.crop import decode_crop
 from imagery.sources import open_source
 from imagery.stream import Batch, ImageStream, to_float
 
@@ -92,12 +93,11 @@ def test_two_and_three_ranks_are_one_process(source: Source | SequentialSource) 
 def test_a_rank_decodes_its_own_images_only(source: Source | SequentialSource, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
 
-    def counted(data: bytes | Path) -> np.ndarray:
+    def counted(data: bytes, *options: Any) -> np.ndarray:
         decoded.append(data)
-        return decode_image(data)
+        return decode_crop(data, *options)
 
-    for module in ("local_sources", "tar_source", "hub_values"):
-        monkeypatch.setattr(f"imagery.{module}.decode_image", counted)
+    monkeypatch.setattr("imagery.augment.decode_crop", counted)
     images = stream(source, 2, rank=1, world=4)
     take(images, 6)
     assert len(decoded) == images.report()["read"] == 12 + images.report()["bad"]

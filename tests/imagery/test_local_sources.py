@@ -53,7 +53,7 @@ def test_a_file_that_disappears_is_a_bad_image(tmp_path: Path) -> None:
         ("imagefolder:{tmp}", "no images in"),
         ("imagefolder:", "not which"),
         ("imagefolders:/x", 'did you mean "imagefolder"'),
-        ("/some/path", "known: scenes, imagefolder, webdataset, hf"),
+        ("/some/path", "known: hf, imagefolder, scenes, webdataset"),
         ("scenes:seed=1", "needs a seed and a count"),
         ("scenes:seed=1,count=4,sizes=32", 'no option "sizes" \\(did you mean "size"'),
         ("scenes:seed=one,count=4", "seed is a whole number"),

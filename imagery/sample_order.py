@@ -5,6 +5,7 @@ replacements should it turn out bad. Replacements too are a pure function of (se
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from common.errors import UserError
@@ -17,7 +18,7 @@ Candidates = Callable[[int], Item]
 _FALLBACK = 0xFA11  # keeps these random numbers apart from the other uses of (seed, position)
 
 
-class Cursor(Protocol):
+class SampleOrder(Protocol):
     def pick(self, position: int) -> Candidates:
         """Positions come in rising order between two `restore`s."""
         ...
@@ -29,15 +30,15 @@ class Cursor(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-def open_cursor(source: Source | SequentialSource | Mixture, seed: int, *, shuffle: bool) -> Cursor:
+def open_order(source: Source | SequentialSource | Mixture, seed: int, *, shuffle: bool) -> SampleOrder:
     if isinstance(source, Mixture):
-        return MixtureCursor(source, seed, shuffle=shuffle)
+        return MixtureOrder(source, seed, shuffle=shuffle)
     if isinstance(source, SequentialSource):
-        return WindowCursor(source, seed, shuffle=shuffle)
-    return IndexCursor(source, seed, shuffle=shuffle)
+        return WindowOrder(source, seed, shuffle=shuffle)
+    return IndexOrder(source, seed, shuffle=shuffle)
 
 
-class IndexCursor:
+class IndexOrder:
     """Over a source that can be read at any index: it has nothing to remember."""
 
     def __init__(self, source: Source, seed: int, *, shuffle: bool) -> None:
@@ -50,7 +51,7 @@ class IndexCursor:
                 index = index_at(position, length, self.seed, shuffle=self.shuffle)
             else:
                 index = mix(self.seed, position, attempt, _FALLBACK) % length
-            return Item(self.source.key(index), lambda: self.source.load(index))
+            return Item(self.source.key(index), partial(self.source.read, index))
 
         return candidate
 
@@ -61,7 +62,7 @@ class IndexCursor:
         pass
 
 
-class WindowCursor:
+class WindowOrder:
     """Over a source that can only be read in sequence.
 
     Items are taken `window` at a time, undecoded, and shuffled among each other; a window never crosses the end of an
@@ -120,13 +121,13 @@ class WindowCursor:
         return self.source.open_epoch(epoch, self.seed, shuffle=self.shuffle, state=state)
 
 
-class MixtureCursor:
-    """Over several sources: it asks the cursor of the one that stands at a position."""
+class MixtureOrder:
+    """Over several sources: it asks the order of the one that stands at a position."""
 
     def __init__(self, mixture: Mixture, seed: int, *, shuffle: bool) -> None:
         self.mixture, self.seed = mixture, seed
-        self._cursors = [
-            open_cursor(source, mixture.seed_of(index, seed), shuffle=shuffle)
+        self._orders = [
+            open_order(source, mixture.seed_of(index, seed), shuffle=shuffle)
             for index, source in enumerate(mixture.sources)
         ]
         self._block, self._plan = -1, [(0, 0)]
@@ -136,11 +137,11 @@ class MixtureCursor:
         if block != self._block:
             self._block, self._plan = block, self.mixture.plan(block, self.seed)
         source, inside = self._plan[place]
-        return self._cursors[source].pick(inside)
+        return self._orders[source].pick(inside)
 
     def snapshot(self) -> dict[str, Any]:
-        return {"sources": [cursor.snapshot() for cursor in self._cursors]}
+        return {"sources": [order.snapshot() for order in self._orders]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for cursor, each in zip(self._cursors, state["sources"], strict=True):
-            cursor.restore(each)
+        for order, each in zip(self._orders, state["sources"], strict=True):
+            order.restore(each)
