@@ -76,7 +76,7 @@ _BEFORE_WORD = re.compile(r"(?P<plain>[B-HJ-Z])[\s,]|(?P<word>[AI]) (?:is|becaus
 #: "the answer is B", "Answer: (B)", "option B"
 _NAMED = re.compile(
     r"(?i:\b(?:answer|option|choice))(?i:\s+is)?\s*:?\s*"
-    r"(?:\((?P<in>[A-Z])\)|(?P<word>[A-Z])(?=[.,:;!?)]|\s*$|\n)|(?P<plain>[B-HJ-Z])(?=\s)|(?P<verb>[AI])(?=\s+is\b))"
+    r"(?:\((?P<in>[A-Z])\)|(?P<word>[A-Z])(?=[.,:;!?)]|\s*$|\n)|(?P<plain>[B-HJ-Z])(?=\s)|(?P<verb>[AI])(?=\s+(?:is|or|and)\b))"
 )
 
 

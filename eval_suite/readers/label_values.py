@@ -147,7 +147,7 @@ def to_mask(
             raise UserError(f"{where} is a JPEG, which changes numbers; save it as PNG, or say full instead")
         marked = numbers != 0 if isinstance(foreground, str) else np.isin(numbers, list(foreground))
     else:
-        marked = _graded(raster, np.where(void, 0, values), where, threshold, full)
+        marked = _graded(raster, np.where(void, values.dtype.type(0), values), where, threshold, full)
     return np.where(void, IGNORE, marked).astype(np.uint8)
 
 

@@ -45,7 +45,9 @@ def read_raster(path: Path, key: str | None = None) -> Raster:
 def read_picture(file: Path | bytes, where: str) -> Raster:
     """A picture of labels, turned as its own orientation tag says; UserError names `where`."""
     try:
-        with Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=RASTER_FORMATS) as picture:
+        # From memory: Pillow maps an uncompressed grey file, and one with an orientation tag then comes out garbled.
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        with Image.open(BytesIO(content), formats=RASTER_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(f"{where} has {picture.width}x{picture.height} pixels, more than a label map should")
             turned = upright(picture)
