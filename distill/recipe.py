@@ -78,6 +78,7 @@ class TeacherNode(Node):
     adapters: dict[str, str] = Field(
         default_factory=dict
     )  #: upsampler -> adapter folder or builtin:NAME, for those that must be trained
+    passes: float | None = Field(None, gt=0)  #: passes an image over a batch (below 1: share of all); None: all tiles
     denoise: str | None = None  #: adapter whose bias alone cleans the low-resolution map, with `upsampler: none`
     input: Input = "native"  #: what its small view shows: its native size, `match` (the student's grid), or a size
     mosaic: bool = False  #: put as many images as fit on one canvas of its native size, unscaled (RADIO's SAM)
@@ -96,6 +97,8 @@ class TeacherNode(Node):
             check_upsampler_name(name)
         if self.denoise is not None and self.upsampler != "none":
             raise ValueError("denoise is for a teacher with `upsampler: none`; an adapter denoises by itself")
+        if self.passes is not None and (self.upsampler == "none" or self.mosaic):
+            raise ValueError("passes is a budget of tiles; this teacher has none to leave out")
         if self.weight.summary == 0 and self.weight.spatial == 0:
             raise ValueError("both weights are 0: leave the teacher out")
         if self.mosaic and (self.upsampler != "none" or self.denoise is not None or self.input != "native"):

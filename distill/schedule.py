@@ -23,6 +23,7 @@ from common.errors import UserError
 from common.recipes import validate
 from distill.recipe import OptimNode, Recipe, StudentNode, TeacherNode
 from distill.recipe_stages import Align, AugmentNode, PartitionNode, StageNode, TeacherPart
+from featsharp_adapter.adapter.budget import budget_of
 from teachers.contracts import BackboneSpec
 
 ONLY = "all"  #: name of the one partition of a recipe without any
@@ -180,7 +181,16 @@ def views(node: TeacherNode, spec: BackboneSpec, size: Grid, patch: int, tile_gr
         rows, columns = mosaic_cells(spec, (size[0] // patch, size[1] // patch))
         return [View(f"mosaic {rows}x{columns}", spec.native_size, 1 / (rows * columns))]
     small = View("small", input_size(node, spec, size, patch), 1)
-    return [small, *(View(f"tiles {n}x{n}", spec.native_size, n * n) for n in tile_grids)]
+    return [small, *(_tiles(node, spec, n) for n in tile_grids)]
+
+
+def _tiles(node: TeacherNode, spec: BackboneSpec, n: int) -> View:
+    """All tiles of a grid, or as many of them as the teacher's budget of passes allows."""
+    whole = 1 + n * n
+    if node.passes is None or budget_of(node.passes, whole) == whole:
+        return View(f"tiles {n}x{n}", spec.native_size, n * n)
+    worth = budget_of(node.passes, whole) - 1
+    return View(f"{worth:g} of {n * n} tiles", spec.native_size, worth)
 
 
 def input_size(node: TeacherNode, spec: BackboneSpec, size: Grid, patch: int) -> Grid:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from distill.recipe import TeacherNode
 from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.budget import check_passes, choose_tiles
 from featsharp_adapter.model.views import Views
 from featsharp_adapter.upsamplers.table import build_upsampler
 from teachers.contracts import BackboneSpec, state_digest
@@ -29,11 +30,22 @@ class TargetUpsampler(nn.Module):
             check_adapter(name, node, folder, self.adapter)
         elif node.upsampler != "none":
             self.plain = plain_upsampler(name, node, spec)
+        if node.passes is not None:
+            if self.adapter is None:
+                raise UserError(
+                    f"teachers.{name}: passes: {node.upsampler} needs all of its tiles; ridge can do with less"
+                )
+            check_passes(self.adapter.upsampler, node.passes)
         source = self.adapter if self.adapter is not None and not self.denoise_only else self.plain
         if source is not None:
             self.tile_grids = tuple(source.tile_grids)
         #: of trained weights; None for upsamplers without any, whose name says everything
         self.digest = state_digest(self.adapter) if self.adapter is not None else None
+
+    def chosen_tiles(self, low: Tensor, images: Tensor, passes: float) -> Tensor | None:
+        """bool [B, n, n], the tiles a budget of passes is spent on (None: all); low [B, C, g, g'] in raw units."""
+        assert self.adapter is not None
+        return choose_tiles(self.adapter.upsampler, self.adapter.denoise_normalised(low), images, passes)
 
     def forward(self, views: Views, images: Tensor) -> Tensor:
         """Pure in its inputs: the teacher has already looked."""

@@ -17,8 +17,9 @@ from distill.schedule import Pass, input_size, schedule, student_patch
 from distill.student.model import HeadSpec
 from distill.targets.dispersion import DirectionStatistics
 from distill.targets.target_upsampler import TargetUpsampler
-from distill.targets.teacher_views import BatchViews, TeacherPool, batch_views
+from distill.targets.teacher_views import BatchViews, TeacherPool, batch_views, some_tiles
 from distill.training.engine import wants_bf16
+from featsharp_adapter.adapter.budget import with_tiles
 from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.model.views import Views
 from teachers.contracts import BackboneSpec, Features
@@ -68,7 +69,12 @@ class TeacherTarget(nn.Module):
 
     def views(self, seen: BatchViews, node: TeacherNode, patch: int) -> Views:
         """Everything the teacher has to look at in a batch; what another arm has asked for is not computed again."""
-        small, grids = self.plain_views(seen, node, patch), self.upsampler_for(node).tile_grids
+        small, upsampler = self.plain_views(seen, node, patch), self.upsampler_for(node)
+        if node.passes is not None:
+            chosen = upsampler.chosen_tiles(small.low, seen.images, node.passes)
+            if chosen is not None:
+                return with_tiles(small, some_tiles(self.backbone, seen.images, small.low, chosen, node.chunk), chosen)
+        grids = upsampler.tile_grids
         return Views(small.summary, small.low, seen.tiles(self.backbone, grids, node.chunk))
 
     def from_views(self, views: Views, images: Tensor, node: TeacherNode) -> Features:

@@ -12,6 +12,7 @@ from distill.losses.shift_equivariance import Shifts
 from distill.schedule import Grid
 from distill.targets.mosaic import cut_back, lay_out
 from distill.targets.view_cache import CachedBackbone, small_name, through_cache, tiles_name
+from featsharp_adapter.adapter.budget import encode_tiles
 from featsharp_adapter.model.views import Views, stitch, teacher_views, tile_images
 from teachers.contracts import Features, capability, chunked, resize_images
 from teachers.frozen import FrozenBackbone
@@ -143,3 +144,12 @@ def tile_view(teacher: FrozenBackbone, images: Tensor, n: int, chunk: int | None
         return Features(None, stitch(chunked(teacher, tiles, chunk or teacher.chunk).spatial, n))
 
     return through_cache(teacher, tiles_name(n), images, look).spatial
+
+
+def some_tiles(
+    teacher: FrozenBackbone, images: Tensor, low: Tensor, chosen: Tensor, chunk: int | None = None
+) -> Tensor:
+    """As `tile_view`, but of the tiles `chosen` [B, n, n] alone; zero elsewhere. They differ by batch: not cached."""
+    n, (height, width) = chosen.shape[-1], teacher.spec.native_size
+    large = resize_images(images, (n * height, n * width))
+    return encode_tiles(lambda part: chunked(teacher, part, chunk or teacher.chunk).spatial, large, chosen, low)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.errors import UserError
+from featsharp_adapter.adapter.budget import check_passes, choose_tiles, encode_tiles, with_tiles
 from featsharp_adapter.adapter.card import adapter_card
 from featsharp_adapter.adapter.description import AdapterMeta
 from featsharp_adapter.adapter.folder import find_folder, read_description, read_weights, upload_folder, write_folder
@@ -24,7 +25,7 @@ from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.checkout import CONSENT
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import CLASS, build_upsampler
-from teachers.contracts import Backbone, BackboneSpec
+from teachers.contracts import Backbone, BackboneSpec, chunked, resize_images
 
 
 class Adapter(nn.Module):
@@ -68,11 +69,23 @@ class Adapter(nn.Module):
         """As `forward`, but left in PHI-S space, where training and fidelity live."""
         low = self.denoise_normalised(views.low)
         tiles = {n: self.denoise_normalised(views.tiles[n], n) for n in self.tile_grids}
-        return self.upsampler(low, tiles, guidance)
+        return self.upsampler(low, tiles, guidance, views.chosen)
 
-    def views(self, backbone: Backbone, images: Tensor, *, chunk: int = 64) -> Views:
-        """What this adapter needs of its teacher for images [B, 3, H, W] in [0, 1] of any size."""
-        return teacher_views(backbone, images, self.tile_grids, chunk=chunk, antialias=not self.meta.published_views)
+    def views(self, backbone: Backbone, images: Tensor, *, chunk: int = 64, passes: float | None = None) -> Views:
+        """What this adapter needs of its teacher for images [B, 3, H, W] in [0, 1] of any size.
+
+        passes: a budget of teacher passes an image, counted over the batch (`budget.py`); None: all of them.
+        """
+        antialias = not self.meta.published_views
+        if passes is not None and check_passes(self.upsampler, passes) < 1 + self.tile_grids[0] ** 2:
+            low = teacher_views(backbone, images, (), chunk=chunk, antialias=antialias)
+            chosen = choose_tiles(self.upsampler, self.denoise_normalised(low.low), images, passes)
+            if chosen is not None:
+                size = tuple(chosen.shape[-1] * side for side in backbone.spec.native_size)
+                large = resize_images(images, (size[0], size[1]), antialias=antialias)
+                tiles = encode_tiles(lambda part: chunked(backbone, part, chunk).spatial, large, chosen, low.low)
+                return with_tiles(low, tiles, chosen)
+        return teacher_views(backbone, images, self.tile_grids, chunk=chunk, antialias=antialias)
 
     def denoise(self, low: Tensor) -> Tensor:
         """[B, C, g, g'] in raw teacher units -> the same without the position bias; no upsampling."""

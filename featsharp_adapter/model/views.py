@@ -17,16 +17,19 @@ class Views(NamedTuple):
 
     summary: [B, S] or None, of the low-resolution pass. low: [B, C, g, g'].
     tiles: per tile grid n the stitched map [B, C, n*g, n*g'].
+    chosen: bool [B, n, n], the tiles there are where a budget left some out (`adapter/budget.py`); None: all.
     """
 
     summary: Tensor | None
     low: Tensor
     tiles: dict[int, Tensor]
+    chosen: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Views":
         """The same on another device."""
         summary = None if self.summary is None else self.summary.to(device)
-        return Views(summary, self.low.to(device), {n: tiles.to(device) for n, tiles in self.tiles.items()})
+        chosen = None if self.chosen is None else self.chosen.to(device)
+        return Views(summary, self.low.to(device), {n: tiles.to(device) for n, tiles in self.tiles.items()}, chosen)
 
 
 def tile_images(images: Tensor, n: int) -> Tensor:

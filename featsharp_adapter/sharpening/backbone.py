@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.budget import check_passes
 from featsharp_adapter.sharpening.max_memory import parse_memory
 from featsharp_adapter.sharpening.sharpener import FITS, Fit, Sharpener, SharpenSettings, choose_fit, resample
 from teachers.artefacts import BackboneNode, check_artefact_node
@@ -35,10 +36,11 @@ class SharpenedBackbone(Backbone):
         *,
         chunk: int = 64,
         settings: SharpenSettings | None = None,
+        passes: float | None = None,
     ) -> None:
         super().__init__()
-        self.teacher, self.adapter, self.chunk, self.settings = teacher, adapter, chunk, settings
-        self.spec = sharpened_spec(teacher.spec, adapter, name, settings)
+        self.teacher, self.adapter, self.chunk, self.settings, self.passes = teacher, adapter, chunk, settings, passes
+        self.spec = sharpened_spec(teacher.spec, adapter, name, settings, passes)
         encode_text = capability(teacher, "encode_text")
         if encode_text is not None:
             self.encode_text = encode_text
@@ -47,7 +49,7 @@ class SharpenedBackbone(Backbone):
         check_size(self.spec, images)
         if self.settings is not None:
             return self._any_size(images, self.settings)
-        views = self.adapter.views(self.teacher, images, chunk=self.chunk)
+        views = self.adapter.views(self.teacher, images, chunk=self.chunk, passes=self.passes)
         return Features(views.summary, self.adapter(views, images))
 
     def _any_size(self, images: Tensor, settings: SharpenSettings) -> Features:
@@ -65,10 +67,16 @@ class SharpenedBackbone(Backbone):
 
 
 def sharpened_spec(
-    teacher: BackboneSpec, adapter: Adapter, name: str, settings: SharpenSettings | None = None
+    teacher: BackboneSpec,
+    adapter: Adapter,
+    name: str,
+    settings: SharpenSettings | None = None,
+    passes: float | None = None,
 ) -> BackboneSpec:
     """The teacher's spec at k times its size; the digest covers teacher, adapter, and what else features depend on."""
     parts = f"{teacher.digest} {state_digest(adapter)}"
+    if passes is not None:
+        parts += f" passes {passes}"
     if settings is not None:
         parts += f" {settings.fit} {settings.overlap}"
     height, width = teacher.native_size
@@ -98,6 +106,7 @@ def load(
     max_memory: str | None = None,
     dtype: str | None = None,
     upsampler: str | None = None,
+    passes: float | None = None,
 ) -> SharpenedBackbone:
     """Load an adapter folder (or `builtin:NAME`, or a Hub repository) and the teacher it names.
 
@@ -105,12 +114,13 @@ def load(
     chunk: tiles in the teacher at a time. fit: without one, k times the teacher's size is the only size; auto, squash,
     resize and windows take any (sharpener.py), where overlap (a share of a tile) and max_memory ("2G") are settings.
     dtype: bfloat16 or float16, of the teacher's matrix products; it is then frozen. The adapter stays in float32.
+    passes: a budget of teacher passes an image, counted over a batch (adapter/budget.py).
     upsampler: the class:PACKAGE.MODULE.NAME that the adapter may run, where it is not of this package.
     """
     settings = None
     if fit is not None:
         budget = None if max_memory is None else parse_memory(str(max_memory))
-        settings = SharpenSettings(fit=fit, overlap=overlap, max_memory=budget, chunk=chunk)
+        settings = SharpenSettings(fit=fit, overlap=overlap, max_memory=budget, chunk=chunk, passes=passes)
     elif overlap or max_memory is not None:
         raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
     adapter = Adapter.from_pretrained(folder, trusted=upsampler)
@@ -118,4 +128,6 @@ def load(
     if dtype is not None:
         backbone = FrozenBackbone(backbone, dtype=dtype, chunk=chunk)
     adapter = Adapter.from_pretrained(folder, backbone.spec, trusted=upsampler)
-    return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings)
+    if passes is not None:
+        check_passes(adapter.upsampler, passes)
+    return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings, passes=passes)

@@ -38,6 +38,8 @@ def add_sharpen(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--fit", choices=FITS, default="auto", help="how an image meets the teacher's size")
     command.add_argument("--grid", metavar="ROWSxCOLUMNS", help="tokens wanted, at most what the adapter gives")
     command.add_argument("--overlap", type=float, default=0.0, metavar="SHARE", help="of neighbouring tiles, blended")
+    passes_help = "teacher passes an image at most (below 1: a share of all), on the tiles predicted to change most"
+    command.add_argument("--passes", type=float, metavar="NUMBER", help=passes_help)
     command.add_argument("--max-memory", metavar="SIZE", help='for tensors, e.g. "2G"')
     command.add_argument("--dtype", choices=DTYPES, help="of the teacher's matrix products; float32 without")
     command.add_argument("--no-pictures", action="store_true", help="feature files only")
@@ -50,6 +52,7 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
         fit=arguments.fit,
         grid=None if arguments.grid is None else parse_grid(arguments.grid),
         overlap=arguments.overlap,
+        passes=arguments.passes,
         max_memory=None if arguments.max_memory is None else parse_memory(arguments.max_memory),
     )
     if settings.max_memory is not None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.budget import check_passes, choose_tiles, encode_tiles
 from featsharp_adapter.sharpening.max_memory import Budget
 from featsharp_adapter.sharpening.tile_maps import tile_map
 from teachers.contracts import Backbone, BackboneSpec, Features, resize_images
@@ -40,6 +41,8 @@ class SharpenSettings:
     grid: (rows, columns) wanted, at most what `fit` gives; None: all of it. overlap: share of a tile that it has in
     common with its neighbour, blended; 0 as published. max_memory: bytes for the tensors of a call beyond the images
     and the weights, results included; None: no limit. chunk: tiles in the teacher at a time, at most.
+    passes: teacher passes an image at most, on average over a batch (below 1: a share of all), spent on the tiles that
+    are predicted to change most; None: all tiles. With `windows` it counts in every window.
     """
 
     fit: Fit = "auto"
@@ -47,6 +50,7 @@ class SharpenSettings:
     overlap: float = 0.0
     max_memory: int | None = None
     chunk: int = 64
+    passes: float | None = None
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
@@ -55,6 +59,8 @@ class SharpenSettings:
             raise UserError(f"overlap is a share of a tile from 0 to less than 1, got {self.overlap}")
         if self.chunk < 1 or (self.max_memory is not None and self.max_memory < 1):
             raise UserError("chunk is a number of tiles and max_memory one of bytes, both at least 1")
+        if self.passes is not None and (self.overlap or self.max_memory is not None):
+            raise UserError("passes goes with neither overlap nor max_memory: leave them out")
 
 
 class Sharpener:
@@ -68,6 +74,8 @@ class Sharpener:
         adapter.meta.check_teacher(f"{adapter.meta.upsampler} {adapter.factor}x", backbone.spec)
         if settings.fit == "resize" and not backbone.spec.resizable:
             raise UserError(f"{backbone.spec.name} takes one size only; use fit squash or windows")
+        if settings.passes is not None:
+            check_passes(adapter.upsampler, settings.passes)
         self.backbone, self.adapter, self.settings = backbone, adapter, settings
 
     def __call__(self, images: Tensor) -> Features:
@@ -103,6 +111,13 @@ class Sharpener:
         grid = (low.shape[-2], low.shape[-1])
         held += low.nbytes + small.nbytes + (large.nbytes if large is not images else 0)
         tiles: dict[int, Tensor] = {}
+        if self.settings.passes is not None:
+            chosen = choose_tiles(adapter.upsampler, low, large, self.settings.passes)
+            if chosen is not None:
+                n = chosen.shape[-1]
+                scaled = large if n == factor else self._resized(images, (n * size[0], n * size[1]))
+                tiles[n] = encode_tiles(self._in_chunks, scaled, chosen, low)
+                return Features(summary, self._raw(adapter.upsampler(low, tiles, large, chosen)))
         for n in adapter.tile_grids:
             scaled = large if n == factor else self._resized(images, (n * size[0], n * size[1]))
             held += low.nbytes * n * n
@@ -149,6 +164,9 @@ class Sharpener:
     def _denoised(self, pixels: Tensor) -> Tensor:
         """Tiles [N, 3, R, R'] -> denoised features in normalised space [N, C, g, g']."""
         return self.adapter.denoise_normalised(self._encode(pixels).spatial)
+
+    def _in_chunks(self, pixels: Tensor) -> Tensor:
+        return torch.cat([self._denoised(part) for part in pixels.split(self.settings.chunk)])
 
     def _chunk(self, tile: Tensor, budget: Budget | None, held: int) -> int:
         if budget is None:

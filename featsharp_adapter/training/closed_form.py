@@ -7,6 +7,7 @@ share of each cell that is inside the image. Views of every fifth image choose t
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from torch import Tensor
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.downsampler import AverageDownsampler
-from featsharp_adapter.model.least_squares import LeastSquaresSums, Solution, choose_ridges
+from featsharp_adapter.model.least_squares import LeastSquaresSums, Solution, choose_ridges, solve
 from featsharp_adapter.model.multiview import inside_share, warp
+from featsharp_adapter.model.views import tile_images
 from featsharp_adapter.training.samples import Sample
-from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
+from featsharp_adapter.upsamplers.ridge import OF_TILES, RidgeUpsampler
 from featsharp_adapter.upsamplers.simple import resize_features
 
 #: One image in so many chooses the ridges.
@@ -51,6 +53,8 @@ def fit_linear(adapter: Adapter, samples: Callable[[], Iterable[Sample]], *, rew
     weight = solution.weight.to(upsampler.linear.weight)
     upsampler.linear.weight.copy_(weight[:-1].T[:, :, None, None])
     upsampler.linear.bias.copy_(weight[-1])
+    if upsampler.budgeted:
+        _fit_gains(adapter, upsampler, samples())
     return solution
 
 
@@ -68,7 +72,41 @@ def _solve(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample
     held_back.all_reduce()
     if not train.weight or not held_back.weight:
         raise UserError(f"a closed form wants {HELD_BACK} training images or more: data.images")
-    return choose_ridges(train, held_back, upsampler.groups)
+    solution = choose_ridges(train, held_back, upsampler.groups)
+    if upsampler.budgeted:
+        _solve_low(upsampler, train.merge(held_back), solution.ridges)
+    return solution
+
+
+def _solve_low(upsampler: RidgeUpsampler, sums: LeastSquaresSums, ridges: tuple[float, ...]) -> None:
+    """The map of the inputs that need no tiles, from the same sums and with the ridges those inputs have."""
+    kept = [(name, ridge) for name, ridge in zip(upsampler.inputs, ridges, strict=True) if name not in OF_TILES]
+    widths = [upsampler.widths[upsampler.inputs.index(name)] for name, _ in kept]
+    ends = list(accumulate(widths))
+    groups = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+    found = solve(sums.keep(upsampler.low_channels), groups, [ridge for _, ridge in kept])
+    weight = found.to(upsampler.linear_low.weight)
+    upsampler.linear_low.weight.copy_(weight[:-1].T[:, :, None, None])
+    upsampler.linear_low.bias.copy_(weight[-1])
+
+
+def _fit_gains(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample]) -> None:
+    """Predict from the low-resolution pass what each tile changes: the mean squared difference of the maps there."""
+    device, size = upsampler.linear.weight.device, (upsampler.gain.in_features, 1)
+    train, held_back = (LeastSquaresSums(*size, device) for _ in range(2))
+    for sample in samples:
+        low = adapter.denoise_normalised(sample.views.low)
+        tiles = {n: adapter.denoise_normalised(sample.views.tiles[n], n) for n in adapter.tile_grids}
+        image = sample.guidance()
+        changed = (upsampler(low, tiles, image) - upsampler.upsample_low(low, image)).square().mean(dim=1, keepdim=True)
+        gains = tile_images(changed, upsampler.n).flatten(1).mean(dim=1, keepdim=True)
+        inputs = upsampler.gain_inputs(upsampler.low_phi(low, image)).flatten(0, 1)
+        chosen = (sample.positions % HELD_BACK == HELD_BACK - 1).to(device).repeat_interleave(upsampler.n**2)
+        for sums, index in ((train, ~chosen), (held_back, chosen)):
+            sums.update(inputs[index], gains[index], torch.ones(int(index.sum()), device=device))
+    weight = choose_ridges(train.all_reduce(), held_back.all_reduce(), [slice(0, size[0])]).weight
+    upsampler.gain.weight.copy_(weight[:-1].T)
+    upsampler.gain.bias.copy_(weight[-1])
 
 
 def view_rows(adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample) -> Rows:

@@ -24,14 +24,21 @@ class Upsampler(nn.Module, ABC):
     starts_as_bilinear: bool = False
     #: whether its weights are solved and not trained (`training/closed_form.py`)
     closed_form: bool = False
+    #: whether it can do without some tiles of its one grid, and says which are worth a pass (`gains`)
+    budgeted: bool = False
 
     def __init__(self, *, dim: int, factor: int, grid: tuple[int, int], tile_grids: tuple[int, ...] = ()) -> None:
         """dim: C. grid: the teacher's native (g, g'); forward takes other grids too, but learned it is on this one."""
         super().__init__()
         self.dim, self.factor, self.grid, self.tile_grids = dim, factor, grid, tile_grids
 
-    def forward(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
-        """Check the shapes, then `upsample`. ValueError when a map is missing or does not fit the others."""
+    def forward(
+        self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Check the shapes, then `upsample`. ValueError when a map is missing or does not fit the others.
+
+        chosen: bool [B, n, n], the tiles that there are, of a `budgeted` one; None: all.
+        """
         batch, channels, height, width = low.shape
         if channels != self.dim:
             raise ValueError(f"features are {channels} wide, this upsampler was built for {self.dim}")
@@ -41,11 +48,23 @@ class Upsampler(nn.Module, ABC):
             expected = (batch, channels, n * height, n * width)
             if tuple(tiles[n].shape) != expected:
                 raise ValueError(f"the {n}x{n} tiles give {tuple(tiles[n].shape)}, expected {expected}")
-        return self.upsample(low, tiles, guidance)
+        if chosen is None:
+            return self.upsample(low, tiles, guidance)
+        if not self.budgeted:
+            raise ValueError("this upsampler needs all of its tiles")
+        return self.upsample_partly(low, tiles, guidance, chosen)
 
     @abstractmethod
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
         """`forward` after its checks."""
+
+    def upsample_partly(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor, chosen: Tensor) -> Tensor:
+        """`upsample` where the tiles of `chosen` [B, n, n] are there alone; of a `budgeted` one."""
+        raise NotImplementedError
+
+    def gains(self, low: Tensor, guidance: Tensor) -> Tensor:
+        """[B, n, n]: what each tile is predicted to change, before any is encoded; of a `budgeted` one."""
+        raise NotImplementedError
 
     @property
     def local(self) -> bool:

@@ -104,6 +104,15 @@ class RidgeUpsampler(Upsampler):
         nn.init.zeros_(self.linear.bias)
         self.stem = ImageStem(image_width).requires_grad_(False) if "image" in inputs else None
         self.jbu = JBUStack(factor).requires_grad_(False) if "jbu" in inputs else None
+        # Without tiles: a solution of its own, and a prediction of what a tile changes, from means and deviations.
+        self.budgeted = tiled and not all(name in OF_TILES for name in inputs)
+        if self.budgeted:
+            width = sum(width for name, width in zip(inputs, self.widths, strict=True) if name not in OF_TILES)
+            self.linear_low = nn.Conv2d(width, dim, 1).requires_grad_(False)
+            self.gain = nn.Linear(2 * width, 1).requires_grad_(False)
+            for layer in (self.linear_low, self.gain):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @property
     def groups(self) -> list[slice]:
@@ -125,6 +134,41 @@ class RidgeUpsampler(Upsampler):
         if self.strip_rows is None:
             return rows(0, self.factor * low.shape[-2])
         return in_strips(rows, low, self.factor, self.strip_rows)
+
+    @property
+    def low_channels(self) -> Tensor:
+        """Positions in phi of the inputs that need no tiles."""
+        groups = zip(self.inputs, self.groups, strict=True)
+        return torch.cat([torch.arange(g.start, g.stop) for name, g in groups if name not in OF_TILES])
+
+    def low_phi(self, low: Tensor, guidance: Tensor) -> Tensor:
+        """The part of phi that needs no tiles."""
+        sources = [self._source(name, low, None, guidance) for name in self.inputs if name not in OF_TILES]
+        return torch.cat([source(0, self.factor * low.shape[-2]) for source in sources], dim=1)
+
+    def upsample_low(self, low: Tensor, guidance: Tensor) -> Tensor:
+        """As `upsample`, of the low-resolution pass alone."""
+        return resized_rows(low, self.factor, 0, self.factor * low.shape[-2]) + self.linear_low(
+            self.low_phi(low, guidance)
+        )
+
+    def upsample_partly(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor, chosen: Tensor) -> Tensor:
+        fine, token = self.factor // self.n, (low.shape[-2], low.shape[-1])
+        there = chosen[:, None].repeat_interleave(token[0], dim=2).repeat_interleave(token[1], dim=3)
+        # What is missing is filled with the whole image's map, so that neighbours see something like it.
+        filled = torch.where(there, tiles[self.n], resized_rows(low, self.n, 0, self.n * token[0]))
+        whole = self.upsample(low, {self.n: filled}, guidance)
+        cells = there.repeat_interleave(fine, dim=2).repeat_interleave(fine, dim=3)
+        return torch.where(cells, whole, self.upsample_low(low, guidance))
+
+    def gain_inputs(self, phi: Tensor) -> Tensor:
+        """The part of phi without tiles -> [B, n*n, 2 d]: its mean and deviation over each tile."""
+        tiles = tile_images(phi, self.n).flatten(2).unflatten(0, (len(phi), -1))
+        return torch.cat([tiles.mean(dim=-1), tiles.std(dim=-1, correction=0)], dim=-1)
+
+    def gains(self, low: Tensor, guidance: Tensor) -> Tensor:
+        found = self.gain(self.gain_inputs(self.low_phi(low, guidance)))[..., 0]
+        return found.unflatten(1, (self.n, self.n))
 
     def phi(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
         """[B, D, k*g, k*g'], all inputs side by side."""
