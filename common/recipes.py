@@ -5,6 +5,7 @@ command line where `*` stands for every key of a mapping, and one pydantic schem
 suggest the nearest name.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import UserError, nearest
+from common.shipped import find_recipe
 
 
 class Node(BaseModel):
@@ -24,11 +26,18 @@ class Node(BaseModel):
 N = TypeVar("N", bound=Node)
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The plain mapping of a recipe file, its parents merged under it and the overrides laid over it."""
-    data = _read(Path(path), seen=())
+def read_recipe(path: str | Path, overrides: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain mapping of a recipe file, its parents merged under it and the overrides laid over it.
+
+    files: dotted fields that name another recipe file. A relative name is looked for beside the file that states it,
+    else (as an override's) seen from the working directory, else among those that ship.
+    """
+    data = _read(find_recipe(path), (), files)
     for override in overrides:
         apply_override(data, override)
+    for field in files:
+        if (named := _get(data, field)) is not None:
+            apply_override(data, f"{field}={json.dumps(str(find_recipe(named)))}")
     return data
 
 
@@ -78,7 +87,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...], files: Sequence[str]) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise UserError(f"{path}: extends itself through {' -> '.join(str(p) for p in seen)}")
@@ -90,11 +99,21 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no mapping; a recipe is `field: value` lines")
+    for field in files:
+        if (named := _get(data, field)) is not None and (path.parent / named).is_file():
+            apply_override(data, f"{field}={json.dumps(str(path.parent / named))}")
     parents = data.pop("extends", None) or []
     merged: dict[str, Any] = {}
     for parent in [parents] if isinstance(parents, str) else parents:
-        merged = merge(merged, _read(path.parent / parent, (*seen, path)))
+        merged = merge(merged, _read(path.parent / parent, (*seen, path), files))
     return merge(merged, data)
+
+
+def _get(data: Any, field: str) -> str | None:
+    """The text in a dotted field, None where there is none."""
+    for part in field.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data if isinstance(data, str) else None
 
 
 def _set(data: dict[str, Any], parts: list[str], value: Any) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.recipes import load_recipe
+from common.shipped import FOLDER, shipped_recipes
 from distill.recipe import Recipe, TeacherNode
 from distill.schedule import schedule
 from featsharp_adapter.adapter.folder import find_folder, read_description
@@ -19,7 +20,7 @@ from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
 from imagery.sources import open_sources
 
-ADAPTER_RECIPES = Path("recipes/adapters")
+ADAPTER_RECIPES = "adapters/"  #: of the shipped ones
 LAUNCH = ("-m", "accelerate.commands.launch")
 
 
@@ -63,11 +64,13 @@ def missing_adapters(recipe: Recipe) -> list[Missing]:
 
 def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
     """How to train the adapter of this teacher, from the recipes at hand; None where none is for this teacher."""
-    for path in sorted(ADAPTER_RECIPES.glob("*.yaml")):
-        recipe = load_recipe(AdapterRecipe, path)
+    for name in shipped_recipes():
+        if not name.startswith(ADAPTER_RECIPES):
+            continue
+        recipe = load_recipe(AdapterRecipe, FOLDER / name)
         if recipe.teacher != node.backbone:
             continue
-        command = ["featsharp_adapter/train.py", str(path)]
+        command = ["-m", "featsharp_adapter.train", name]
         command += [f"out={folder}"] if recipe.out != folder else []
         if node.denoise is None:
             wanted = {"upsampler": node.upsampler, "factor": node.factor}

@@ -17,6 +17,7 @@ from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNo
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 
 UNTRAINED = "untrained"
+FILES = ("eval.suite",)  #: fields that name another file of this kind
 
 
 class DataNode(Node):
@@ -321,7 +322,7 @@ class Recipe(Node):
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load and check a recipe file; UserError says which field is wrong."""
-    return validate(Recipe, read_recipe(path, overrides), str(path))
+    return validate(Recipe, read_recipe(path, overrides, FILES), str(path))
 
 
 def read_arms(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
@@ -347,7 +348,7 @@ def runs_of(whole: Recipe) -> dict[str, dict[str, list[str]]]:
 
 
 def _arm(path: str | Path, overrides: Sequence[str], whole: Recipe, name: str) -> Recipe:
-    data = read_recipe(path, overrides)
+    data = read_recipe(path, overrides, FILES)
     data |= {"name": name, "out": str(whole.folder), "arms": {}, "baseline": None, "together": None, "seeds": []}
     return validate(Recipe, data, f"{path}, arm {name}")
 

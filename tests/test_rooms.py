@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "featsharp_adapter": {"teachers", "imagery", "common"},
     "eval_suite": {"teachers", "imagery", "common"},
     "distill": {"teachers", "featsharp_adapter", "imagery", "common"},
+    "agglomerate": {"teachers", "featsharp_adapter", "eval_suite", "imagery", "distill", "common"},
     "tools": {"teachers", "featsharp_adapter", "eval_suite", "imagery", "distill", "common"},
 }
 # Entry scripts stand at the top of their room: they may wire rooms together, and nobody imports them.

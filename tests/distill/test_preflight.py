@@ -41,8 +41,9 @@ def test_an_adapter_comes_with_its_command(upsampler: str, factor: int, extra: t
     (found,) = find_missing([recipe, recipe])
     assert found.what.startswith(f"teachers.clip: no adapter at {NOWHERE}")
     assert found.command == (
-        "featsharp_adapter/train.py",
-        "recipes/adapters/tiny_clip.yaml",
+        "-m",
+        "featsharp_adapter.train",
+        "adapters/tiny_clip.yaml",
         f"out={NOWHERE}",
         *extra,
     )
@@ -55,7 +56,7 @@ def test_all_is_listed_at_once() -> None:
     with pytest.raises(UserError) as told:
         refuse(find_missing([recipe]))
     said = str(told.value)
-    assert "accelerate launch featsharp_adapter/train.py recipes/adapters/tiny_dino.yaml" in said
+    assert "accelerate launch -m featsharp_adapter.train adapters/tiny_dino.yaml" in said
     assert "no file gone.safetensors" in said and "data.train:" in said and "--prepare" in said
 
 
@@ -88,7 +89,7 @@ def test_the_real_recipes_look_where_the_adapter_recipes_write() -> None:
     """The command that makes an adapter of radio_l is its adapter recipe as it stands, in both partitions."""
     recipes = [read(ROOT / "recipes" / name) for name in ("radio_l.yaml", "c_radio_v4.yaml")]
     commands = [each.command for recipe in recipes for each in missing.missing_adapters(recipe)]
-    assert {command[1:] for command in commands if command} == {
-        (f"recipes/adapters/{name}.yaml",) for name in ("dfn_clip_h14_378", "siglip_so400m_14_384", "siglip2_g_384")
+    assert {command[2:] for command in commands if command} == {
+        (f"adapters/{name}.yaml",) for name in ("dfn_clip_h14_378", "siglip_so400m_14_384", "siglip2_g_384")
     }
     assert all(commands)

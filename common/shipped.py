@@ -1,0 +1,32 @@
+"""Recipes and suites that ship with the program, found by name from any directory."""
+
+from pathlib import Path
+
+from common.errors import UserError, nearest
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+PREFIX = "recipes/"  #: a shipped name may be written as its path in a checkout
+
+
+def shipped_recipes() -> list[str]:
+    """Their names, e.g. "quickstart.yaml" and "suites/embedded.yaml"."""
+    return sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file behind a name: as seen from the working directory, else the shipped one of that name.
+
+    UserError names the nearest shipped one.
+    """
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path
+    except ValueError:  # a NUL in the name
+        pass
+    if not path.is_absolute():
+        short = path.as_posix().removeprefix("./").removeprefix(PREFIX)
+        if short in shipped_recipes():
+            return FOLDER / short
+    hint = nearest(path.as_posix().removeprefix(PREFIX), shipped_recipes())
+    raise UserError(f"cannot read recipe {str(name)!r:.200}: no such file, here or among those that ship{hint}")
