@@ -10,13 +10,13 @@ from pydantic import Field, model_validator
 
 from common.errors import UserError
 from eval_suite.readers.contracts import TEST, TRAIN, CaptionedImages, LabelledData
-from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
+from eval_suite.readers.nodes import FileReaderNode, SkippingNode, rows_of, split_of
 from eval_suite.readers.text_files import lines_of, read_json, read_json_lines, read_table
 
 FLICKR_LINE = re.compile(r"(.+?\.(?:jpg|jpeg|png)),(.*)", re.IGNORECASE)
 
 
-class CaptionsNode(FileReaderNode):
+class CaptionsNode(SkippingNode):
     """Images with captions from a file under `root`:
 
     `format: csv` / `jsonl` with the columns `image` and `caption` (one caption a line, or a list of them in jsonl);
@@ -57,9 +57,9 @@ class CaptionFiles(LabelledData):
         found = self._texts(path, own)
         if not found:
             raise UserError(f'data "{self.name}": {path} has no captions for split {split}')
-        names = list(found)
-        kept = [names[at] for at in self.node.kept(len(names), split)]
         folder = self.node.folder(self.name) / self.node.images
+        names = self.node.there(self.name, split, list(found), lambda image: [folder / image])
+        kept = [names[at] for at in self.node.kept(len(names), split)]
         return captioned(self.name, [folder / n for n in kept], [found[n] for n in kept], self.node)
 
     def _texts(self, path: Path, split: str) -> dict[str, list[str]]:

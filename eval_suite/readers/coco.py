@@ -27,12 +27,12 @@ from eval_suite.readers.contracts import (
 )
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.label_maps import DecodedMaps
-from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
+from eval_suite.readers.nodes import SkippingNode, rows_of, split_of
 from eval_suite.readers.photo_sizes import PhotoSize, check_box, check_coordinates, check_label, check_points
 from eval_suite.readers.rasters import read_raster
 
 
-class CocoNode(FileReaderNode):
+class CocoNode(SkippingNode):
     """COCO-format JSON beside a folder of images; each file is optional and may hold `{split}`.
 
     With instances the label `instances` says which of the categories covers a pixel (0 is background, smaller objects
@@ -143,6 +143,8 @@ class CocoData(LabelledData):
     def _panoptic(self, split: str) -> DenseImages:
         file = self._file(str(self.node.panoptic), split)
         images, notes = self._images(file, split), []
+        if self.node.missing == "skip":
+            images = [image for image in images if file.notes[image["id"]]]
         for image in images:
             own = file.notes[image["id"]]
             if len(own) != 1:
@@ -181,6 +183,8 @@ class CocoData(LabelledData):
         if self.node.every is not None:
             last = self.node.every - 1
             images = [image for at, image in enumerate(images) if (at % self.node.every == last) == (split == TEST)]
+        folder = self._path(self.node.images, split)
+        images = self.node.there(self.name, split, images, lambda image: [folder / image["file_name"]])
         return [images[at] for at in self.node.kept(len(images), split)]
 
     def _paths(self, images: Sequence[Entry], split: str) -> list[Path]:
@@ -190,7 +194,7 @@ class CocoData(LabelledData):
     def _file(self, pattern: str, split: str) -> CocoFile:
         path = self._path(pattern, split)
         if path not in self._read:
-            self._read[path] = read_coco(path)
+            self._read[path] = read_coco(path, orphans=self.node.missing == "skip")
         return self._read[path]
 
     def _path(self, pattern: str, split: str) -> Path:

@@ -16,7 +16,7 @@ from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
 from eval_suite.readers.label_files import BY_ANNOTATOR, FILL, BsdsLabels, ClassLabels, LabelNode, MaskLabels
 from eval_suite.readers.label_maps import DecodedMaps
-from eval_suite.readers.nodes import FileReaderNode, rows_of, split_of
+from eval_suite.readers.nodes import SkippingNode, rows_of, split_of
 from eval_suite.readers.photo_sizes import Orientation
 from eval_suite.readers.text_files import read_list
 from imagery.decode import is_image_name
@@ -79,12 +79,12 @@ class DenseFolders(LabelledData):
         )
 
 
-class DenseFoldersNode(FileReaderNode):
+class DenseFoldersNode(SkippingNode):
     """Any folders of photographs and labels.
 
     `images` and each label's `files` are paths under `root` with one `*`, which stands for what an image and its
     labels share, and `{split}`, which stands for the split's folder. A layout without split folders has `every: n`
-    (each n-th image is a test image) or `lists` (files with one key a line).
+    (each n-th image is a test image) or `lists` (files with one key a line); as one side of `joined` it needs none.
     """
 
     reader: Literal["dense_folders"]
@@ -101,11 +101,20 @@ class DenseFoldersNode(FileReaderNode):
             if pattern.count("*") != 1:
                 raise ValueError(f'a path has exactly one "*", got "{pattern}"')
         told = sum(("{split}" in self.images, self.lists is not None, self.every is not None))
-        if told != 1:
-            raise ValueError("say one of these: {split} in images, lists, or every")
+        if told > 1:
+            raise ValueError("say only one of these: {split} in images, lists, or every")
         return self
 
     def open(self, name: str) -> DenseFolders:
+        if "{split}" not in self.images and self.lists is None and self.every is None:
+            raise UserError(
+                f'data "{name}": train and test would be the same images; say one of these: {{split}} in images, '
+                "lists, or every (a whole folder can be one side of `reader: joined`)"
+            )
+        return self.open_side(name)
+
+    def open_side(self, name: str) -> DenseFolders:
+        """As `open`; without splits the whole folder is whatever is asked for."""
         self.folder(name)
         fit = self.fitting
         label_fit = fit if self.label_size is None else Fit(*_pair(self.label_size), self.fit)
@@ -127,6 +136,17 @@ class DenseFoldersNode(FileReaderNode):
                 f"(split {split}); check root, images and splits"
             )
         keys = self._chosen(name, split, list(found))
+        labels = {pattern: matched(self.folder(name), pattern) for pattern in self._label_patterns(split)}
+        wanted = self.folder(name) / self._pattern(self.images, split)
+        keys = self.there(
+            name,
+            split,
+            keys,
+            lambda key: [
+                found.get(key, Path(str(wanted).replace("*", key))),
+                *(known.get(key, self.folder(name) / pattern.replace("*", key)) for pattern, known in labels.items()),
+            ],
+        )
         if missing := [key for key in keys if key not in found]:
             raise UserError(f'data "{name}": {len(missing)} listed images are missing, the first is "{missing[0]}"')
         kept = [keys[at] for at in self.kept(len(keys), split)]
@@ -163,6 +183,11 @@ class DenseFoldersNode(FileReaderNode):
             return found[key]
 
         return path
+
+    def _label_patterns(self, split: str) -> list[str]:
+        if self.missing == "refuse":
+            return []  # each label says by itself that it is missing
+        return [self._pattern(label.files, split) for label in self.labels.values()]
 
     def _pattern(self, pattern: str, split: str) -> str:
         return pattern.replace("{split}", split_of(split, self.splits)) if "{split}" in pattern else pattern

@@ -5,6 +5,7 @@ from eval_suite.readers.contracts import (
     TRAIN,
     CaptionedImages,
     ClassifiedImages,
+    ConversationImages,
     DenseImages,
     ImagePairs,
     InstanceImages,
@@ -39,6 +40,14 @@ class Joined(LabelledData):
                         f'data "{self.name}": "{label}" has {len(known[label])} classes to train on '
                         f"and {len(names)} to test on"
                     )
+                if label in known and names != known[label]:
+                    at = next(
+                        at for at, (one, other) in enumerate(zip(known[label], names, strict=True)) if one != other
+                    )
+                    raise UserError(
+                        f'data "{self.name}": class {at} of "{label}" is "{known[label][at]}" to train on and '
+                        f'"{names[at]}" to test on; name the classes alike in both, in one order'
+                    )
         return found
 
     def captions(self, split: str) -> CaptionedImages:
@@ -58,6 +67,9 @@ class Joined(LabelledData):
 
     def questions(self, split: str) -> QuestionImages:
         return self._of(split).questions(split)
+
+    def conversations(self, split: str) -> ConversationImages:
+        return self._of(split).conversations(split)
 
     def ranked(self, split: str) -> RankedImages:
         return self._of(split).ranked(split)

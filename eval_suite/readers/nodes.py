@@ -2,9 +2,11 @@
 
 import os
 import re
+import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field, field_validator
@@ -17,6 +19,8 @@ from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.image_files import Crop, FileImages
 from eval_suite.readers.photo_sizes import Orientation
 
+T = TypeVar("T")
+
 
 class ReaderNode(Node):
     """A data set of a suite file.
@@ -27,6 +31,10 @@ class ReaderNode(Node):
     @abstractmethod
     def open(self, name: str) -> LabelledData:
         """The data set under its name in the suite; UserError where it is not there or not as it should be."""
+
+    def open_side(self, name: str) -> LabelledData:
+        """The data set as one side of `joined`, where it may be a folder without splits."""
+        return self.open(name)
 
 
 class FileReaderNode(ReaderNode):
@@ -74,6 +82,26 @@ class FileReaderNode(ReaderNode):
         """Positions that stay under the limit of the split, evenly spread over `count`."""
         most = self.limit.get(split, count)
         return list(range(count)) if most >= count else [step * count // most for step in range(most)]
+
+
+class SkippingNode(FileReaderNode):
+    """Files that a list names and that are not there: refused, or left out and counted aloud."""
+
+    missing: Literal["refuse", "skip"] = "refuse"
+
+    def there(self, name: str, split: str, items: Sequence[T], files: Callable[[T], Sequence[Path]]) -> list[T]:
+        """The items whose files are all there, with a warning that counts the others; all of them with `refuse`."""
+        if self.missing == "refuse":
+            return list(items)
+        gone = [path for item in items for path in files(item) if not path.is_file()]
+        kept = [item for item in items if all(path.is_file() for path in files(item))]
+        if not kept:
+            raise UserError(f'data "{name}": all {len(items)} of split {split} miss files, e.g. {gone[0]}; set root')
+        if gone:
+            left = len(items) - len(kept)
+            warnings.warn(f'data "{name}": {left} of {len(items)} of split {split} left out, e.g. {gone[0]} is missing',
+                          stacklevel=2)  # fmt: skip
+        return kept
 
 
 def existing_folder(path: str, name: str) -> Path:

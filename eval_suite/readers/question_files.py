@@ -17,13 +17,13 @@ from eval_suite.readers.contracts import (
     LabelledData,
     QuestionImages,
 )
-from eval_suite.readers.nodes import FileReaderNode, split_of
+from eval_suite.readers.nodes import FileReaderNode, SkippingNode, split_of
 from eval_suite.readers.text_files import lines_of, parse_json, read_text
 
 IMAGE_MARK = "<image>"
 
 
-class QuestionsNode(FileReaderNode):
+class QuestionsNode(SkippingNode):
     """A file under `root` with one question an entry: a JSON list, an object with it in the field `under`, or lines.
 
     `format: llava` reads conversations (blip_laion_cc_sbu_558k.json, llava_v1_5_mix665k.json: a list of {"id", "image",
@@ -65,6 +65,7 @@ class QuestionFiles(LabelledData):
             asked = [item for entry in entries for item in llava_questions(entry, self.name)]
         else:
             asked = [self._item(entry, path) for entry in entries]
+        asked = node.there(self.name, split, asked, lambda item: [folder / node.images / item[0]])
         kept = [asked[at] for at in node.kept(len(asked), split)]
         return question_images(self.name, folder / node.images, kept, node, node.rule)
 
@@ -74,6 +75,8 @@ class QuestionFiles(LabelledData):
         if node.format != "llava":
             self._missing("conversations (they come with format: llava)", split)
         entries = read_entries(folder / node.file.replace("{split}", split_of(split, node.splits)), node.under)
+        place = folder / node.images
+        entries = node.there(self.name, split, entries, lambda entry: [place / file for file in images_of(entry)])
         kept = [entries[at] for at in node.kept(len(entries), split)]
         if not kept:
             raise UserError(f'data "{self.name}" holds no conversations')

@@ -8,6 +8,7 @@ from common.plugins import validate_plugin
 from eval_suite.readers.captions import CaptionsNode
 from eval_suite.readers.class_folders import ClassFoldersNode, ImageNetNode
 from eval_suite.readers.coco import CocoNode
+from eval_suite.readers.contracts import LabelledData
 from eval_suite.readers.dense_folders import DenseFoldersNode
 from eval_suite.readers.dense_layouts import Ade20kNode, CocoStuffNode, Voc2012Node
 from eval_suite.readers.hf_columns import HfNode
@@ -58,7 +59,11 @@ class JoinedNode(ReaderNode):
     test: SingleReader
 
     def open(self, name: str) -> Joined:
-        return Joined(name, self.train.open(f"{name}.train"), self.test.open(f"{name}.test"))
+        return Joined(name, _side(self.train, f"{name}.train"), _side(self.test, f"{name}.test"))
+
+
+def _side(node: SingleReader, name: str) -> LabelledData:
+    return node.open_side(name) if isinstance(node, ReaderNode) else node.open(name)
 
 
 OwnReader = Annotated[SingleReader | JoinedNode, Field(discriminator="reader")]

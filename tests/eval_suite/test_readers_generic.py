@@ -347,3 +347,40 @@ def test_changed_files_make_new_features(tmp_path: Path) -> None:
     make.photo(tmp_path / "train" / "tabby_cat" / "0.JPEG", 99)
     assert opened("class_folders", tmp_path).classes("train").images.key != first
     assert json.dumps(first)
+
+
+def test_a_whole_folder_is_one_side_of_a_joined_set(tmp_path: Path) -> None:
+    street(tmp_path)
+    alone = {"reader": "dense_folders", "root": str(tmp_path), "images": "images/train/*.jpg",
+             "labels": {"semantic": {"files": "labels/train/*.png", **CLASSES}}}  # fmt: skip
+    with pytest.raises(UserError, match="the same images"):
+        opened("dense_folders", tmp_path, **{name: alone[name] for name in ("images", "labels")}).dense("test")
+    other = {**alone, "images": "images/val/*.jpg", "labels": {"semantic": {"files": "labels/val/*.png", **CLASSES}}}
+    both = {"reader": "joined", "train": alone, "test": other}
+    data = validate(One, {"data": both}, "suite").data.open("both")
+    assert data.dense("train").images.name_of(0) != data.dense("test").images.name_of(0)
+    named = {
+        "semantic": {"files": "labels/val/*.png", "kind": "classes", "classes": list("abcdefghijk"), "ignore": [11]}
+    }
+    mixed = validate(One, {"data": {**both, "test": {**other, "labels": named}}}, "suite").data.open("both")
+    with pytest.raises(UserError, match='class 0 of "semantic" is "0" to train on and "a" to test on'):
+        mixed.dense("test")
+
+
+def test_missing_files_are_left_out_aloud_where_one_says_so(tmp_path: Path) -> None:
+    street(tmp_path)
+    one = {
+        "images": "images/train/*.jpg",
+        "every": 2,
+        "labels": {"semantic": {"files": "labels/train/*.png", **CLASSES}},
+    }
+    (tmp_path / "labels" / "train" / "f2.png").unlink()
+    with pytest.raises(UserError, match=r"f2.* has no semantic label"):
+        opened("dense_folders", tmp_path, **one).dense("train").labels("semantic")[torch.arange(2)]
+    with pytest.warns(UserWarning, match=r"1 of 2 of split train left out, e.g. .*f2.png is missing"):
+        kept = opened("dense_folders", tmp_path, **one, missing="skip").dense("train")
+    assert [path.stem for path in kept.images.files] == ["f0"]
+    make.text(tmp_path / "c.csv", "image,caption\nf0.jpg,x\nnope.jpg,y\n")
+    fields = {"file": "c.csv", "format": "csv", "images": "images/train", "missing": "skip"}
+    with pytest.warns(UserWarning, match="1 of 2"):
+        assert opened("captions", tmp_path, **fields).captions("test").captions == [["x"]]
