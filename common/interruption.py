@@ -68,10 +68,9 @@ def watching_signals() -> Iterator[None]:
         os.close(told)
 
 
-def deaf() -> None:
-    """No signal interrupts what is left to do: the program is ending."""
-    for number in (*STOPPING, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+def signal_name(number: int) -> str:
+    """15 -> "SIGTERM"."""
+    return signal.Signals(number).name
 
 
 @contextmanager

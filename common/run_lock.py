@@ -77,15 +77,14 @@ class Owner:
 
 
 class RunLock:
-    """The lock of a folder, or of the file at `path`; a context manager.
+    """The lock of the folder, or with `is_file` of the file, at `path`; a context manager.
 
     UserError when another holds it. take_over: the user is sure that another machine's owner is gone.
     """
 
-    def __init__(self, path: Path, *, what: str | None = None, take_over: bool = False) -> None:
-        self.what, self.take_over = what or str(path), take_over
-        folder = path.parent if path.suffix and not path.is_dir() else path
-        self.path = folder / LOCK if folder == path else folder / f".{path.name}.lock"
+    def __init__(self, path: Path, *, is_file: bool = False, take_over: bool = False) -> None:
+        self.what, self.take_over = str(path), take_over
+        self.path = path.with_name(f".{path.name}.lock") if is_file else path / LOCK
         self.owner: Owner | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -187,12 +186,12 @@ def add_take_over_flag(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def maybe_locked(path: Path | None, *, take_over: bool = False) -> Iterator[RunLock | None]:
+def maybe_locked(path: Path | None, *, is_file: bool = False, take_over: bool = False) -> Iterator[RunLock | None]:
     """A lock where there is something to lock."""
     if path is None:
         yield None
         return
-    with RunLock(path, take_over=take_over) as lock:
+    with RunLock(path, is_file=is_file, take_over=take_over) as lock:
         yield lock
 
 

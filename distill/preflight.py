@@ -14,6 +14,7 @@ from common.recipes import load_recipe
 from common.shipped import FOLDER, shipped_recipes
 from distill.recipe import Recipe, TeacherNode
 from distill.schedule import schedule
+from distill.student.starting_weights import PRETRAINED, find_start
 from featsharp_adapter.adapter.folder import find_folder, read_description
 from featsharp_adapter.recipe import AdapterRecipe
 from imagery.contracts import SequentialSource, Source
@@ -80,11 +81,15 @@ def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
 
 
 def missing_weights(recipe: Recipe) -> list[Missing]:
-    """A student's starting weights that are a file, and no such file."""
-    weights = recipe.student.weights
-    if weights in (None, "pretrained") or Path(str(weights)).is_file():
-        return []
-    return [Missing(f'student.weights: no file {weights}; give a file or "pretrained"', None)]
+    """What a student is to begin with, and is not there."""
+    found = []
+    for field, weights in (("student.weights", recipe.student.weights), ("start_from", recipe.start_from)):
+        if weights not in (None, PRETRAINED):
+            try:
+                find_start(str(weights))
+            except UserError as error:
+                found.append(Missing(f"{field}: {error}", None))
+    return found
 
 
 def open_once(train: str | dict[str, float]) -> Source | SequentialSource | Mixture:

@@ -39,7 +39,8 @@ class StudentNode(Node):
     depth: int | None = None
     num_heads: int | None = None
     drop_path: float = Field(0.0, ge=0, lt=1)
-    weights: str | None = None  #: "pretrained" (timm's own) or a local file; None starts from scratch
+    #: of the ViT: "pretrained" (timm's own), a file of timm's or RADIO's, an exported student, a run or a checkpoint
+    weights: str | None = None
     seed: int | None = None  #: of its first weights and its stochastic depth; None: the recipe's seed, as the data's is
     registers: int = Field(0, ge=0)  #: tokens without a target, beside one summary token per teacher
     head: Literal["mlp", "v1", "v2", "attention"] = "mlp"  #: family of the heads, see `distill.student.heads`
@@ -254,6 +255,17 @@ class Recipe(Node):
     ema: EmaNode = EmaNode()
 
     cache: CacheNode | None = None
+    #: run:NAME@STEP, a run, a checkpoint, an exported student or a file of weights that a new run begins with
+    start_from: str | None = None
+    start_optimiser: bool = False  #: with the moments of that checkpoint's optimiser too
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start_from is not None and self.student.weights is not None:
+            raise ValueError("start_from and student.weights both say what the student begins with; give one")
+        if self.start_optimiser and self.start_from is None:
+            raise ValueError("start_optimiser: say with start_from which checkpoint's")
+        return self
 
     @model_validator(mode="after")
     def _cache_has_whole_teachers(self) -> Self:

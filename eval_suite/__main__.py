@@ -14,6 +14,7 @@ import yaml
 from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
 from common.recipes import read_recipe
+from common.run_lock import add_take_over_flag, maybe_locked
 from eval_suite.published import CsvOptions
 from eval_suite.results import write_metrics
 from eval_suite.table import build_table
@@ -59,6 +60,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="GROUP",
         help="run this group of probes, e.g. vlm; may be repeated",
     )
+    add_take_over_flag(parser)
     add_debug_flag(parser)
 
 
@@ -73,6 +75,7 @@ def _add_vlm(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, help="folder for checkpoints and the model; goes on from there"
     )
     parser.add_argument("--device", default="cpu", help="where it runs, e.g. cuda")
+    add_take_over_flag(parser)
     add_debug_flag(parser)
 
 
@@ -129,7 +132,8 @@ def run(options: argparse.Namespace) -> None:
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)
     check_device(options.device)
-    with joined_processes(options.device) as device:
+    mine = options.out if int(os.environ.get("RANK", "0")) == 0 else None  # one of several processes writes
+    with maybe_locked(mine, is_file=True, take_over=options.take_over), joined_processes(options.device) as device:
         node = backbone_node(options.backbone)
         metrics = run_suite(
             load_backbone(node),
@@ -190,7 +194,9 @@ def vlm(options: argparse.Namespace) -> None:
     wanted = {stage.data for stage in suite.vlm.stages.values()}
     data = {name: Remembered(suite.data[name].open(name)) for name in wanted}
     node = backbone_node(options.backbone)
-    where = Where(torch.device(options.device), options.out, node=node, progress=sys.stderr.isatty())
+    where = Where(
+        torch.device(options.device), options.out, node=node, progress=sys.stderr.isatty(), take_over=options.take_over
+    )
     trained(load_backbone(node), suite.vlm, data, suite.seed, where)
     print(f"the model is in {options.out}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
 from common.recipes import dump, load_recipe
+from common.run_lock import RunLock, add_take_over_flag
 from featsharp_adapter.adapter.folder import TRAINED
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.teacher_data import open_teacher_data
@@ -23,15 +24,17 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Train an adapter that sharpens one teacher's features.")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe fields to change")
+    add_take_over_flag(parser)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     recipe = load_recipe(AdapterRecipe, arguments.recipe, arguments.overrides)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("an adapter is trained by one process: accelerate launch --num_processes 1, or plain python")
     out = Path(recipe.out)
-    write_text(out / "recipe.yaml", dump(recipe))
-    adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe]), folder=out)
-    folder = adapter.save_pretrained(out / TRAINED)
+    with RunLock(out, take_over=arguments.take_over):
+        write_text(out / "recipe.yaml", dump(recipe))
+        adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe]), folder=out)
+        folder = adapter.save_pretrained(out / TRAINED)
     for name, value in fidelity.items():
         print(f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {value.ratio:.2f})")
     side = adapter.meta.fidelity["side"]

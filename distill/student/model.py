@@ -7,12 +7,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ from distill.recipe import StudentNode
 from distill.student.cropped_positions import resize_stored
 from distill.student.heads import spatial_head, summary_head, unfold
 from distill.student.spectral import reparametrise
+from distill.student.starting_weights import backbone_state
 from distill.student.vit import StudentTransformer
 from teachers.contracts import Features
 
@@ -60,7 +59,7 @@ class Student(nn.Module):
         self.node = node
         self.teachers = tuple(heads)
         self.bf16 = bf16
-        self.vit = StudentTransformer.of(build_vit(node, size, len(heads)), node)
+        self.vit = StudentTransformer.of(build_vit(node, size, list(heads)), node)
         self.draws = Draws()
         self.returns_backbone = False  #: whether answers hold `BACKBONE`, the map before the heads, too
         self.upsample = node.head_upsample
@@ -161,9 +160,9 @@ def timm_options(node: StudentNode, teachers: int, size: Sequence[int]) -> dict[
     }
 
 
-def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> nn.Module:
-    """The timm model with `summary_tokens` tokens before the patches and no head; UserError if it is no ViT."""
-    options = timm_options(node, summary_tokens, size if node.cpe is None else (node.cpe, node.cpe))
+def build_vit(node: StudentNode, size: tuple[int, int], teachers: Sequence[str]) -> nn.Module:
+    """The timm model with a token for each teacher before the patches and no head; UserError if it is no ViT."""
+    options = timm_options(node, len(teachers), size if node.cpe is None else (node.cpe, node.cpe))
     try:
         vit = timm.create_model(node.model, **options, drop_path_rate=node.drop_path)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
@@ -175,7 +174,7 @@ def build_vit(node: StudentNode, size: tuple[int, int], summary_tokens: int) -> 
     if node.cpe is not None:
         begin_positions(vit, node)
     if node.weights is not None:
-        load_backbone_weights(vit, node, summary_tokens)
+        load_backbone_weights(vit, node, teachers)
     if node.spectral or node.damp:
         reparametrise(vit, spectral=node.spectral, damp=node.damp)
     return vit
@@ -189,9 +188,13 @@ def begin_positions(vit: nn.Module, node: StudentNode) -> None:
     nn.init.normal_(vit.pos_embed, std=vit.embed_dim**-0.5)
 
 
-def load_backbone_weights(vit: nn.Module, node: StudentNode, summary_tokens: int) -> None:
-    """Start from timm weights made with a class token: its token starts every summary token, patches are resampled."""
-    state = _without_prefix(_starting_weights(node), vit, summary_tokens)
+def load_backbone_weights(vit: nn.Module, node: StudentNode, teachers: Sequence[str]) -> None:
+    """Start from another ViT's weights: positions are resampled, its summary tokens start those of the same teachers.
+
+    A class token starts every summary token; a teacher that the other did not know starts with the mean of its own.
+    """
+    state, theirs = backbone_state(str(node.weights), node.model)
+    state = _without_prefix(state, vit, teachers, theirs)
     if node.cpe is not None:
         state["pos_embed"] = resize_stored(state["pos_embed"], vit.patch_embed.grid_size[0])
     state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
@@ -203,28 +206,24 @@ def load_backbone_weights(vit: nn.Module, node: StudentNode, summary_tokens: int
         raise UserError(f"student.weights {node.weights} do not fit {node.model}: {error}") from error
 
 
-def _without_prefix(state: dict[str, Tensor], vit: nn.Module, summary_tokens: int) -> dict[str, Tensor]:
-    """Class and register tokens taken out, positions of the patches kept, and the class token put in every summary."""
-    state = {name: value for name, value in state.items() if name != "reg_token"}
+def _without_prefix(
+    state: dict[str, Tensor], vit: nn.Module, teachers: Sequence[str], theirs: Sequence[str] | None
+) -> dict[str, Tensor]:
+    """Class and register tokens taken out, positions of the patches kept, and the tokens of the student put in."""
+    state = dict(state)
+    registers, token = state.pop("reg_token", None), state.pop("cls_token", None)
+    started = vit.reg_token.detach().clone()
+    if "pos_embed" not in state:
+        raise UserError("student.weights: these weights have no learned positions, and a student needs them")
     positions = state["pos_embed"]
     prefix = positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
     state["pos_embed"] = positions[:, prefix:]
-    token = state.pop("cls_token", None)
-    if token is None:
-        return state | {"reg_token": vit.reg_token.detach()}
-    at = positions[:, :1] if prefix else 0
-    started = vit.reg_token.detach().clone()
-    started[:, :summary_tokens] += token + at  # registers start from nothing
+    if theirs is not None and registers is not None and registers.shape[-1] == started.shape[-1]:
+        mean = registers[:, : len(theirs)].mean(1)
+        for row, name in enumerate(teachers):
+            started[:, row] = registers[:, theirs.index(name)] if name in theirs else mean + started[:, row]
+        own, kept = started[:, len(teachers) :], registers[:, len(theirs) :]
+        own[:, : kept.shape[1]] = kept[:, : own.shape[1]]
+    elif token is not None and token.shape[-1] == started.shape[-1]:
+        started[:, : len(teachers)] += token + (positions[:, :1] if prefix else 0)  # registers start from nothing
     return state | {"reg_token": started}
-
-
-def _starting_weights(node: StudentNode) -> dict[str, Tensor]:
-    if node.weights == "pretrained":
-        return dict(timm.create_model(node.model, pretrained=True).state_dict())
-    path = Path(str(node.weights))
-    if not path.is_file():
-        raise UserError(f'student.weights: no file {path}; give a file or "pretrained"')
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    return loaded.get("model", loaded)

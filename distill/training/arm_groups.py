@@ -17,7 +17,7 @@ def upstream(recipe: Recipe) -> str:
     those alone share every teacher forward. The engine counts as upstream, for precision and threads move the last bit.
     """
     teachers = {name: [node.backbone, node.chunk] for name, node in recipe.teachers.items()}
-    plain = recipe.model_dump(mode="json", include={"seed", "data", "normaliser", "engine"})
+    plain = recipe.model_dump(mode="json", include={"seed", "data", "normaliser", "engine", "start_from"})
     # PHI-S is measured on what the first stage shows, and a student's patch decides what `match` and mosaics are.
     shown = {name: [str(node.input), node.mosaic] for name, node in recipe.teachers.items()}
     stages = [[stage.name, *(passed(part) for part in stage.passes), stage.by_ranks] for stage in schedule(recipe)]

@@ -34,6 +34,7 @@ from distill.training.export import export_student, exported_identity
 from distill.training.loop import ArmTrainer, train
 from distill.training.nan_capture import NonFiniteUpdate, not_finite_advice, write_capture
 from distill.training.rng_state import RngState
+from distill.training.start_from import begin_with_heads, begin_with_optimiser, find_beginning, student_node
 from distill.training.step_times import StepTimer
 from distill.training.trained_student import TrainedStudent, build_trained_student
 from imagery.contracts import SequentialSource, Source
@@ -198,13 +199,18 @@ def build_trainer(
     with rng_state.hold():
         torch.manual_seed(recipe.student_seed)
         bf16 = wants_bf16(recipe.engine, accelerator.device)
-        student = Student(recipe.student, recipe.data.size, targets.heads(), bf16=bf16)
+        beginning = None if found.latest else find_beginning(recipe, targets)
+        student = Student(student_node(recipe, beginning), recipe.data.size, targets.heads(), bf16=bf16)
+        if beginning is not None:
+            accelerator.print(f"{arm.name}: {begin_with_heads(student, beginning)}")
         if export_untrained and accelerator.is_main_process and exported_identity(arm.untrained_folder) is None:
             export_student(arm.untrained_folder, student.state_dict(), recipe, targets, found.identity, step=0)
         trained = build_trained_student(student, recipe, accelerator.process_index, accelerator.device)
         if trained.average is not None:
             found.checkpoints.register("average", trained.average)
         engine = prepare(accelerator, arm.name, student, recipe)
+        if beginning is not None and recipe.start_optimiser:
+            begin_with_optimiser(engine.state(), beginning)
         # From here on every process draws its own random numbers (stochastic depth).
         torch.manual_seed(recipe.student_seed + 1 + accelerator.process_index)
         if found.latest:
@@ -314,6 +320,8 @@ def fit_targets(unfinished: Sequence[UnfinishedArm], stream: Streams) -> None:
         state = begun.checkpoints.read_targets(begun.latest)
     elif recipe.normaliser.load is not None:
         state = known_statistics.load(Path(recipe.normaliser.load), first)
+    elif (beginning := find_beginning(recipe, first)) is not None and beginning.statistics is not None:
+        state = known_statistics.load(beginning.statistics, first)
     else:
         device, room = unfinished[0].arm.accelerator.device, margin(recipe, first.patch)
         batches = range(recipe.normaliser.batches)

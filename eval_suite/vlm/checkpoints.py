@@ -1,15 +1,20 @@
-"""Where a training stands: what learns, and the optimiser's state."""
+"""Where a training stands: what learns, and the optimiser's state; whole or not used (common/step_folders.py)."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from common.atomic import recover, replacing_folder
+from common.atomic import remove
+from common.checksums import entry_of, write_checked
 from common.errors import UserError
-from common.json_files import read_json_object, write_json
+from common.json_files import read_json_object
+from common.step_folders import StepFolders
 from common.tensor_files import write_tensors
 from eval_suite.vlm.model import Llava
 
@@ -25,34 +30,51 @@ class Progress:
 
 
 class Checkpoints:
-    """The latest checkpoint in a folder; what is being written is never seen."""
+    """The newest two checkpoints of a training, and the newest whole one of them, looked for once.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.latest = folder / "latest"
+    before: by stage, the steps of the stages before it, which number the checkpoints; only writers need it.
+    """
 
-    def exists(self) -> bool:
-        """Whether there is one."""
-        return (recover(self.latest) / STATE).is_file()
+    def __init__(self, folder: Path, before: Mapping[str, int] | None = None) -> None:
+        self.folders, self.before = StepFolders(folder / "checkpoints", keep=2), before or {}
+
+    @cached_property
+    def newest(self) -> Path | None:
+        """The newest whole one, None where there is none; damage is said."""
+        return self.folders.newest_whole()
 
     def reached(self) -> Progress:
-        """Where the latest stands."""
-        if not self.exists():
-            return Progress("", 0)
-        return Progress(**read_json_object(self.latest / STATE))
+        """Where the newest stands."""
+        return Progress("", 0) if self.newest is None else Progress(**read_json_object(self.newest / STATE))
 
     def save(self, model: Llava, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-        """Replace the latest checkpoint."""
-        with replacing_folder(self.latest) as new:
-            write_tensors(new / WEIGHTS, model.learned())
-            torch.save(optimiser.state_dict(), new / OPTIMISER)
-            write_json(new / STATE, asdict(progress))
+        """Write another one. UserError when the disk will not take it, or a weight is NaN or infinite."""
+        learned, number = model.learned(), self.before[progress.stage] + progress.step
+        if not all(bool(torch.isfinite(weight).all()) for weight in learned.values()):
+            raise UserError(f"vlm {progress.stage}: weights are NaN or infinite after step {progress.step}; not saved")
+        new = self.folders.writing(number)
+        try:
+            text = json.dumps(asdict(progress)).encode()
+            entries = {
+                STATE: write_checked(new / STATE, lambda file: file.write(text)),
+                OPTIMISER: write_checked(new / OPTIMISER, lambda file: torch.save(optimiser.state_dict(), file)),
+            }
+            write_tensors(new / WEIGHTS, learned)
+            entries[WEIGHTS] = entry_of(new / WEIGHTS)
+            self.newest = self.folders.commit(number, entries)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            remove(new)
+            raise UserError(
+                f"cannot write {self.folders.path(number)}: {error}; the one before is untouched"
+            ) from error
 
     def load(self, model: Llava, optimiser: torch.optim.Optimizer | None) -> None:
         """Weights, and the optimiser's state where a stage goes on."""
-        load_learned(model, self.latest / WEIGHTS)
+        assert self.newest is not None
+        load_learned(model, self.newest / WEIGHTS)
         if optimiser is not None:
-            optimiser.load_state_dict(torch.load(self.latest / OPTIMISER, map_location=model.device, weights_only=True))
+            state = torch.load(self.newest / OPTIMISER, map_location=model.device, weights_only=True)
+            optimiser.load_state_dict(state)
 
 
 @torch.no_grad()

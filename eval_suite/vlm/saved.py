@@ -107,7 +107,8 @@ def load_vlm(
     if language_digest(recipe) != card["language_digest"]:
         raise UserError(f"{folder} was trained on another language model than {recipe.language_model} is now")
     model = Llava(loaded, recipe, torch.device(device), card["seed"])
-    load_learned(model, kept.latest / WEIGHTS)
+    assert kept.newest is not None  # or it would not have been reached
+    load_learned(model, kept.newest / WEIGHTS)
     model.learn("none")
     return model
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.interruption import Stopped, heeding, signal_name
 from common.lr_schedule import warm_up_cosine
+from common.run_lock import maybe_locked
 from eval_suite.readers.contracts import ConversationImages, ImageSource, LabelledData
 from eval_suite.vlm.checkpoints import Checkpoints, Progress
 from eval_suite.vlm.conversations import training_data
@@ -34,6 +36,7 @@ class Where:
     under: Path | None = None
     node: str | dict[str, Any] | None = None  #: how the backbone is loaded again, if not by its name
     progress: bool = False
+    take_over: bool = False  #: the folder's lock, though another machine may hold it
 
 
 def trained(backbone: Backbone, recipe: VlmRecipe, data: Mapping[str, LabelledData], seed: int, where: Where) -> Llava:
@@ -43,19 +46,21 @@ def trained(backbone: Backbone, recipe: VlmRecipe, data: Mapping[str, LabelledDa
         if not found.conversations:
             raise UserError(f'vlm {name}: data "{recipe.stages[name].data}" holds no {recipe.stages[name].use}')
     model = Llava(backbone, recipe, where.device, seed)
-    kept, reached, names = None, Progress("", 0), list(recipe.stages)
-    if where.folder is not None or where.under is not None:
-        language = language_digest(recipe)
-        digest = training_digest(backbone, recipe, language, told, seed)
-        folder = where.folder or where.under / f"vlm-{digest}"  # type: ignore[operator]
-        last = Progress(names[-1], steps_of(recipe.stages[names[-1]], len(told[names[-1]].conversations)))
-        describe(folder, backbone, where.node, recipe, seed, digest, language, last)
-        kept = Checkpoints(folder)
-        reached = kept.reached()
-    first = names.index(reached.stage) if reached.stage in names else 0
-    for name in names[first:]:
-        at = reached.step if name == reached.stage else 0
-        train_stage(model, name, told[name], seed, kept, at, where.progress)
+    names, language = list(recipe.stages), language_digest(recipe)
+    digest = training_digest(backbone, recipe, language, told, seed)
+    folder = where.folder or (None if where.under is None else where.under / f"vlm-{digest}")
+    with maybe_locked(folder, take_over=where.take_over):
+        kept, reached = None, Progress("", 0)
+        if folder is not None:
+            last = Progress(names[-1], steps_of(recipe.stages[names[-1]], len(told[names[-1]].conversations)))
+            describe(folder, backbone, where.node, recipe, seed, digest, language, last)
+            kept = Checkpoints(folder, steps_before(recipe, told))
+            kept.folders.tidy()
+            reached = kept.reached()
+        first = names.index(reached.stage) if reached.stage in names else 0
+        for name in names[first:]:
+            at = reached.step if name == reached.stage else 0
+            train_stage(model, name, told[name], seed, kept, at, where.progress)
     model.learn("none")
     return model
 
@@ -74,20 +79,26 @@ def train_stage(
     total = steps_of(stage, len(told.conversations))
     model.learn(name)
     optimiser = optimiser_of(model, stage)
-    if kept is not None and kept.exists():
+    if kept is not None and kept.newest is not None:
         kept.load(model, optimiser if start else None)
     losses: list[float] = []
     bar = tqdm(range(start, total), desc=f"vlm {name}", initial=start, total=total, disable=not progress, leave=False)
-    for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * ramp(step, total, stage.warmup)
-        rows = rows_of_step(len(told.conversations), stage.batch, step, seed)
-        losses.append(one_step(model, stage, told, rows, optimiser, seed + step))
-        bar.set_postfix(loss=f"{losses[-1]:.3f}")
-        if not math.isfinite(losses[-1]):
-            raise UserError(f"vlm {name}: the loss is {losses[-1]} at step {step}; lower vlm.{name}.learning_rate")
-        if kept is not None and ((step + 1) % model.recipe.save_every == 0 or step + 1 == total):
-            kept.save(model, optimiser, Progress(name, step + 1))
+    with heeding() as wishes:
+        for step in bar:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * ramp(step, total, stage.warmup)
+            rows = rows_of_step(len(told.conversations), stage.batch, step, seed)
+            losses.append(one_step(model, stage, told, rows, optimiser, seed + step))
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if not math.isfinite(losses[-1]):
+                raise UserError(f"vlm {name}: the loss is {losses[-1]} at step {step}; lower vlm.{name}.learning_rate")
+            asked = bool(wishes.stop or wishes.save)
+            if kept is not None and (asked or (step + 1) % model.recipe.save_every == 0 or step + 1 == total):
+                kept.save(model, optimiser, Progress(name, step + 1))
+            wishes.save = False
+            if wishes.stop:
+                saved = f" after step {step + 1} of vlm {name}, which is saved" if kept is not None else ""
+                raise Stopped(wishes.stop, f"stopped by {signal_name(wishes.stop)}{saved}; start again to go on")
     return losses
 
 
@@ -139,6 +150,15 @@ def optimiser_of(model: Llava, stage: Stage) -> torch.optim.Optimizer:
 def ramp(step: int, total: int, warmup: float) -> float:
     """Share of the peak rate: linear from 0, then a cosine to 0 (transformers' get_cosine_schedule_with_warmup)."""
     return warm_up_cosine(step, total, math.ceil(warmup * total))
+
+
+def steps_before(recipe: VlmRecipe, told: Mapping[str, ConversationImages]) -> dict[str, int]:
+    """Stage -> steps of all stages before it."""
+    found, whole = {}, 0
+    for name, stage in recipe.stages.items():
+        found[name] = whole
+        whole += steps_of(stage, len(told[name].conversations))
+    return found
 
 
 def steps_of(stage: Stage, count: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.interruption import Stopped, heeding, signal_name
 from common.jsonl import Log
 from common.keyed_random import mix
 from featsharp_adapter.adapter.adapter import Adapter
@@ -149,7 +150,8 @@ def train_adapter(
     if lines:
         lines.truncate(start)
     title = f"{recipe.upsampler} {recipe.factor}x"
-    with tqdm(total=recipe.optim.steps, initial=start, desc=title, unit="step", disable=None) as bar:
+    bar = tqdm(total=recipe.optim.steps, initial=start, desc=title, unit="step", disable=None)
+    with bar, heeding() as wishes:
         for number in range(start, recipe.optim.steps):
             report = trainer.step(number, samples.next())
             done = number + 1
@@ -159,10 +161,22 @@ def train_adapter(
                 if lines:
                     lines.write({"step": done, **values})
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
-            if checkpoints and (done % recipe.checkpoint.every == 0 or done == recipe.optim.steps):
+            asked = bool(wishes.stop or wishes.save)
+            if checkpoints and (asked or done % recipe.checkpoint.every == 0 or done == recipe.optim.steps):
+                refuse_not_finite(trainer, done)
                 checkpoints.save(done, {"trainer": trainer.state_dict(), "samples": samples.state_dict()})
+            wishes.save = False
             bar.update()
+            if wishes.stop:
+                saved = f" after step {done}, which is saved" if checkpoints else ""
+                raise Stopped(wishes.stop, f"stopped by {signal_name(wishes.stop)}{saved}; start again to go on")
     return trainer.finish()
+
+
+def refuse_not_finite(trainer: Trainer, step: int) -> None:
+    """UserError where a weight is NaN or infinite: no checkpoint may hold one."""
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trainer.parameters):
+        raise UserError(f"weights are NaN or infinite after step {step}, and are not saved; lower optim.lr")
 
 
 def stop_if_diverged(values: dict[str, float], step: int) -> None:

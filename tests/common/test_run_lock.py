@@ -63,7 +63,7 @@ def test_a_lock_comes_and_goes(tmp_path: Path) -> None:
 
 
 def test_a_file_has_its_lock_beside_it(tmp_path: Path) -> None:
-    with RunLock(tmp_path / "metrics.json"):
+    with RunLock(tmp_path / "metrics.json", is_file=True):
         assert [path.name for path in tmp_path.iterdir()] == [".metrics.json.lock"]
 
 
