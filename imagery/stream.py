@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
 from imagery.augment import Augment
@@ -40,6 +41,12 @@ class Batch:
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 0..255 -> float32 0..1, what every backbone takes."""
     return images.float().div_(255)
+
+
+def _one_core_each() -> None:
+    """Keep torch from starting a team of threads for every thread of ours; those of other threads stay as they are."""
+    torch.get_num_threads()  # torch sets a thread's number at its first call; ours comes after
+    threadpool_limits(1, user_api="openmp")
 
 
 def _of_before(then: Any, now: Any) -> bool:
@@ -192,7 +199,7 @@ class ImageStream:
     def _submit(self, position: int, candidates: Candidates, size: tuple[int, int]) -> "Future[_Sample]":
         if self.workers:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="imagery")
+                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="imagery", initializer=_one_core_each)
             return self._pool.submit(self._make, position, candidates, size)
         done: Future[_Sample] = Future()
         try:

@@ -1,5 +1,6 @@
 """A teacher and its features of the training and held-out images, computed once for all upsamplers compared."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.samples import SampleMaker, SampleStore, StreamedSamples, fill_store, sample_bytes
 from featsharp_adapter.upsamplers.table import build_upsampler
-from imagery.sources import open_source
+from imagery.contracts import SequentialSource, Source
+from imagery.sources import open_source, summary
 from imagery.stream import ImageStream, to_float
 from teachers.contracts import Backbone, BackboneSpec
 from teachers.frozen import FrozenBackbone
@@ -60,6 +62,8 @@ def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -
         antialias=not recipe.published_views,
     )
     spec, data = backbone.spec, recipe.data
+    for source in dict.fromkeys((data.train, data.held_out)):
+        print("\n".join(summary(open_once(source))))
 
     def training(batch_size: int) -> ImageStream:
         return open_stream(recipe, spec, data.train, batch_size, recipe.seed)
@@ -102,10 +106,16 @@ def needed_grids(spec: BackboneSpec, recipes: Iterable[AdapterRecipe]) -> tuple[
     return tuple(sorted(grids))
 
 
+@functools.cache
+def open_once(source: str) -> Source | SequentialSource:
+    """`open_source`, once in this process: looking through many files takes a while."""
+    return open_source(source)
+
+
 def open_stream(recipe: AdapterRecipe, spec: BackboneSpec, source: str, batch_size: int, seed: int) -> ImageStream:
     """Random crops, `factor` times the teacher's native size."""
     return ImageStream(
-        open_source(source),
+        open_once(source),
         batch_size=batch_size,
         height=recipe.factor * spec.native_size[0],
         width=recipe.factor * spec.native_size[1],

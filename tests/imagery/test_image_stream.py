@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,24 @@ def test_threads_change_nothing(source: Source | SequentialSource) -> None:
     slow, fast = stream(source), stream(source, workers=3)
     assert_same(take(slow, 8), take(fast, 8))
     assert slow.report() == fast.report()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
+def test_threads_of_ours_start_none_of_torch(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    (tmp_path / "0.jpg").write_bytes(encode(pixels, "JPEG"))
+    before, torch_threads = threading.active_count(), torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        images = stream(open_source(f"imagefolder:{tmp_path}"), workers=1, height=200, width=300)
+        torch.ones(1_000_000).add_(1)  # this thread may have a team
+        threads = len(os.listdir("/proc/self/task"))
+        next(images)
+        assert len(os.listdir("/proc/self/task")) <= threads + 1 and torch.get_num_threads() == 4
+        images.close()
+    finally:
+        torch.set_num_threads(torch_threads)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -10,6 +10,8 @@ import pytest
 from filelock import FileLock
 from image_files import encode, flat, write_tar
 
+from common.errors import guard
+from imagery.__main__ import main
 from imagery.shard_files import LocalShard
 from imagery.shard_index import index_shard
 from imagery.shard_indices import cache_folder, indices_of, make
@@ -100,3 +102,12 @@ def test_an_index_is_of_headers_alone(tmp_path: Path) -> None:
     index = index_shard(read, path.stat().st_size)
     assert index.names[:2] == ["0.png", "1.png"] and np.all(index.sizes > 0)
     assert sum(size for size in asked if size == 512) == sum(size for size in asked if size < 1 << 20)
+
+
+def test_the_command_makes_indices_and_says_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard(tmp_path / "a.tar", 2)
+    assert guard(main, ["index", f"webdataset:{tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert "a.tar" not in said.split("\n")[0] and ": 3 images" in said and "1 left out: .txt files" in said
+    assert (tmp_path / "a.tar.index").is_file()
+    assert guard(main, ["index", f"webdataset:{tmp_path}/none.tar"]) == 2

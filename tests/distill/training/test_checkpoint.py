@@ -219,3 +219,12 @@ def test_the_log_is_cut_back_to_a_step(tmp_path: Path) -> None:
     log.truncate(2)
     assert read_log(log.path) == [{"step": 1}, {"step": 2}]
     assert [json.loads(line) for line in log.path.read_text().splitlines()] == [{"step": 1}, {"step": 2}]
+
+
+def test_images_are_compared_by_content_and_of_older_runs_by_place() -> None:
+    here, there = {"data.train": "imagefolder:here"}, {"data.train.imagefolder:there": 1.0}
+    refuse_difference(here | {"images": "x"}, there | {"images": "x"}, "run")
+    refuse_difference(here, here | {"images": "x"}, "run")
+    for before, now in ((here | {"images": "x"}, here | {"images": "y"}), (here, there | {"images": "x"})):
+        with pytest.raises(UserError, match="run was made by another run"):
+            refuse_difference(before, now, "run")
