@@ -7,7 +7,7 @@ command runs again and what was seen is passed over, so a command has to write t
 
 import posixpath
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,7 @@ class CommandSource:
         order = [permute(place, count, key) if shuffle else place for place in range(count)]
         return CommandReader(self, order, state or {"place": 0, "record": 0})
 
-    def shard(self, number: int) -> "Iterator[tuple[str, Content]]":
+    def shard(self, number: int) -> Generator[tuple[str, Content], None, None]:
         """(name, content) of every image of one shard. UserError if its command fails or writes no whole archive."""
         command = self.commands[number]
         with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:

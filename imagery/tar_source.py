@@ -3,6 +3,7 @@
 import glob
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from imagery.samples import keep, kept_extensions
 from imagery.shard_cache import ShardCache
 from imagery.shard_files import LocalShard, RemoteShard, Shard, open_url
 from imagery.shard_index import ShardIndex
-from imagery.shard_indices import indices_of
+from imagery.shard_indices import THREADS, indices_of
 
 URL = re.compile(r"[a-z0-9+]+://")
 
@@ -93,7 +94,8 @@ def find_shards(pattern: str) -> list[Shard]:
     """
     if URL.match(pattern):
         urls = [url for name in expand_braces(pattern) for url in _urls(name)]
-        return [RemoteShard(url) for url in dict.fromkeys(urls)]
+        with ThreadPoolExecutor(THREADS) as pool:  # each asks the store for its size
+            return list(pool.map(RemoteShard, dict.fromkeys(urls)))
     shards: set[Path] = set()
     for name in expand_braces(pattern):
         path = Path(name).expanduser()
