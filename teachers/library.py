@@ -167,7 +167,7 @@ def measure(scout: Tower, facts: Facts) -> Shapes:
     wider = (grid[0] * patch, (grid[1] + 1) * patch)  # one patch more in width must give one column more
     blocks = _blocks(scout, facts, wider if facts.resizable else facts.native_size)
     if facts.resizable:
-        last = blocks[-1] if blocks else _forward(scout, wider).spatial
+        last = _forward(scout, wider).spatial
         if tuple(last.shape[-2:]) != (grid[0], grid[1] + 1):
             raise UserError(f"{facts.name} does not take sizes in steps of {patch} px; say resizable: false")
     summary_dim = None if found.summary is None else int(found.summary.shape[-1])

@@ -32,6 +32,8 @@ from teachers.weights import check_checkpoint, loading
 
 SUMMARIES = ("pooled", "cls", "none")
 SPATIALS = ("final", "last_block")
+#: "level:2" is the map after block 2 of a transformer, or stage 2 of a convolutional network, from 0.
+LEVEL = "level:"
 
 
 class TimmTower(Tower):
@@ -48,7 +50,8 @@ class TimmTower(Tower):
         if self.spatial == "final":
             final = self.model.forward_features(pixels)
             return Features(self._summary(final), feature_map(self.model, final, pixels))
-        final, maps = self.model.forward_intermediates(pixels, indices=1)
+        indices = [_level(self.spatial, 0)] if self.spatial.startswith(LEVEL) else 1
+        final, maps = self.model.forward_intermediates(pixels, indices=indices)
         return Features(self._summary(final), maps[0])
 
     def _summary(self, final: Tensor) -> Tensor | None:
@@ -99,7 +102,8 @@ def load(
     Args:
         summary: "pooled" (timm's forward_head(pre_logits=True)), "cls" (first token after the norm) or "none".
         spatial: "final" (forward_features, without prefix tokens) or "last_block" (before the final norm; of SAM:
-            before the neck).
+            before the neck), or "level:N" (after block N of a transformer, or
+            stage N of a convolutional network, from 0).
         resizable: whether to take other sizes than the native one; by default what timm's configuration says. True for
             SAM, whose configuration says no, interpolates its position embeddings.
         image_size: another native size; position embeddings are interpolated to it as timm does.
@@ -110,7 +114,8 @@ def load(
     Raises UserError for an unknown model, missing or misfit weights, an option the model cannot honour.
     """
     check_choice("summary", summary, SUMMARIES)
-    check_choice("spatial", spatial, SPATIALS)
+    if not (spatial.startswith(LEVEL) and spatial.removeprefix(LEVEL).isdigit()):
+        check_choice("spatial", spatial, (*SPATIALS, f"{LEVEL}N"))
     if weights is not None and not pretrained:
         raise UserError("weights and pretrained: false contradict each other; name one")
     full = _with_source(name)
@@ -120,6 +125,7 @@ def load(
     config = scout.pretrained_cfg
     check_timm(config, f"timm:{name}")
     _check_summary(name, scout, summary)
+    _check_level(name, scout, spatial)
     fixed = bool(config["fixed_input_size"])
     dynamic = "dynamic_img_size" in inspect.signature(type(scout).__init__).parameters
     free = (dynamic or not fixed) if resizable is None else resizable
@@ -143,7 +149,7 @@ def load(
     facts = Facts(
         name=f"timm:{name}",
         library="timm",
-        patch_size=int(scout.feature_info[-1]["reduction"]),
+        patch_size=int(scout.feature_info[_level(spatial, -1)]["reduction"]),
         native_size=native,
         resizable=free,
         mean=as_channels(mean if mean is not None else config["mean"], "mean"),
@@ -189,6 +195,19 @@ def _with_source(name: str) -> str:
     if "." in name and name.partition(".")[2] not in tags:
         raise UserError(f'timm has no weights "{name}"; of {architecture}: {", ".join(filter(None, tags)) or "none"}')
     return name
+
+
+def _level(spatial: str, otherwise: int) -> int:
+    """The block or stage that `spatial` names."""
+    return int(spatial.removeprefix(LEVEL)) if spatial.startswith(LEVEL) else otherwise
+
+
+def _check_level(name: str, scout: nn.Module, spatial: str) -> None:
+    """UserError for a level that the model does not have."""
+    if spatial.startswith(LEVEL):
+        levels = len(scout.feature_info)
+        if _level(spatial, 0) >= levels:
+            raise UserError(f"timm:{name} has levels 0 to {levels - 1}, not {_level(spatial, 0)}")
 
 
 def _check_summary(name: str, model: nn.Module, summary: str) -> None:

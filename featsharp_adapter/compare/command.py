@@ -10,7 +10,7 @@ from common.recipes import load_recipe
 from featsharp_adapter.compare.ablations import ABLATIONS
 from featsharp_adapter.compare.compare import Outcome, compare, draw, write_table
 from featsharp_adapter.compare.probes import Probes
-from featsharp_adapter.compare.variants import FIELDS, parse_variant, recipes_of
+from featsharp_adapter.compare.variants import FIELDS, TRUE_RESOLUTION, parse_variant, recipes_of
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.teacher_data import open_teacher_data
 
@@ -28,6 +28,7 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     names = command.add_mutually_exclusive_group()
     form = "NAME[:OPTION=VALUE,...][/FIELD=VALUE,...]"
     form_help = f"options of the upsampler, fields of the recipe ({', '.join(FIELDS)}); lists have + between items"
+    form_help += "; true_resolution is the teacher itself at k times its size"
     names.add_argument("--upsamplers", nargs="+", default=DEFAULT, metavar=form, help=form_help)
     names.add_argument("--ablation", choices=ABLATIONS, help="the variants of one of the paper's ablations instead")
     command.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
@@ -46,7 +47,8 @@ def run_compare(arguments: argparse.Namespace, open_probes: OpenProbes) -> int:
     recipes = [load_recipe(AdapterRecipe, path, arguments.set) for path in arguments.recipes]
     variants = arguments.upsamplers if arguments.ablation is None else ABLATIONS[arguments.ablation]
     for text in variants:  # before anything is loaded
-        parse_variant(text, recipes[0])
+        if text != TRUE_RESOLUTION:
+            parse_variant(text, recipes[0])
     suite = arguments.suite
     probes = open_probes(Path(suite[0]), suite[1:]) if suite else None
     outcomes: list[Outcome] = []

@@ -12,6 +12,7 @@ from common.atomic import write_text
 from common.json_files import write_json
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.compare.probes import Probes, RememberingBackbone, probe_adapter
+from featsharp_adapter.compare.true_resolution import NAME, evaluate_true_resolution
 from featsharp_adapter.compare.variants import parse_variant
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
@@ -97,9 +98,11 @@ def compare(
     probe = next(iter(teacher_data.held_out.in_order(1)))
     for seed in seeds:
         for name in upsamplers:
-            variant = parse_variant(name, recipe)
             began = time.process_time()
-            adapter, fidelity = train_one(variant.recipe(recipe, seed), teacher_data)
+            if name == NAME:
+                adapter, fidelity = evaluate_true_resolution(recipe, teacher_data)
+            else:
+                adapter, fidelity = train_one(parse_variant(name, recipe).recipe(recipe, seed), teacher_data)
             spent = time.process_time() - began
             side = adapter.meta.fidelity["side"]
             cost = measure_cost(adapter, probe)
@@ -115,7 +118,7 @@ def compare(
                 seconds=spent,
                 milliseconds=cost[0],
                 mebibytes=cost[1],
-                probes={} if probes is None else probe_adapter(probes, teacher, adapter, name),
+                probes={} if probes is None or name == NAME else probe_adapter(probes, teacher, adapter, name),
             )
             outcomes.append(outcome)
             keep(outcomes)

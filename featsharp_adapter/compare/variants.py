@@ -18,6 +18,8 @@ from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import CLASS, check_upsampler_name
 
+#: A row that is no upsampler: the teacher itself at k times its size (`true_resolution.py`).
+TRUE_RESOLUTION = "true_resolution"
 #: Fields of the recipe that variants may differ in: none decides which images and views there are.
 FIELDS = (
     "normaliser",
@@ -75,7 +77,7 @@ def parse_variant(text: str, recipe: AdapterRecipe) -> Variant:
 
 def recipes_of(recipe: AdapterRecipe, texts: Iterable[str]) -> list[AdapterRecipe]:
     """The recipe of each variant, with the recipe's own seed."""
-    return [parse_variant(text, recipe).recipe(recipe, recipe.seed) for text in texts]
+    return [parse_variant(text, recipe).recipe(recipe, recipe.seed) for text in texts if text != TRUE_RESOLUTION]
 
 
 def _pairs(text: str, rest: str) -> list[tuple[str, str]]:

@@ -107,13 +107,15 @@ def load(
     dtype: str | None = None,
     upsampler: str | None = None,
     passes: float | None = None,
+    frozen: bool = True,
 ) -> SharpenedBackbone:
     """Load an adapter folder (or `builtin:NAME`, or a Hub repository) and the teacher it names.
 
     teacher: a backbone node that loads the same weights from elsewhere; the digest is checked either way.
     chunk: tiles in the teacher at a time. fit: without one, k times the teacher's size is the only size; auto, squash,
     resize and windows take any (sharpener.py), where overlap (a share of a tile) and max_memory ("2G") are settings.
-    dtype: bfloat16 or float16, of the teacher's matrix products; it is then frozen. The adapter stays in float32.
+    dtype: bfloat16 or float16, of the teacher's matrix products, of a frozen one. The adapter stays in float32.
+    frozen: False lets gradients reach the teacher's and the adapter's weights.
     passes: a budget of teacher passes an image, counted over a batch (adapter/budget.py).
     upsampler: the class:PACKAGE.MODULE.NAME that the adapter may run, where it is not of this package.
     """
@@ -125,9 +127,12 @@ def load(
         raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
     adapter = Adapter.from_pretrained(folder, trusted=upsampler)
     backbone = load_backbone(recorded_teacher(folder, adapter) if teacher is None else teacher)
-    if dtype is not None:
+    if dtype is not None and not frozen:
+        raise UserError("dtype is of a frozen teacher: leave it out, or frozen: false")
+    if frozen:
         backbone = FrozenBackbone(backbone, dtype=dtype, chunk=chunk)
     adapter = Adapter.from_pretrained(folder, backbone.spec, trusted=upsampler)
     if passes is not None:
         check_passes(adapter.upsampler, passes)
+    adapter.requires_grad_(not frozen)
     return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings, passes=passes)

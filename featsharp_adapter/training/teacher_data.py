@@ -1,7 +1,7 @@
 """A teacher and its features of the training and held-out images, computed once for all upsamplers compared."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,8 @@ from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.samples import SampleMaker, SampleStore, StreamedSamples, fill_store, sample_bytes
-from featsharp_adapter.upsamplers.table import build_upsampler
+from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
+from featsharp_adapter.upsamplers.table import build_upsampler, upsampler_class
 from imagery.contracts import SequentialSource, Source
 from imagery.sources import open_source, summary
 from imagery.stream import ImageStream, to_float
@@ -51,7 +52,9 @@ def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if recipe.teacher_dtype == "bfloat16" else None
     backbone = FrozenBackbone(load_backbone(recipe.teacher), dtype=dtype, chunk=recipe.chunk).to(device)
+    recipes = list(recipes)
     grids = needed_grids(backbone.spec, recipes)
+    recipe = with_needed_images(recipe, recipes)
     maker = SampleMaker(
         backbone,
         grids,
@@ -93,6 +96,22 @@ def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, 
     how = "kept in memory" if fits else f"more than data.cache_gib ({data.cache_gib:g}): made at every step"
     print(f"{spec.name}: views of {images} images are {needed:.2f} GiB, {how}")
     return fits
+
+
+def with_needed_images(recipe: AdapterRecipe, recipes: Sequence[AdapterRecipe]) -> AdapterRecipe:
+    """The recipe, with no more training images than the steps of any of `recipes` come to; a closed form sees all."""
+    wanted = max((images_of(each) for each in recipes), default=recipe.data.images)
+    if wanted >= recipe.data.images:
+        return recipe
+    print(f"the steps asked for see {wanted} of the {recipe.data.images} training images: only those are encoded")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"images": wanted})})
+
+
+def images_of(recipe: AdapterRecipe) -> int:
+    """How many training images a training meets."""
+    if issubclass(upsampler_class(recipe.upsampler), RidgeUpsampler):
+        return recipe.data.images
+    return min(recipe.data.images, recipe.optim.steps * recipe.optim.batch_size)
 
 
 def needed_grids(spec: BackboneSpec, recipes: Iterable[AdapterRecipe]) -> tuple[int, ...]:

@@ -92,7 +92,7 @@ def test_arms_may_differ_in_how_they_are_trained(tmp_path: Path, monkeypatch: py
     assert adapters[0].bias.buffer.abs().max() > 0 and adapters[1].bias.buffer.abs().max() == 0
     assert adapters[2].meta.training["losses"]["tv"] == 0.5 and adapters[3].conditional is not None
     for text, message in {
-        "tile/optim.steps=3": 'cannot differ in "optim"',
+        "tile/data.images=3": 'cannot differ in "data"',
         "tile/normalizer=none": 'did you mean "normaliser"',
         "tile/losses.tw=1": 'unknown field "losses.tw"',
         "tile/bias": "key=value",

@@ -130,3 +130,12 @@ def test_options_of_the_node(adapter_folder: Path) -> None:
         load(str(adapter_folder), fit="window")
     with pytest.raises(UserError, match="add a fit: auto"):
         load(str(adapter_folder), overlap=0.5)
+
+
+def test_a_sharpened_backbone_is_frozen_unless_told_otherwise(adapter_folder: Path, tmp_path: Path) -> None:
+    node = f"timm:{tmp_path / 'vit'}"
+    frozen, free = load(str(adapter_folder), teacher=node), load(str(adapter_folder), teacher=node, frozen=False)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert any(parameter.requires_grad for parameter in free.teacher.parameters())
+    with pytest.raises(UserError, match="dtype is of a frozen teacher"):
+        load(str(adapter_folder), teacher=node, frozen=False, dtype="bfloat16")

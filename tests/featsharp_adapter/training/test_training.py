@@ -185,3 +185,11 @@ def test_held_out_samples_that_do_not_fit_are_the_same_samples(images, monkeypat
     assert closed == [True]  # its threads do not wait for ever
     for mine, theirs in zip(kept.in_order(3), made.in_order(3), strict=True):
         assert torch.equal(mine.pixels, theirs.pixels) and torch.allclose(mine.targets, theirs.targets, atol=1e-5)
+
+
+def test_a_short_training_encodes_the_images_it_meets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=2)
+    data = small_teacher_data(recipe, monkeypatch)
+    assert data.training.size == 4 and "see 4 of the 6 training images" in capsys.readouterr().out
+    whole = small_recipe(tmp_path / "images", optim__steps=2, upsampler="ridge", options={})
+    assert small_teacher_data(whole, monkeypatch).training.size == 6  # a closed form sees all
