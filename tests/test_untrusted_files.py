@@ -142,7 +142,7 @@ def test_a_vision_language_model_s_card(tmp_path: Path) -> None:
     folder = tmp_path / "vlm"
     folder.mkdir()
     card = {
-        "schema": 1,
+        "schema": 2,
         "backbone": CODE,
         "backbone_digest": "x",
         "recipe": {},
