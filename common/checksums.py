@@ -69,23 +69,22 @@ def entry_of(path: Path) -> list[Any]:
 
 def write_manifest(folder: Path, entries: Mapping[str, list[Any]]) -> None:
     """Write down what the folder must hold, itself guarded."""
-    files = dict(sorted(entries.items()))
-    content = {"schema": _SCHEMA, "files": files, "checksum": _guard(files)}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (folder / MANIFEST).write_text(_text(dict(sorted(entries.items()))), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Entries:
     """What a folder must hold. Damaged where the manifest is missing, or not as it was written."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files, guard, schema = content["files"], content["checksum"], content["schema"]
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        content = json.loads(text)
+        files, schema = content["files"], content["schema"]
     except FileNotFoundError:
         raise Damaged(f"it has no {MANIFEST}") from None
     except (ValueError, KeyError, TypeError):
         raise Damaged(f"{MANIFEST} is damaged") from None
     if schema != _SCHEMA:
         raise Damaged(f"{MANIFEST} is of another version of this program ({schema}, this one reads {_SCHEMA})")
-    if not isinstance(files, dict) or _guard(files) != guard:
+    if not isinstance(files, dict) or text != _text(files):
         raise Damaged(f"{MANIFEST} is damaged")
     return files
 
@@ -108,5 +107,7 @@ def check_files(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> None:
             raise Damaged(f"{name} is not as it was written")
 
 
-def _guard(files: Any) -> str:
-    return str(xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode()))
+def _text(files: Entries) -> str:
+    """A manifest, the one way it is written: whatever differs from this is damage."""
+    checksum = xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode())
+    return json.dumps({"schema": _SCHEMA, "files": files, "checksum": checksum}, indent=1)

@@ -222,10 +222,12 @@ def build_trainer(
 
     def save(step: int) -> None:
         if not engine.weights_are_finite():
+            found.checkpoints.wait()  # the advice names the last one
             raise UserError(not_finite_advice(step, recipe))
         found.checkpoints.save(step, engine.state(), stream, targets.normaliser_state())
 
     def capture(bad_update: NonFiniteUpdate) -> str:
+        found.checkpoints.wait()  # the advice names the last one
         average = None if trained.average is None else trained.average.state_dict()
         names = stream.names(bad_update.step - 1)
         return write_capture(bad_update, recipe, engine, targets.normaliser_state(), average, names)

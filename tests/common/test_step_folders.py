@@ -54,9 +54,8 @@ def test_any_flipped_bit_is_seen(folders: StepFolders, name: str) -> None:
     whole = (path / name).read_bytes()
     for place in {0, len(whole) - 1, *range(0, len(whole), max(1, len(whole) // 38))}:
         flip(path / name, place)
-        if name != MANIFEST or (path / name).read_bytes().split() != whole.split():
-            with pytest.raises(Damaged):
-                check_folder(path)
+        with pytest.raises(Damaged):
+            check_folder(path)
         (path / name).write_bytes(whole)
     check_folder(path)
 
