@@ -12,21 +12,14 @@ import sys
 
 from common.errors import UserError, add_debug_flag, guard
 from common.run_lock import add_take_over_flag
-from distill.evaluation.probe_and_report import EvalRoom, probe_all, publish
+from distill.evaluation.probing import probe_all
+from distill.evaluation.report import publish
 from distill.preflight import find_missing, make, open_once, refuse
 from distill.recipe import read, read_arms, runs_of
 from distill.training.arm_groups import group
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
 from distill.training.processes import alone_in, leave_together, refuse_strays
-from eval_suite.recorded import recall_or_run
-from eval_suite.report import write_report
-from eval_suite.results import read_metrics, write_metrics
-from eval_suite.suite import load_suite
-from eval_suite.table import build_table
-from eval_suite.table_formats import render
-
-ROOM = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
 
 
 def main(argv: list[str]) -> None:
@@ -56,8 +49,8 @@ def main(argv: list[str]) -> None:
         for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
             run_together(members, open_once(members[0].recipe.data.train), untrained=plain.name if plain else None)
         if leave_together(first):
-            probed = probe_all(ROOM, rows, whole.folder, plain.untrained_folder if plain else None)
-            print(publish(ROOM, probed, rows, baseline, whole.folder))
+            probed = probe_all(rows, whole.folder, plain.untrained_folder if plain else None)
+            print(publish(probed, rows, baseline, whole.folder))
 
 
 if __name__ == "__main__":

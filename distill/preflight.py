@@ -1,19 +1,27 @@
-"""What a recipe needs and is not there, with the command that makes it: said before anything is loaded or trained."""
+"""What would stop a run later, with what mends it: said before teachers load and anything is trained."""
 
 import functools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from common.errors import UserError
 from common.recipes import load_recipe
 from common.shipped import FOLDER, shipped_recipes
-from distill.recipe import Recipe, TeacherNode
+from distill.recipe import Recipe, StudentNode, TeacherNode
 from distill.schedule import schedule
-from distill.student.starting_weights import PRETRAINED, find_start
+from distill.student.model import build_vit
+from distill.student.starting_weights import find_start
+from distill.training.export import exported_identity
+from eval_suite.data_check import check_suite
+from eval_suite.suite import load_suite
 from featsharp_adapter.adapter.folder import find_folder, read_description
 from featsharp_adapter.recipe import AdapterRecipe
 from imagery.contracts import SequentialSource, Source
@@ -21,6 +29,7 @@ from imagery.mixture import Mixture
 from imagery.sources import open_sources
 
 ADAPTER_RECIPES = "adapters/"  #: of the shipped ones
+GIB = 2**30
 LAUNCH = ("-m", "accelerate.commands.launch")
 
 
@@ -38,11 +47,23 @@ class Missing:
 
 
 def find_missing(recipes: Iterable[Recipe]) -> list[Missing]:
-    """Adapters, student weights and images that the recipes name and that are not there, each once."""
+    """What is missing or does not fit, each once: adapters, student weights, images, the suite and its data, room."""
     found: dict[str, Missing] = {}
+    needed: dict[Path, float] = {}  #: bytes of checkpoints by folder
     for recipe in recipes:
-        for missing in [*missing_adapters(recipe), *missing_weights(recipe), *missing_data(recipe)]:
+        for missing in [
+            *missing_adapters(recipe),
+            *missing_start(recipe),
+            *missing_data(recipe),
+            *suite_problems(recipe),
+        ]:
             found.setdefault(missing.what, missing)
+        parameters, unbuilt = build_student_body(recipe)
+        for missing in unbuilt:
+            found.setdefault(missing.what, missing)
+        needed[recipe.folder] = checkpoint_bytes(recipe, parameters)
+    for missing in full_disks(needed):
+        found.setdefault(missing.what, missing)
     return list(found.values())
 
 
@@ -79,15 +100,86 @@ def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
     return None
 
 
-def missing_weights(recipe: Recipe) -> list[Missing]:
-    """What a student is to begin with, and is not there."""
-    found = []
-    for field, weights in (("student.weights", recipe.student.weights), ("start_from", recipe.start_from)):
-        if weights not in (None, PRETRAINED):
-            try:
-                find_start(str(weights))
-            except UserError as error:
-                found.append(Missing(f"{field}: {error}", None))
+def missing_start(recipe: Recipe) -> list[Missing]:
+    """The training that this one is to begin from, which is not there."""
+    try:
+        if recipe.start_from is not None:
+            find_start(str(recipe.start_from))
+    except UserError as error:
+        return [Missing(f"start_from: {error}", None)]
+    return []
+
+
+@functools.cache
+def _body(node: str, height: int, width: int, teachers: tuple[str, ...]) -> int:
+    vit = build_vit(StudentNode.model_validate_json(node), (height, width), teachers)
+    return sum(parameter.numel() for parameter in vit.parameters())
+
+
+def build_student_body(recipe: Recipe) -> tuple[int, list[Missing]]:
+    """Build the student's ViT and load its starting weights, as the run will; (its parameters, what went wrong)."""
+    before = torch.get_rng_state()
+    try:
+        return _body(recipe.student.model_dump_json(), *recipe.data.size, tuple(recipe.teachers)), []
+    except UserError as error:
+        return 0, [Missing(str(error) if recipe.student.weights is None else f"student.weights: {error}", None)]
+    finally:
+        torch.set_rng_state(before)
+
+
+def checkpoint_bytes(recipe: Recipe, parameters: int) -> float:
+    """Least room for a run's checkpoints, heads not counted: fp32 weights, two moments, and the moving average."""
+    each = parameters * (12 if recipe.ema.decay is None else 16)
+    finished = exported_identity(recipe.folder / "student") is not None
+    written = len(list((recipe.folder / "checkpoints").glob("step-*")))
+    return 0 if finished else each * max(0, recipe.checkpoint.keep + 1 - written)
+
+
+def full_disks(needed: Mapping[Path, float]) -> list[Missing]:
+    """Disks that have no room for the checkpoints that will be kept on them, and the one that is being written."""
+    by_disk: dict[int, tuple[Path, float]] = {}
+    for folder, size in needed.items():
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        device = existing.stat().st_dev
+        by_disk[device] = (existing, by_disk.get(device, (existing, 0.0))[1] + size)
+    return [
+        Missing(
+            f"{existing}: checkpoints need at least {size / GIB:.3g} GiB and {free / GIB:.3g} GiB are free; make room, "
+            "set out= to another disk, or checkpoint.keep=1",
+            None,
+        )
+        for existing, size in by_disk.values()
+        if size > (free := shutil.disk_usage(existing).free)
+    ]
+
+
+def suite_problems(recipe: Recipe) -> list[Missing]:
+    """A suite that cannot be read, whose data is not there, or that asks for adaptors the student will not have."""
+    if recipe.eval is None:
+        return []
+    try:
+        suite = load_suite(recipe.eval.suite, recipe.eval.overrides)
+    except UserError as error:
+        return [Missing(f"eval.suite: {error}", None)]
+    found = [
+        Missing(
+            f"eval.suite: data {each.data}, {each.kind} of {each.split}: {each.text}; see: python -m eval_suite data "
+            f"check {recipe.eval.suite}",
+            None,
+        )
+        for each in check_suite(suite, thorough=False)
+        if each.problem
+    ]
+    for name, probe in suite.probes.items():
+        adaptor = getattr(probe, "adaptor", None)
+        if adaptor is not None and adaptor not in recipe.teachers:
+            found.append(
+                Missing(
+                    f'eval.suite: probe {name} asks for adaptor "{adaptor}", the student has '
+                    f"{', '.join(recipe.teachers)}; say which: 'eval.overrides=[probes.{name}.adaptor=NAME]'",
+                    None,
+                )
+            )
     return found
 
 

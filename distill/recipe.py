@@ -222,9 +222,12 @@ class CacheNode(Node):
 
 
 class EvalNode(Node):
-    """What judges the student. Without it a run ends with the exported student."""
+    """What probes the student. Without it a run ends with the exported student."""
 
     suite: str  #: suite file
+    overrides: list[str] = Field(
+        default_factory=list
+    )  #: of the suite, e.g. probes.imagenet1k_zero_shot.adaptor=dfn_clip
     teachers: bool = True  #: probe the teachers too, as rows to compare with
     #: probe the untrained student too; left out, a single run does (it has no other baseline), an ablation does not
     untrained: bool | None = None

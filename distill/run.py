@@ -69,7 +69,7 @@ def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None
 
 
 def run(recipe: Recipe, *, prepare: bool, elastic: bool, take_over: bool) -> None:
-    """Train, or go on training, then judge."""
+    """Train, or go on training, then probe."""
     with many_imports():
         from distill.preflight import find_missing, make, open_once, refuse
         from distill.training.arms import Arm, run_arm
@@ -84,7 +84,7 @@ def run(recipe: Recipe, *, prepare: bool, elastic: bool, take_over: bool) -> Non
         run_arm(arm, open_once(recipe.data.train), export_untrained=wants_untrained(recipe))
         main = leave_together(arm.accelerator)
         if recipe.eval is not None and main:
-            probe(recipe, arm)
+            probe_and_report(recipe, arm)
 
 
 def wants_untrained(recipe: Recipe) -> bool:
@@ -92,23 +92,17 @@ def wants_untrained(recipe: Recipe) -> bool:
     return recipe.eval is not None and recipe.eval.untrained is not False
 
 
-def probe(recipe: Recipe, arm: "Arm") -> None:
+def probe_and_report(recipe: Recipe, arm: "Arm") -> None:
     """Probe, print the table against the untrained student, write the report."""
     with many_imports():
-        from distill.evaluation.probe_and_report import EvalRoom, probe_all, publish
-        from eval_suite.recorded import recall_or_run
-        from eval_suite.report import write_report
-        from eval_suite.results import read_metrics, write_metrics
-        from eval_suite.suite import load_suite
-        from eval_suite.table import build_table
-        from eval_suite.table_formats import render
+        from distill.evaluation.probing import probe_all
+        from distill.evaluation.report import publish
 
-    room = EvalRoom(load_suite, recall_or_run, read_metrics, write_metrics, build_table, render, write_report)
     arms = {recipe.name: [recipe]}
     untrained = wants_untrained(recipe)
     baseline = UNTRAINED if untrained else recipe.name
-    probed = probe_all(room, arms, recipe.folder, arm.untrained_folder if untrained else None)
-    print(publish(room, probed, arms, baseline, recipe.folder))
+    probed = probe_all(arms, recipe.folder, arm.untrained_folder if untrained else None)
+    print(publish(probed, arms, baseline, recipe.folder))
 
 
 if __name__ == "__main__":

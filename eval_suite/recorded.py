@@ -11,11 +11,9 @@ from typing import Any
 
 from common.digests import digest_value, short
 from eval_suite.provenance import details_of
-from eval_suite.results import Metrics, read_metrics, samples_of, write_metrics
+from eval_suite.results import RECORDS, Metrics, read_metrics, samples_of, write_metrics
 from eval_suite.suite import Suite, run_suite
 from teachers.contracts import Backbone, identity_of
-
-RECORDS = Path(__file__).parent / "data" / "recorded"
 
 
 def recorded(backbone: Backbone, suite: Suite, folder: Path = RECORDS) -> dict[str, Any] | None:

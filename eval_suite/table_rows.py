@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import UserError, unknown
 from eval_suite.published import NOTHING_SAID, CsvOptions, read_published_csv
-from eval_suite.results import Metrics, read_metrics
+from eval_suite.results import RECORDS, Metrics, read_metrics
 
 PUBLISHED = "published:"
 RECORDED = "recorded:"
@@ -89,8 +89,6 @@ def _read_shipped(name: str) -> dict[str, Metrics]:
 
 
 def _read_recorded(name: str) -> dict[str, Metrics]:
-    from eval_suite.recorded import RECORDS  # not above: it knows the suites, which take long to import
-
     known = {path.stem.split("-", 2)[2]: path for path in sorted(RECORDS.glob("*.json"))}
     if name not in known:
         raise unknown("record", name, known)

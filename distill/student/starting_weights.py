@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -61,7 +62,11 @@ def find_start(text: str) -> Start:
 def backbone_state(text: str, model: str) -> tuple[dict[str, Tensor], list[str] | None]:
     """A ViT's state under timm's names, and for a student of ours whose its summary tokens are."""
     if text == PRETRAINED:
-        return dict(timm.create_model(model, pretrained=True).state_dict()), None
+        try:
+            return dict(timm.create_model(model, pretrained=True).state_dict()), None
+        except (OSError, RuntimeError, HfHubHTTPError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"timm's weights of {model} cannot be had ({reason})") from error
     start = find_start(text)
     if start.path.is_file():
         return plain_names(_read(start.path), text), None

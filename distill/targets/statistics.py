@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from common.atomic import replacing_folder
 from common.errors import UserError
+from common.json_files import read_json_object, write_json
 from common.step_folders import StepFolders
+from common.tensor_files import write_tensors
 from distill.targets.targets import Targets
 
 TARGETS = "targets.safetensors"  #: in a checkpoint
+FITTED = "normaliser"  #: folder in a run, written once they are estimated
 HINT = "normaliser.load takes a run's folder, one of its checkpoints, or a targets.safetensors"
 
 
 def find(path: Path) -> Path:
     """The file behind a run's folder (its newest checkpoint), a checkpoint or the file itself; UserError for none."""
-    folders = [path, *reversed(StepFolders(path / "checkpoints", keep=1).all())]
+    folders = [path, path / FITTED, *reversed(StepFolders(path / "checkpoints", keep=1).all())]
     for candidate in (path, *(folder / TARGETS for folder in folders)):
         if candidate.is_file():
             return candidate
@@ -40,6 +45,21 @@ def load(path: Path, targets: Targets) -> dict[str, Tensor]:
             if key.startswith(f"{name}.") and (key not in state or state[key].shape != tensor.shape):
                 raise UserError(f"normaliser.load: {file} has no statistics of teacher {name} with {key} of its size")
     return {key: value for key, value in state.items() if key.split(".", 1)[0] in targets.teachers}
+
+
+def keep_fitted(run: Path, identity: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write what a run has just estimated to RUN/normaliser, for its own next start and for `normaliser.load`."""
+    with replacing_folder(run / FITTED) as folder:
+        write_tensors(folder / TARGETS, state)
+        write_json(folder / "state.json", {"identity": dict(identity)})
+
+
+def fitted_before(run: Path, identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """What `keep_fitted` wrote for a run of this very identity; None where there is nothing, or of another run."""
+    folder = run / FITTED
+    if not (folder / TARGETS).is_file() or read_json_object(folder / "state.json").get("identity") != dict(identity):
+        return None
+    return load_file(folder / TARGETS)
 
 
 def digest(path: Path) -> str:

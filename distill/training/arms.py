@@ -324,12 +324,17 @@ def fit_targets(unfinished: Sequence[UnfinishedArm], stream: Streams) -> None:
         state = known_statistics.load(Path(recipe.normaliser.load), first)
     elif (beginning := find_beginning(recipe, first)) is not None and beginning.statistics is not None:
         state = known_statistics.load(beginning.statistics, first)
+    elif (fitted := known_statistics.fitted_before(unfinished[0].arm.folder, unfinished[0].identity)) is not None:
+        state = fitted
     else:
         device, room = unfinished[0].arm.accelerator.device, margin(recipe, first.patch)
         batches = range(recipe.normaliser.batches)
         shown = (each for _ in batches for each in to_device(stream.next(), device))
         first.fit_shown((each.role.part, centre_crop(each.images, room)) for each in shown)
         state = first.normaliser_state()
+        for found in unfinished:  # now, for it may take an hour, and the first checkpoint is far
+            if found.arm.accelerator.is_main_process:
+                known_statistics.keep_fitted(found.arm.folder, found.identity, state)
     for found in unfinished:
         found.targets.load_normalisers(state)
 

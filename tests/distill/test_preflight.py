@@ -1,9 +1,12 @@
 """What is not there is listed at once, with the command that makes it; --prepare runs the commands."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from common.errors import UserError
 from distill import preflight as missing
@@ -93,3 +96,40 @@ def test_the_real_recipes_look_where_the_adapter_recipes_write() -> None:
         (f"adapters/{name}.yaml",) for name in ("dfn_clip_h14_378", "siglip_so400m_14_384", "siglip2_g_384")
     }
     assert all(commands)
+
+
+def problems(*overrides: str) -> str:
+    return "\n".join(map(str, find_missing([quickstart(*overrides)])))
+
+
+def test_a_suite_that_cannot_be_read_is_told_before_training(tmp_path: Path) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("name: s\ndata: {}\nprobes: {}\n", encoding="utf-8")
+    assert "eval.suite: " in problems(f"eval.suite={suite}")
+
+
+def test_missing_data_of_the_suite_is_told_before_training() -> None:
+    said = problems("eval.suite=recipes/suites/photographs.yaml")
+    assert "eval.suite: data" in said and "python -m eval_suite data check" in said
+
+
+def test_an_adaptor_that_the_student_will_not_have_is_told_before_training() -> None:
+    said = problems('eval.overrides=["probes.retrieval.adaptor=dfn_clip"]')
+    assert 'probe retrieval asks for adaptor "dfn_clip", the student has clip' in said
+    assert "eval.overrides=[probes.retrieval.adaptor=NAME]" in said
+
+
+@pytest.mark.parametrize("content", [b"no weights", None])
+def test_student_weights_are_loaded_before_teachers(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "start.safetensors"
+    if content:
+        path.write_bytes(content)
+    else:
+        save_file({"pos_embed": torch.zeros(1, 5, 7)}, path)
+    assert "student.weights" in problems(f"student.weights={path}")
+
+
+def test_a_full_disk_ahead_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(ROOT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    assert "checkpoints need at least" in problems()
