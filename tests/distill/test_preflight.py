@@ -60,7 +60,7 @@ def test_all_is_listed_at_once() -> None:
         refuse(find_missing([recipe]))
     said = str(told.value)
     assert "accelerate launch -m featsharp_adapter.train adapters/tiny_dino.yaml" in said
-    assert "no file gone.safetensors" in said and "data.train:" in said and "--prepare" in said
+    assert "no file and no folder gone.safetensors" in said and "data.train:" in said and "--prepare" in said
 
 
 def test_an_unknown_teachers_adapter_has_no_command(write_recipe: Callable[..., Path]) -> None:
