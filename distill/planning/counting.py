@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
 
@@ -22,13 +22,30 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_rest: Any, **_named:
 
 
 def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_rest: Any, **_named: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    """Twice the way there: a gradient for each factor of its two products.
+
+    torch counts the fused kernels' 2.5 times, for they compute the map again, which plain attention does not. What is
+    computed a second time to save memory is no FLOP of the model (PaLM, arXiv 2204.02311, appendix B), and the same
+    network must not cost more where another kernel is taken.
+    """
+    return 2 * _attention(query, key, value)
 
 
-#: torch's own counter does not know the CPU's fused attention.
+def _whole_attention(query: Tensor, key: Tensor, value: Tensor, width: int, *_rest: Any, **_named: Any) -> int:
+    """`nn.MultiheadAttention` [B, L, D] in one kernel, unknown to torch's counter: projections and products."""
+    batch, length, _ = query.shape
+    return int(2 * batch * length * (4 * width**2 + 2 * key.shape[1] * width))
+
+
+_aten = torch.ops.aten
+#: torch's own formulas, and those of kernels it does not know or counts in another way.
 FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry) | {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _aten._scaled_dot_product_flash_attention_backward: _attention_backward,
+    _aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
+    _aten._scaled_dot_product_cudnn_attention_backward: _attention_backward,
+    _aten._native_multi_head_attention: _whole_attention,
 }
 
 

@@ -96,6 +96,7 @@ class Plan:
             name: PlannedTeacher(name, node, nodes[name], self.bf16) for name, node in recipe.teachers.items()
         }
         heads = {name: head_spec(name, nodes[name], teacher.spec) for name, teacher in self.teachers.items()}
+        self.heads = heads
         self.student = build_student(recipe.student, recipe.data.size, heads, bf16=self.bf16)
         self.student.vit.set_grad_checkpointing(recipe.engine.checkpointing)
         self.counter = Counter(recipe, self.teachers, self.student)
