@@ -17,7 +17,7 @@ from common.recipes import validate
 from distill.losses.step import DistillStep
 from distill.planning import plan_text as words
 from distill.planning.costs import Counter
-from distill.planning.counting import Counting
+from distill.planning.counting import CostCounter
 from distill.planning.gpus import GPUS, Gpu, find_gpu
 from distill.planning.mfu import StudentFlops
 from distill.planning.plan import TERA, Plan, deepspeed_estimate
@@ -102,7 +102,7 @@ def test_a_clip_tower_is_counted_as_by_hand(grad: bool) -> None:
     vision = {"image_size": 28, "layers": layers, "width": width, "head_width": 16, "patch_size": patch}
     text = {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
     visual = CLIP(24, vision, text).eval().visual
-    with torch.set_grad_enabled(grad), Counting() as counted:
+    with torch.set_grad_enabled(grad), CostCounter() as counted:
         visual(torch.rand(2, 3, 28, 28))
     block = (4 + 8) * 2 * tokens * width**2 + 2 * 2 * tokens**2 * width
     assert counted.flops == 2 * (2 * (tokens - 1) * 3 * patch**2 * width + layers * block + 2 * width * 24)
@@ -112,7 +112,7 @@ def test_attention_costs_twice_on_the_way_back_with_every_kernel() -> None:
     """Two products there, four back, whichever kernel; four heads of 8 on 10 tokens."""
     for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
         query, key, value = (torch.rand(2, 4, 10, 8, requires_grad=True) for _ in range(3))
-        with sdpa_kernel(backend), Counting() as counted:
+        with sdpa_kernel(backend), CostCounter() as counted:
             F.scaled_dot_product_attention(query, key, value).sum().backward()
         assert counted.flops == 3 * 2 * 4 * (2 * 10 * 10 * 8 * 2), backend
 
