@@ -2,6 +2,7 @@
 
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
 accelerate launch distill/run.py RECIPE.yaml --plan                 what it will cost, counted without training
+python distill/run.py RECIPE.yaml --smoke                           every part once at its true size, beside the plan
 accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
 python distill/run.py --replay RUN/nan/step-...                     say where an update became NaN or infinite
 """
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="for the plan; without it, the processes launched")
     parser.add_argument("--share", type=float, default=0.4, help="of a GPU's peak FLOP/s that is reached, for the plan")
     parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
+    parser.add_argument("--smoke", action="store_true", help="run every part once at its true size, beside the plan")
+    parser.add_argument("--part", action="append", default=[], help="for the smoke: a teacher's name or student only")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="say where a NaN began, from what the run kept")
     parser.add_argument("--elastic", action="store_true", help="go on though the number of processes has changed")
     add_take_over_flag(parser)
@@ -45,6 +48,8 @@ def main(argv: list[str]) -> None:
     recipe = read(arguments.recipe, arguments.overrides)
     if arguments.plan:
         print_plan(recipe, arguments.gpu, arguments.gpus, arguments.share)
+    elif arguments.smoke:
+        print_smoke(recipe, arguments.part)
     else:
         run(recipe, prepare=arguments.prepare, elastic=arguments.elastic, take_over=arguments.take_over)
 
@@ -66,6 +71,15 @@ def print_plan(recipe: Recipe, gpu: str, gpus: int | None, share: float) -> None
     named, world = find_gpu(gpu), int(os.environ.get("WORLD_SIZE", "1"))
     if int(os.environ.get("RANK", "0")) == 0:
         print(plan_text(Plan(recipe, world if gpus is None else gpus), named, share))
+
+
+def print_smoke(recipe: Recipe, parts: list[str]) -> None:
+    """By one process."""
+    with many_imports():
+        from distill.smoke.smoke import smoke
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--smoke is for one process")
+    print(smoke(recipe, parts))
 
 
 def run(recipe: Recipe, *, prepare: bool, elastic: bool, take_over: bool) -> None:

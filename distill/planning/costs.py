@@ -50,6 +50,7 @@ class PlannedTeacher:
             hold_matrices(getattr(self.plain, "image_part", self.plain), self.dtype)
         self._sharpeners = {each.model_dump_json(): self._make(each) for each in nodes}
         adapters = {id(made): parameter_bytes(made) for made in self._sharpeners.values() if made is not None}
+        self.bytes_of_teacher = sum(parameter.nbytes for parameter in self.plain.parameters())
         self.bytes = parameter_bytes(self.plain) + sum(adapters.values())
         self._frozen: FrozenBackbone | None = None
         self._looks: dict[Grid, tuple[Cost, int]] = {}
