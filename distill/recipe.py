@@ -185,6 +185,31 @@ class EmaNode(Node):
         return self
 
 
+#: DeepSpeed settings that other fields of a recipe decide, or that would change what is computed.
+DEEPSPEED_OWNED = {
+    "train_batch_size": "optim.batch_size",
+    "train_micro_batch_size_per_gpu": "optim.batch_size and optim.accumulate",
+    "gradient_accumulation_steps": "optim.accumulate",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "optim",
+    "scheduler": "optim",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "data_types": "engine.precision",
+    "communication_data_type": "engine.precision",
+    "zero_allow_untested_optimizer": "optim.name",
+    "zero_force_ds_cpu_optimizer": "optim.name",
+    "steps_per_print": "log.every",
+    "zero_optimization.stage": "engine.zero_stage",
+    "zero_optimization.offload_optimizer": "optim.name: its updates would be DeepSpeed's own",
+    "zero_optimization.zero_quantized_weights": "engine.precision",
+    "zero_optimization.zero_quantized_gradients": "engine.precision",
+    "zero_optimization.zero_hpz_partition_size": "engine.zero_stage",
+}
+
+
 class EngineNode(Node):
     """How the arithmetic is done; none of it changes what is computed."""
 
@@ -194,8 +219,21 @@ class EngineNode(Node):
     checkpointing: bool = False  #: compute the student's activations again in the backward pass: less memory, more time
     threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
     compile: bool = False  #: torch.compile of the student: minutes at the start, less time a step
+    #: further settings, as DeepSpeed's JSON has them
+    deepspeed_config: dict[str, Any] = Field(default_factory=dict)
     teachers: Literal["replicated", "zero3"] = "replicated"  #: zero3: every process holds a share of their weights
     patience: float = Field(10.0, gt=0)  #: minutes a process waits for the others before it calls them lost
+
+    @field_validator("deepspeed_config")
+    @classmethod
+    def _not_ours(cls, config: dict[str, Any]) -> dict[str, Any]:
+        zero = config.get("zero_optimization") or {}
+        if not isinstance(zero, dict):
+            raise ValueError("zero_optimization is a mapping")
+        for name in [*config, *(f"zero_optimization.{key}" for key in zero)]:
+            if name in DEEPSPEED_OWNED:
+                raise ValueError(f"{name} is decided by {DEEPSPEED_OWNED[name]}")
+        return config
 
 
 class CheckpointNode(Node):

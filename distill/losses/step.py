@@ -124,7 +124,7 @@ class DistillStep:
             resized = resize_map(ours, grid), resize_map(theirs, grid)
             terms["spatial"] = weight.spatial * (
                 self._shifted(self.position_loss, name, *resized, pixels, reduce)
-                if self.position_loss
+                if self.shifts is not None and self.position_loss is not None
                 else reduce(self.spatial_loss, *resized)
             )
         return terms

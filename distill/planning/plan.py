@@ -143,7 +143,7 @@ class Plan:
 
     @property
     def teacher_bytes(self) -> int:
-        """Weights of all teachers and of what sharpens them, in fp32, on every GPU; zero3 leaves each its share."""
+        """Weights of all teachers and of what sharpens them, as held on every GPU; zero3 leaves each its share."""
         whole = sum(teacher.bytes for teacher in self.teachers.values())
         return -(-whole // self.gpus) if self.recipe.engine.teachers == "zero3" else whole
 
@@ -155,6 +155,15 @@ class Plan:
         """The most that a process holds at once, over all stages; on another number of GPUs, about."""
         share = self.gpus / (gpus or self.gpus)
         return self.teacher_bytes + self.worst(share).peak(share) + self.state_bytes(zero, gpus)
+
+    def accumulating(self, zero: int, pieces: int) -> float:
+        """`bytes_on_a_gpu`, about, with `optim.accumulate` times `pieces`: fewer images at once, chunks as they are."""
+        share = 1 / pieces
+        return self.teacher_bytes + self.worst(share).peak(share) + self.state_bytes(zero)
+
+    def divides_into(self, pieces: int) -> bool:
+        """Whether every micro-batch can be cut into so many."""
+        return all(cost.images % pieces == 0 for stage in self.stages for one in stage.passes for cost in one.sizes)
 
     def checkpointed(self, zero: int) -> float:
         """`bytes_on_a_gpu` if the student's activations were computed again on the way back."""

@@ -8,6 +8,7 @@ from distill.schedule import Grid
 GIB = 2**30
 ZERO = {0: "DDP", 1: "ZeRO-1", 2: "ZeRO-2", 3: "ZeRO-3"}
 MOST_GPUS = 4096
+MOST_PIECES = 64
 
 
 def plan_text(made: Plan, gpu: Gpu, share: float) -> str:
@@ -77,7 +78,7 @@ def _memory(made: Plan, gpu: Gpu) -> list[str]:
     room = USABLE * gpu.memory
     lines = [
         f"memory of a GPU, GiB, of {room:.0f} that tensors may take ({gpu.memory:.0f} less the driver's and fragments)",
-        f"  teachers and adapters, fp32 weights {made.teacher_bytes / GIB:15.1f}",
+        f"  teachers and adapters, weights {made.teacher_bytes / GIB:20.1f}",
         f"  activations, targets, views {made.worst().peak() / GIB:23.1f}  at their peak: {_at_worst(made)}",
         f"  the student's {'states':>16s} {'by DeepSpeed':>15s} {'in all':>9s}   (DeepSpeed's estimators count 16-bit "
         "weights and no buffers)",
@@ -104,6 +105,11 @@ def _what_helps(made: Plan, room: float, zero: int) -> list[str]:
     if not made.recipe.engine.checkpointing:
         whole = made.checkpointed(zero) / GIB
         lines.append(f"    engine.checkpointing=true   {whole:7.1f} GiB{'' if whole <= room else ', still too much'}")
+    cuts = [n for n in range(2, MOST_PIECES + 1) if made.divides_into(n)]
+    if fits := next((n for n in cuts if made.accumulating(zero, n) / GIB <= room), cuts[-1] if cuts else None):
+        whole = made.accumulating(zero, fits) / GIB
+        verdict = "" if whole <= room else ", still too much"
+        lines.append(f"    optim.accumulate={made.pieces * fits:<10d} {whole:7.1f} GiB, about{verdict}")
     counts = [n for n in range(made.gpus + 1, MOST_GPUS + 1) if _divides(made, n)]
     enough = next((n for n in counts if made.bytes_on_a_gpu(zero, n) / GIB <= room), None)
     if enough:

@@ -16,6 +16,7 @@ from distill.schedule import Grid, View, schedule, student_patch, views
 from distill.smoke.measured import Part, run_part
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.normalisers import new_normaliser
+from featsharp_adapter.model.phi_s import PhiS
 from featsharp_adapter.model.views import Views
 from teachers.contracts import Backbone, BackboneSpec
 from teachers.frozen import FrozenBackbone
@@ -130,9 +131,11 @@ def adapter_parts(
     seen = Views(None, torch.randn(PICTURES, spec.spatial_dim, *low), tiles)
     grids = f"{low[0]}x{low[1]} to {target[0]}x{target[1]} tokens, {spec.spatial_dim} wide"
 
+    targets_space = PhiS(spec.spatial_dim)  # the run's own, which every target passes through
+
     @torch.no_grad()
     def sharpen() -> None:
-        adapter(seen, images)
+        targets_space.normalise(adapter(seen, images))
 
     yield run_part(f"{name}: {node.upsampler}, {grids}", sharpen, expected)[0]
     optimiser = torch.optim.NAdam(adapter.parameters(), lr=1e-4)

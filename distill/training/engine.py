@@ -203,12 +203,17 @@ def uses_deepspeed(node: EngineNode) -> bool:
 def deepspeed_config(recipe: Recipe, world: int) -> dict[str, Any]:
     """DeepSpeed's own config for an arm. fp32 weights and moments: bf16, where used, is the student's autocast."""
     launcher = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2))
-    return {
+    stage = recipe.engine.zero_stage or launcher
+    own = recipe.engine.deepspeed_config
+    return own | {
         "train_micro_batch_size_per_gpu": max(1, local_batch(recipe.optim, world) // recipe.optim.accumulate),
         "gradient_accumulation_steps": recipe.optim.accumulate,
         "gradient_clipping": recipe.optim.clip,
         "zero_optimization": {
-            "stage": recipe.engine.zero_stage or launcher,
+            # Gradients are exchanged beside the backward pass; DeepSpeed does so by itself in stage 3 alone.
+            "overlap_comm": torch.cuda.is_available() or stage == 3,
+            **own.get("zero_optimization", {}),
+            "stage": stage,
             "stage3_gather_16bit_weights_on_model_save": True,  # the name is old: it gathers fp32 just as well
         },
         "zero_allow_untested_optimizer": True,

@@ -25,6 +25,7 @@ from teachers.artefacts import portable_node
 from teachers.contracts import capability
 
 SCHEMA = 1
+MODEL_TYPE = "agglomerate"  #: what `transformers` knows it by (`distill.hub_model`)
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
@@ -67,6 +68,7 @@ def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, An
     """The content of config.json: all that is needed to build the student again, and where it comes from."""
     return {
         "schema": SCHEMA,
+        "model_type": MODEL_TYPE,
         "name": recipe.name,
         "step": step,
         "student": recipe.student.model_dump(mode="json") | {"weights": None, "spectral": False, "damp": 0.0},

@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.errors import UserError as ImageError
 from common.recipes import validate
 from distill.recipe import Recipe, read, read_arms, runs_of
+from distill.training.engine import deepspeed_config
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -100,3 +101,24 @@ def test_fingerprint_holds_what_decides_the_numbers(tmp_path: Path) -> None:
     assert fingerprint(name="other", out="elsewhere", checkpoint={"every": 1}, log={"every": 2}) == base
     changed = fingerprint(seed=1, align="max")
     assert {key for key in base if base[key] != changed[key]} == {"seed", "align"}
+
+
+def test_deepspeed_takes_further_settings_but_not_those_of_the_recipe(tmp_path: Path) -> None:
+    def config(own: dict[str, Any]) -> dict[str, Any]:
+        recipe = validate(Recipe, small_recipe(tmp_path) | {"engine": {"deepspeed_config": own}}, "test")
+        return deepspeed_config(recipe, 1)
+
+    made = config({"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 1000}})
+    assert made["wall_clock_breakdown"] and made["gradient_clipping"] == 1.0
+    assert made["zero_optimization"]["reduce_bucket_size"] == 1000 and made["zero_optimization"]["stage"] == 2
+    for own, said in (
+        ({"gradient_clipping": 0.1}, r"gradient_clipping is decided by optim\.clip"),
+        ({"fp16": {"enabled": True}}, r"fp16 is decided by engine\.precision"),
+        ({"zero_optimization": {"stage": 3}}, r"zero_optimization\.stage is decided by engine\.zero_stage"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            r"offload_optimizer is decided",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            config(own)

@@ -1,5 +1,6 @@
 """The plan against what really runs: FLOPs by torch's own counter, memory by the tensors of a whole small training."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,12 @@ def test_what_does_not_fit_is_said_with_what_would_help(tmp_path: Path, monkeypa
     text = plan_text(made, Gpu("toy", 0.7 * whole / words.USABLE, 1, 1), 0.4)
     assert "DOES NOT FIT" in text and "engine.checkpointing=true" in text
     assert "    2 GPUs" in text or "    4 GPUs" in text
+    pieces = re.search(r"optim\.accumulate=(\d+) +([\d.]+) GiB", text)
+    assert pieces is not None
+    whole = Plan(
+        recipe_of(tmp_path, optim={"steps": 2, "batch_size": 16, "lr": 0.003, "accumulate": int(pieces[1])}), 1
+    )
+    assert float(pieces[2]) == pytest.approx(whole.bytes_on_a_gpu(2) / words.GIB, abs=0.1)
     assert "DOES NOT FIT" not in plan_text(made, GPUS["h100"], 0.4)
 
 
@@ -246,3 +253,17 @@ PLANNED = [path for path in sorted(ROOT.glob("*.yaml")) if path.stem != "radio_l
 def test_every_recipe_can_be_planned_without_a_network(path: Path) -> None:
     text = plan_text(Plan(read(path), 4), find_gpu("h200"), 0.4)
     assert "whole run" in text
+
+
+HEADS = [path for path in sorted(ROOT.glob("*.yaml")) if "\n# Memory " in path.read_text()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", HEADS, ids=lambda path: path.stem)
+def test_a_recipes_head_says_what_its_plan_says(path: Path) -> None:
+    """# Memory     29.5 GiB a GPU on 64 x h100, ZeRO-2, by that plan."""
+    found = re.search(r"^# Memory +([\d.]+) GiB a GPU on (\d+) x (\w+), ZeRO-(\d)", path.read_text(), flags=re.M)
+    assert found is not None
+    whole = Plan(read(path), int(found[2])).bytes_on_a_gpu(int(found[4])) / words.GIB
+    assert float(found[1]) == pytest.approx(whole, rel=0.02)
+    assert whole <= words.USABLE * find_gpu(found[3]).memory
