@@ -21,10 +21,15 @@ def remembered_constants(most: int) -> Callable[[Callable[Given, Made]], Callabl
     def decorate(make: Callable[Given, Made]) -> Callable[Given, Made]:
         @lru_cache(maxsize=most)
         @wraps(make)
-        def real(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        def kept(*args: Given.args, **kwargs: Given.kwargs) -> Made:
             with _disable_current_modes(), torch.inference_mode(False):
                 return make(*args, **kwargs)
 
+        @wraps(make)
+        def real(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+            return make(*args, **kwargs) if torch.compiler.is_compiling() else kept(*args, **kwargs)
+
+        real.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
         return real
 
     return decorate

@@ -146,3 +146,16 @@ def test_untrained_adapters_for_upsamplers_without_weights(teacher) -> None:
     statistics.update(views.low)
     fitted = make_untrained("bilinear", teacher.spec, 2, statistics)
     assert torch.allclose(fitted(views, images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "ridge", "featsharp"])
+@torch.no_grad()
+def test_sharpening_compiles_to_one_graph(name: str, teacher) -> None:
+    adapter = make_untrained(name, teacher.spec, 2)
+    for parameter in adapter.upsampler.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    for grid in ((4, 3), (20, 18)):  # one block, and several
+        views = Views(None, torch.randn(1, 8, *grid), {2: torch.randn(1, 8, 2 * grid[0], 2 * grid[1])})
+        images = torch.rand(1, 3, 16 * grid[0], 16 * grid[1])
+        compiled = torch.compile(adapter.forward, fullgraph=True, backend="eager", dynamic=False)
+        assert torch.allclose(compiled(views, images), adapter(views, images), atol=1e-5)
