@@ -101,6 +101,8 @@ def recover(folder: str | Path) -> Path:
     Where it cannot be put back (a disk that is read-only), the path under which the content lies.
     """
     folder = Path(folder)
+    if not folder.name:  # "." and "/" are never replaced
+        return folder
     aside = _aside(folder)
     if os.path.lexists(folder) or not aside.is_dir():
         return folder

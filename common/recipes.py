@@ -6,21 +6,53 @@ suggest the nearest name.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import UserError, nearest
-from common.shipped import find_recipe
+from common.plain_yaml import check_plain, parse_yaml, read_yaml
+from common.shipped import find_recipe, is_there
+
+MOST_FILES = 64  #: that one recipe extends, however they stand to each other
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=-]{0,99}")
+
+
+def safe_name(name: str) -> str:
+    """A name that may become a file's: ValueError for anything that could leave its folder or hide in it."""
+    if not NAME.fullmatch(name) or name.endswith((" ", ".")):
+        raise ValueError(f'"{name}" is no name; take letters, digits and . _ + = - in it, a letter or digit first')
+    return name
+
+
+Name = Annotated[str, AfterValidator(safe_name)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  #: products of it stay within what random generators take
+Count = Annotated[int, Field(ge=1, le=10**9)]  #: of steps, images, ...
+Pixels = Annotated[int, Field(ge=1, le=2**15)]  #: of a side
+Threads = Annotated[int, Field(ge=1, le=1024)]  #: more end in crashes of the libraries that start them
+Workers = Annotated[int, Field(ge=0, le=1024)]
+Norm = Annotated[float, Field(ge=1e-8)]  #: largest norm of a gradient; less stops all learning
 
 
 class Node(BaseModel):
-    """Base of every recipe node: unknown keys are errors, values are not changed after loading."""
+    """Base of every recipe node: unknown keys are errors, values are not changed after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Numbers are finite, and `true` is no number.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, data: Any) -> Any:
+        for name, field in cls.model_fields.items() if isinstance(data, dict) else ():
+            if _holds_bool(data.get(name)) and not _takes_bool(field.annotation):
+                raise ValueError(f"{name} takes no true or false")
+        return data
 
 
 N = TypeVar("N", bound=Node)
@@ -32,7 +64,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), files: Sequence
     files: dotted fields that name another recipe file. A relative name is looked for beside the file that states it,
     else (as an override's) seen from the working directory, else among those that ship.
     """
-    data = _read(find_recipe(path), (), files)
+    data = _read(find_recipe(path), (), files, [])
     for override in overrides:
         apply_override(data, override)
     for field in files:
@@ -57,7 +89,10 @@ def validate(schema: type[N], data: Any, source: str) -> N:
             word = str(first["loc"][-1])
             hint = nearest(word, _known_fields(schema, first["loc"][:-1]))
             raise UserError(f'{source}: unknown field "{where}"{hint}') from error
-        raise UserError(f"{source}: {where or 'recipe'}: {first['msg']} (got {first['input']!r:.80})") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{source}: {where or 'recipe'}: {said} (got {first['input']!r:.80})") from error
+    except (ArithmeticError, RecursionError, TypeError, AttributeError) as error:  # a check that met another type
+        raise UserError(f"{source}: a value of another kind than its field takes ({error})") from error
 
 
 def dump(node: Node) -> str:
@@ -70,10 +105,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise UserError(f'an override is path=value, got "{override}"')
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f'override "{override}": the value is not YAML') from error
+    value = parse_yaml(text, f'override "{override:.80}"')
+    check_plain(path, f'override "{override:.80}"')
     if not _set(data, path.split("."), value):
         raise UserError(f'override "{override}": "*" meets no entries there')
 
@@ -87,25 +120,29 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _read(path: Path, seen: tuple[Path, ...], files: Sequence[str]) -> dict[str, Any]:
-    path = path.resolve()
+def _read(path: Path, seen: tuple[Path, ...], files: Sequence[str], all_read: list[Path]) -> dict[str, Any]:
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
+        raise UserError(f"cannot read recipe {str(path)!r:.200}: {error}") from error
     if path in seen:
         raise UserError(f"{path}: extends itself through {' -> '.join(str(p) for p in seen)}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read recipe {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    all_read.append(path)
+    if len(all_read) > MOST_FILES:
+        raise UserError(f"{all_read[0]} extends more than {MOST_FILES} files")
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no mapping; a recipe is `field: value` lines")
     for field in files:
-        if (named := _get(data, field)) is not None and (path.parent / named).is_file():
+        if (named := _get(data, field)) is not None and is_there(path.parent / named):
             apply_override(data, f"{field}={json.dumps(str(path.parent / named))}")
     parents = data.pop("extends", None) or []
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise UserError(f"{path}: extends: a path or a list of paths is wanted (got {parents!r:.80})")
     merged: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = merge(merged, _read(path.parent / parent, (*seen, path), files))
+    for parent in parents:
+        merged = merge(merged, _read(path.parent / parent, (*seen, path), files, all_read))
     return merge(merged, data)
 
 
@@ -144,6 +181,20 @@ def _known_fields(schema: type[BaseModel], location: Sequence[int | str]) -> lis
             inner += _models_in(field.annotation) if field else [model]
         models = inner
     return [name for model in models for name in model.model_fields]
+
+
+def _holds_bool(value: Any) -> bool:
+    """Whether a plain value is true or false, or a list or mapping of which one is."""
+    if isinstance(value, dict):
+        return any(map(_holds_bool, value.values()))
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether a field may hold one; the fields of nodes in it are asked themselves."""
+    if annotation in (bool, Any) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return True
+    return any(map(_takes_bool, get_args(annotation)))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -19,14 +19,19 @@ def find_recipe(name: str | Path) -> Path:
     UserError names the nearest shipped one.
     """
     path = Path(name)
-    try:
-        if path.is_file():
-            return path
-    except ValueError:  # a NUL in the name
-        pass
+    if is_there(path):
+        return path
     if not path.is_absolute():
         short = path.as_posix().removeprefix("./").removeprefix(PREFIX)
         if short in shipped_recipes():
             return FOLDER / short
     hint = nearest(path.as_posix().removeprefix(PREFIX), shipped_recipes())
     raise UserError(f"cannot read recipe {str(name)!r:.200}: no such file, here or among those that ship{hint}")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file; not for a name that no file can have (a NUL in it, too long)."""
+    try:
+        return path.is_file()
+    except (ValueError, OSError):
+        return False

@@ -6,27 +6,32 @@ fields decide the numbers of a run, so that a resumed run can name what changed.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, field_validator, model_validator
+from torch import nn
 
 from common.errors import UserError, nearest
 from common.plugins import is_plugin
-from common.recipes import Node, read_recipe, validate
+from common.recipes import Count, Name, Node, Norm, Pixels, Seed, Threads, Workers, read_recipe, safe_name, validate
 from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNode
 from featsharp_adapter.upsamplers.table import check_upsampler_name
+from teachers.registry import parse_spec
 
 UNTRAINED = "untrained"
 FILES = ("eval.suite",)  #: fields that name another file of this kind
+Share = Annotated[float, Field(ge=0, lt=1)]
+#: A teacher's heads are modules under its name, so it may not be called as a module's own methods are.
+TAKEN = frozenset({*dir(nn.ModuleDict), UNTRAINED})
 
 
 class DataNode(Node):
     """Where images come from and at what size the student sees them."""
 
     train: str | dict[str, float]  #: `imagery.sources.open_source` form, or several of them with weights
-    size: tuple[int, int]  #: (height, width) in pixels
+    size: tuple[Pixels, Pixels]  #: (height, width) in pixels
     augment: AugmentNode = AugmentNode()
-    workers: int = Field(0, ge=0)  #: threads or processes that decode ahead
+    workers: Workers = 0  #: threads or processes that decode ahead
     max_bad_share: float = Field(0.05, ge=0, le=1)  #: more unreadable images than this is an error
 
 
@@ -34,26 +39,26 @@ class StudentNode(Node):
     """A timm VisionTransformer; the sizes given here override those of the named model."""
 
     model: str
-    patch_size: int | None = None
-    embed_dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
+    patch_size: Pixels | None = None
+    embed_dim: int | None = Field(None, ge=1, le=2**16)
+    depth: int | None = Field(None, ge=1, le=1024)
+    num_heads: int | None = Field(None, ge=1, le=1024)
     drop_path: float = Field(0.0, ge=0, lt=1)
     #: of the ViT: "pretrained" (timm's own), a file of timm's or RADIO's, an exported student, a run or a checkpoint
     weights: str | None = None
-    seed: int | None = None  #: of its first weights and its stochastic depth; None: the recipe's seed, as the data's is
-    registers: int = Field(0, ge=0)  #: tokens without a target, beside one summary token per teacher
+    seed: Seed | None = None  #: of its first weights and its stochastic depth; None: the recipe's, as the data's
+    registers: int = Field(0, ge=0, le=4096)  #: tokens without a target, beside one summary token per teacher
     head: Literal["mlp", "v1", "v2", "attention"] = "mlp"  #: family of the heads, see `distill.student.heads`
-    head_hidden: int | None = None  #: hidden width of the heads; None takes the student's width
-    head_inner: int = Field(0, ge=0)  #: further hidden layers (v1) or residual blocks (v2, attention)
-    head_upsample: int = Field(1, ge=1)  #: how much finer than the student's grid its spatial answers are
-    cpe: int | None = Field(None, ge=1)  #: side in px of a square of positions to train on crops of (`positions`)
+    head_hidden: int | None = Field(None, ge=1, le=2**20)  #: hidden width of the heads; None takes the student's width
+    head_inner: int = Field(0, ge=0, le=64)  #: further hidden layers (v1) or residual blocks (v2, attention)
+    head_upsample: int = Field(1, ge=1, le=64)  #: how much finer than the student's grid its spatial answers are
+    cpe: Pixels | None = None  #: side in px of a square of positions to train on crops of (`positions`)
     position_dropout: float = Field(0.0, ge=0, lt=1)  #: chance that an image is shown without its cropped positions
-    window: int | None = Field(None, ge=1)  #: side in tokens of the windows most blocks attend in; None: globally
+    window: Pixels | None = None  #: side in tokens of the windows most blocks attend in; None: globally
     window_train: tuple[int, int] | None = None  #: least and most side, drawn anew in training; None: as `window`
-    global_blocks: int = Field(4, ge=1)  #: how many blocks attend globally all the same
+    global_blocks: int = Field(4, ge=1, le=1024)  #: how many blocks attend globally all the same
     spectral: bool = False  #: train the ViT's linear layers as direction and largest singular value (`linear`)
-    damp: float = Field(0.0, ge=0)  #: sigma of the noise that multiplies the ViT's linear weights in training (DAMP)
+    damp: float = Field(0.0, ge=0, le=10)  #: sigma of noise that multiplies the ViT's linear weights (DAMP)
 
     @model_validator(mode="after")
     def _head_exists(self) -> Self:
@@ -76,7 +81,7 @@ class TeacherNode(Node):
 
     backbone: str | dict[str, Any]  #: a backbone node, see `teachers.registry`
     upsampler: str = "none"
-    factor: int = Field(1, ge=1)
+    factor: int = Field(1, ge=1, le=64)
     adapters: dict[str, str] = Field(
         default_factory=dict
     )  #: upsampler -> adapter folder or builtin:NAME, for those that must be trained
@@ -85,8 +90,14 @@ class TeacherNode(Node):
     input: Input = "native"  #: what its small view shows: its native size, `match` (the student's grid), or a size
     mosaic: bool = False  #: put as many images as fit on one canvas of its native size, unscaled (RADIO's SAM)
     align: Align | None = None  #: None: the recipe's
-    chunk: int = Field(64, ge=1)  #: images (tiles count) in one teacher forward
+    chunk: Count = 64  #: images (tiles count) in one teacher forward
     weight: WeightNode = WeightNode()
+
+    @field_validator("backbone")
+    @classmethod
+    def _names_a_backbone(cls, node: str | dict[str, Any]) -> str | dict[str, Any]:
+        parse_spec(node)
+        return node
 
     @field_validator("upsampler")
     @classmethod
@@ -127,7 +138,7 @@ class LossNode(Node):
     summary: str = "cosine"  #: cosine, angular, class:PACKAGE.MODULE.NAME, or a registered name
     spatial: str = "mse"  #: mse, hybrid, hybrid_map, class:PACKAGE.MODULE.NAME, or a registered name
     cosine_share: float = Field(0.9, ge=0, le=1)  #: of the hybrid losses; the rest is smooth L1
-    beta: float = Field(1.0, gt=0)  #: where smooth L1 turns from square to line
+    beta: float = Field(1.0, ge=1e-6, le=1e6)  #: where smooth L1 turns from square to line
     drop_teachers: float = Field(0.0, ge=0, lt=1)  #: chance to leave a teacher out for an image, its hardest excepted
     shift: bool = False  #: student and teachers see crops shifted by whole patches (C-RADIOv4, equation 1)
     mesa: float = Field(0.0, ge=0)  #: weight of the distance to the student's own moving average (`ema`)
@@ -150,7 +161,7 @@ class LossNode(Node):
 class NormaliserNode(Node):
     """PHI-S statistics of each teacher: estimated on the first batches of the run's data, then frozen."""
 
-    batches: int = Field(32, ge=1)
+    batches: Count = 32
     load: str | None = None  #: run, checkpoint or targets.safetensors to take them from, instead of estimating
 
 
@@ -159,17 +170,17 @@ class OptimNode(Node):
 
     name: Literal["adamw", "lamb"] = "adamw"  #: torch's AdamW, or LAMB (`distill.training.lamb`)
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  #: over all processes
+    steps: Count
+    batch_size: Count  #: over all processes
     lr: float = Field(gt=0)
     weight_decay: float = Field(0.02, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     warmup_steps: int = Field(0, ge=0)
     final_share: float = Field(0.0, ge=0, le=1)  #: 1 keeps the rate after the warm-up
     layer_decay: float = Field(1.0, gt=0, le=1)  #: a block's rate, over that of the block above it
     freeze_body_steps: int = Field(0, ge=0)  #: first updates, which move the heads and leave the ViT as it is
-    clip: float = Field(1.0, gt=0)  #: largest norm of the whole gradient
-    accumulate: int = Field(1, ge=1)  #: micro-batches that a process's share of the batch is cut into, to save memory
+    clip: Norm = 1.0  #: largest norm of the whole gradient
+    accumulate: Count = 1  #: micro-batches that a process's share of the batch is cut into, to save memory
 
 
 class EmaNode(Node):
@@ -217,7 +228,7 @@ class EngineNode(Node):
     deepspeed: Literal["auto", "on", "off"] = "auto"  #: auto: when launched with --use_deepspeed
     zero_stage: Literal[1, 2, 3] | None = None  #: None: what the launcher says (--zero_stage), else 2
     checkpointing: bool = False  #: compute the student's activations again in the backward pass: less memory, more time
-    threads: int | None = Field(None, ge=1)  #: of torch on the CPU; None: the cores, shared by the processes
+    threads: Threads | None = None  #: of torch on the CPU; None: the cores, shared by the processes
     compile: bool = False  #: torch.compile of the student: minutes at the start, less time a step
     #: further settings, as DeepSpeed's JSON has them
     deepspeed_config: dict[str, Any] = Field(default_factory=dict)
@@ -239,15 +250,15 @@ class EngineNode(Node):
 class CheckpointNode(Node):
     """When to save, and how many checkpoints to keep."""
 
-    every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
+    every: Count = 500
+    keep: Count = 2
     grace: float = Field(27.0, gt=0)  #: seconds from a signal to the end, saved or not; schedulers kill after 30
 
 
 class LogNode(Node):
     """`log.jsonl` is always written; trackers are Accelerate's."""
 
-    every: int = Field(1, ge=1)
+    every: Count = 1
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
@@ -274,9 +285,9 @@ class EvalNode(Node):
 class Recipe(Node):
     """A whole distillation; with `arms`, a whole ablation."""
 
-    name: str
-    out: str = "runs"
-    seed: int = 0
+    name: Name
+    out: str = Field("runs", min_length=1)
+    seed: Seed = 0
     data: DataNode
     student: StudentNode
     teachers: dict[str, TeacherNode] = Field(min_length=1)
@@ -291,7 +302,9 @@ class Recipe(Node):
     eval: EvalNode | None = None
     arms: dict[str, list[str]] = Field(default_factory=dict)  #: arm -> overrides of this recipe
     baseline: str | None = None  #: the arm every other is compared with
-    seeds: list[int] = Field(default_factory=list)  #: student seeds; every arm is trained with each, as runs of one row
+    seeds: list[Seed] = Field(
+        default_factory=list
+    )  #: of the student; every arm is trained with each, as runs of one row
     together: int | None = Field(None, ge=1)  #: most arms in memory at once on one teacher pass; None: all that can be
     ema: EmaNode = EmaNode()
 
@@ -351,8 +364,22 @@ class Recipe(Node):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ")
         for name in [*self.arms, *self.teachers]:
-            if not name or "/" in name or "." in name or name.startswith("_") or name == UNTRAINED:
+            if "." in safe_name(name) or name in TAKEN:
                 raise ValueError(f'"{name}" cannot name an arm or a teacher')
+        return self
+
+    @model_validator(mode="after")
+    def _the_rate_rises_and_the_body_learns(self) -> Self:
+        stages = [(f"stages.{name}.", stage) for name, stage in self.stages.items()] or [("optim.", self.optim)]
+        learns = False
+        for where, node in stages:
+            warmup = self.optim.warmup_steps if node.warmup_steps is None else node.warmup_steps
+            frozen = self.optim.freeze_body_steps if node.freeze_body_steps is None else node.freeze_body_steps
+            if warmup > node.steps:
+                raise ValueError(f"{where}warmup_steps is {warmup}, but there are only {node.steps} steps; lower it")
+            learns = learns or frozen < node.steps
+        if not learns:
+            raise ValueError("freeze_body_steps is all of the steps: the ViT never learns; lower it")
         return self
 
     @property

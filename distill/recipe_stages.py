@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from common.recipes import Node
+from common.recipes import Count, Node, Pixels
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 from imagery.augment import Augment
 
 Align = Literal["student", "teacher", "min", "max"]
-Pixels = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
 def _square(value: Any) -> Any:
@@ -20,7 +19,7 @@ def _square(value: Any) -> Any:
 
 
 #: (height, width) in pixels; one number means a square.
-Size = Annotated[Pixels, BeforeValidator(_square)]
+Size = Annotated[tuple[Pixels, Pixels], BeforeValidator(_square)]
 #: What a teacher is shown: its native size, the size that gives it the student's grid, or a size of its own.
 Input = Literal["native", "match"] | Size
 
@@ -54,12 +53,12 @@ class TeacherPart(Node):
     """What a teacher does differently in one partition; what is left out (or null) is as in the recipe's `teachers`."""
 
     upsampler: str | None = None
-    factor: int | None = Field(None, ge=1)
+    factor: int | None = Field(None, ge=1, le=64)
     denoise: str | None = None
     input: Input | None = None
     mosaic: bool | None = None
     align: Align | None = None
-    chunk: int | None = Field(None, ge=1)
+    chunk: Count | None = None
     weight: WeightNode | None = None
 
     @field_validator("upsampler")
@@ -72,18 +71,18 @@ class PartitionNode(Node):
     """A part of every step of a stage: images of its own, at a size of its own, for teachers of its own settings."""
 
     sizes: list[Size] | None = Field(None, min_length=1)  #: one is drawn for each step; None: data.size
-    batch_size: int | None = Field(None, ge=1)  #: over all processes; None: optim.batch_size
+    batch_size: Count | None = None  #: over all processes; None: optim.batch_size
     weight: float | None = Field(None, gt=0)  #: of its loss; None: its share of the step's images
     augment: AugmentNode | None = None  #: None: data.augment
     teachers: dict[str, TeacherPart] = Field(default_factory=dict)
     without: list[str] = Field(default_factory=list)  #: teachers that do not teach here
-    ranks: int = Field(1, ge=1)  #: its share of the processes in a stage with `split: ranks`
+    ranks: Count = 1  #: its share of the processes in a stage with `split: ranks`
 
 
 class StageNode(Node):
     """A stretch of the training with sizes and a cosine of its own."""
 
-    steps: int = Field(ge=1)
+    steps: Count
     partitions: dict[str, PartitionNode] = Field(default_factory=lambda: {"all": PartitionNode()}, min_length=1)
     #: step: every process does all partitions, one after the other; ranks: every process does one of them
     split: Literal["step", "ranks"] = "step"

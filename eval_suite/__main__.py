@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
+from common.plain_yaml import parse_yaml
 from common.recipes import read_recipe
 from common.run_lock import add_take_over_flag, maybe_locked
 from eval_suite.published import CsvOptions
@@ -218,10 +217,7 @@ def backbone_node(text: str) -> str | dict[str, Any]:
         return read_recipe(text)
     if not text.startswith("{"):
         return text
-    try:
-        node = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--backbone {text}: not YAML; write {{spec: PREFIX:REST, option: value}}") from error
+    node = parse_yaml(text, f"--backbone {text:.80}")
     if not isinstance(node, dict):
         raise UserError(f"--backbone {text}: write {{spec: PREFIX:REST, option: value}}")
     return node

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.digests import digest_value
 from common.errors import unknown
 from common.plugins import validate_plugin
-from common.recipes import Node, load_recipe
+from common.recipes import Count, Name, Node, Seed, load_recipe
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.probes.base import ProbeNode
@@ -76,11 +76,11 @@ ProbeRecipe = Annotated[SerializeAsAny[OwnProbe], WrapValidator(plugin_probe)]
 class Suite(Node):
     """A suite file."""
 
-    name: str
-    seed: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=50, gt=0)  #: images in a forward pass of the backbone
-    data: dict[str, ReaderRecipe] = Field(min_length=1)
-    probes: dict[str, ProbeRecipe] = Field(min_length=1)  #: task name -> protocol
+    name: Name
+    seed: Seed = 0
+    batch_size: Count = 50  #: images in a forward pass of the backbone
+    data: dict[Name, ReaderRecipe] = Field(min_length=1)
+    probes: dict[Name, ProbeRecipe] = Field(min_length=1)  #: task name -> protocol
     vlm: VlmRecipe | None = None  #: the vision-language model that the `llava` probes share
 
     @model_validator(mode="before")

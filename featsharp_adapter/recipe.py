@@ -5,12 +5,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from common.errors import unknown
-from common.recipes import Node
+from common.recipes import Count, Node, Norm, Seed, Workers
 from featsharp_adapter.model.multiview import ViewSettings
 from featsharp_adapter.model.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 from imagery.augment import Augment
+from teachers.registry import parse_spec
 
 
 class DataNode(Node):
@@ -18,13 +19,18 @@ class DataNode(Node):
 
     train: str  #: `imagery.sources.open_source` form
     held_out: str
-    images: int = Field(ge=1)  #: PHI-S is fitted on so many; training repeats them if their views fit `cache_gib`
-    held_out_images: int = Field(256, ge=1)
+    images: Count  #: PHI-S is fitted on so many; training repeats them if their views fit `cache_gib`
+    held_out_images: Count = 256
     zoom: tuple[float, float] = (1.0, 2.0)  #: of the crop that image and views share, `imagery.augment.Augment`
     hflip: float = 0.0
     cache_gib: float = Field(4.0, ge=0)  #: memory for the views of training images; 0 keeps the teacher in the loop
-    workers: int = Field(0, ge=0)  #: threads that decode ahead
+    workers: Workers = 0  #: threads that decode ahead
     max_bad_share: float = Field(0.05, ge=0, le=1)  #: more unreadable images than this is an error
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.augment()
+        return self
 
     def augment(self) -> Augment:
         """A random crop, zoomed."""
@@ -34,12 +40,12 @@ class DataNode(Node):
 class ViewsNode(Node):
     """Random homographies, `multiview.ViewSettings`; defaults are the paper's."""
 
-    count: int = Field(5, ge=1)  #: views of an image that the teacher encodes
-    per_step: int = Field(5, ge=1)  #: of which a training step uses so many
+    count: Count = 5  #: views of an image that the teacher encodes
+    per_step: Count = 5  #: of which a training step uses so many
     zoom: tuple[float, float] = ViewSettings.zoom
     perspective: tuple[float, float] = ViewSettings.perspective
-    rotation: float = ViewSettings.rotation
-    shift: float = ViewSettings.shift
+    rotation: float = Field(ViewSettings.rotation, ge=0, le=180)
+    shift: float = Field(ViewSettings.shift, ge=0, le=1)
     hflip: float = Field(ViewSettings.hflip, ge=0, le=1)
 
     def settings(self) -> ViewSettings:
@@ -50,6 +56,10 @@ class ViewsNode(Node):
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"zoom is a range low, high with 0 < low <= high, got {self.zoom}")
+        if not 0 <= self.perspective[0] <= self.perspective[1] <= 0.25:  # beyond, corners cross
+            raise ValueError(f"perspective is a range low, high with 0 <= low <= high <= 0.25, got {self.perspective}")
         if self.per_step > self.count:
             raise ValueError(f"per_step ({self.per_step}) is more than the count of views ({self.count})")
         return self
@@ -59,13 +69,13 @@ class DownsamplerNode(Node):
     """What brings a sharpened map back to the teacher's grid in training (`downsampler.py`)."""
 
     name: Literal["attention", "average", "simple", "place_attention"] = "attention"
-    kernel: int = Field(7, ge=1)
+    kernel: int = Field(7, ge=1, le=255)
 
 
 class ConditionalNode(Node):
     """A bias that depends on what the teacher sees (`conditional_bias.py`); in the code, not in the paper."""
 
-    heads: int = Field(16, ge=1)
+    heads: int = Field(16, ge=1, le=1024)
     penalty: float = Field(0.0, ge=0)  #: for changing what views agree on
 
 
@@ -80,16 +90,16 @@ class LossNode(Node):
 class OptimNode(Node):
     """NAdam; linear warm-up from a tenth of the rate, then a cosine to zero."""
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    micro_batch: int | None = Field(None, ge=1)  #: images on the device at a time; their gradients add up to one step
+    steps: Count
+    batch_size: Count
+    micro_batch: Count | None = None  #: images on the device at a time; their gradients add up to one step
     lr: float = Field(gt=0)
     lr_guide: float = Field(gt=0)  #: of the few parameters of the image-guided kernel
     lr_fitted: float = Field(3e-4, gt=0)  #: of weights that a closed form has solved before (`ridge_block`)
     lr_uncertainty: float = Field(1e-5, gt=0)  #: of the uncertainty network, where there is one
     warmup: int = Field(100, ge=0)
-    clip: float = Field(5.0, gt=0)  #: largest norm of the gradient
-    first_clip: float = Field(1e-4, gt=0)  #: the same during the first `first_clip_steps`, while NAdam's moments settle
+    clip: Norm = 5.0  #: largest norm of the gradient
+    first_clip: Norm = 1e-4  #: the same during the first `first_clip_steps`, while NAdam's moments settle
     first_clip_steps: int = Field(10, ge=0)
 
 
@@ -102,8 +112,8 @@ class RidgeNode(Node):
 class CheckpointNode(Node):
     """When training state is written, and how many are kept."""
 
-    every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)
+    every: Count = 500
+    keep: Count = 2
 
 
 class AdapterRecipe(Node):
@@ -111,9 +121,9 @@ class AdapterRecipe(Node):
 
     teacher: str | dict[str, Any]  #: a backbone node, see `teachers.registry`
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"  #: of the frozen teacher's matrix products
-    chunk: int = Field(64, ge=1)  #: images (tiles count) in one teacher forward
+    chunk: Count = 64  #: images (tiles count) in one teacher forward
     upsampler: str = "featsharp"
-    factor: int = Field(ge=1)
+    factor: int = Field(ge=1, le=64)
     options: dict[str, Any] = Field(default_factory=dict)  #: of the upsampler, see `upsamplers/`
     normaliser: str = "phi_s"  #: of `normalisers.NORMALISERS`; the others are ablations
     published_views: bool = False  #: resize what the teacher sees without antialiasing, as published code does
@@ -129,8 +139,14 @@ class AdapterRecipe(Node):
     optim: OptimNode
     ridge: RidgeNode = RidgeNode()
     checkpoint: CheckpointNode = CheckpointNode()
-    seed: int = 0
-    out: str  #: folder to write
+    seed: Seed = 0
+    out: str = Field(min_length=1)  #: folder to write
+
+    @field_validator("teacher")
+    @classmethod
+    def _names_a_backbone(cls, node: str | dict[str, Any]) -> str | dict[str, Any]:
+        parse_spec(node)
+        return node
 
     @field_validator("upsampler")
     @classmethod
@@ -147,4 +163,11 @@ class AdapterRecipe(Node):
     @model_validator(mode="after")
     def _options_exist(self) -> Self:
         check_options(self.upsampler, self.options)
+        return self
+
+    @model_validator(mode="after")
+    def _the_rate_rises(self) -> Self:
+        # A default shrinks with a short training (training/optim.py); what somebody wrote must fit.
+        if "warmup" in self.optim.model_fields_set and self.optim.warmup > self.optim.steps:
+            raise ValueError(f"optim.warmup is {self.optim.warmup}, but there are only {self.optim.steps} steps")
         return self

@@ -11,9 +11,10 @@ One option every node takes: `digest`, the "sha256:..." of the weights it must t
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from common.errors import UserError, nearest, unknown
 from common.plugins import find
@@ -22,6 +23,9 @@ from teachers.known import KNOWN
 from teachers.user_class import check
 
 GROUP = "teachers.backbones"
+_NUMBERS = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
+#: what libraries raise for values they did not expect
+_WRONG_VALUES = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
 CLASS = "class"
 OWN = (EntryPoint("torch_hub", "teachers.hub_checkout:load", GROUP),)  #: of this room, beside the installed ones
 
@@ -41,7 +45,7 @@ def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]
     if isinstance(short, str) and short in KNOWN:
         options = {**KNOWN[short].options, **options}
         short = KNOWN[short].spec
-    if not isinstance(short, str) or ":" not in short:
+    if not isinstance(short, str) or not short.partition(":")[2]:
         hint = nearest(short, KNOWN) if isinstance(short, str) else ""
         raise UserError(f'a backbone is PREFIX:NAME (e.g. "timm:vit_small_patch16_224"), got {short!r}{hint}')
     prefix, rest = short.split(":", 1)
@@ -54,6 +58,25 @@ def parse_spec(node: str | Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]
 def plain_node(prefix: str, rest: str, options: Mapping[str, Any]) -> str | dict[str, Any]:
     """The node that `parse_spec` took apart, in its shortest form."""
     return {"spec": f"{prefix}:{rest}", **options} if options else f"{prefix}:{rest}"
+
+
+def check_types(name: str, load: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """UserError for an option of another type than the loader's signature says."""
+    try:
+        hints = get_type_hints(load)
+    except (NameError, TypeError):  # of a user's class, e.g. imported for type checkers alone
+        return
+    for option, value in options.items():
+        try:
+            wanted = TypeAdapter(hints[option], config=_NUMBERS) if option in hints else None
+        except PydanticUserError:  # a type that is none of plain data
+            continue
+        try:
+            if wanted is not None:
+                wanted.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{name}: option {option}: {first['msg']} (got {value!r:.80})") from error
 
 
 def load_backbone(node: str | Mapping[str, Any]) -> Backbone:
@@ -79,7 +102,21 @@ def _load(node: str | Mapping[str, Any]) -> Backbone:
             raise UserError(
                 f'{prefix}:{rest} has no option "{option}"{nearest(option, accepted)}; it takes: {accepted}'
             )
-    backbone = check(f"{prefix}:{rest}", load(*arguments, **options)).eval()
+    check_types(f"{prefix}:{rest}", load, options)
+    try:
+        inspect.signature(load).bind(*arguments, **options)
+    except TypeError as error:
+        raise UserError(
+            f"{prefix}:{rest}: {error}; give it in the node: {{spec: {prefix}:{rest}, OPTION: ...}}"
+        ) from error
+    try:
+        made = load(*arguments, **options)
+    except _WRONG_VALUES as error:
+        if prefix == CLASS:  # a user's own code: its own errors come through
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{prefix}:{rest} cannot be made with these options ({options}): {said}") from error
+    backbone = check(f"{prefix}:{rest}", made).eval()
     backbone.node = plain_node(prefix, rest, options)
     if digest is not None and backbone.spec.digest not in (digest, "meta"):
         raise UserError(f"{backbone.spec.name} has other weights ({backbone.spec.digest}) than the recipe's ({digest})")

@@ -1,7 +1,7 @@
 """PASCAL-Context and NYUDv2 style probe: one convolution head learns several dense tasks at once."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -50,7 +50,7 @@ class MultitaskProbe(ProbeNode):
 
     probe: Literal["multitask"]
     subset: str | None = None  #: only images of this group of the data, e.g. indoor
-    tasks: dict[str, float]  #: label name -> loss weight
+    tasks: dict[str, Annotated[float, Field(gt=0)]]  #: label name -> loss weight
     hidden: int = Field(default=64, gt=0)
     steps: int = Field(gt=0)
     batch: int = Field(default=16, gt=0)

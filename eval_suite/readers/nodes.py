@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from common.errors import UserError
-from common.recipes import Node
+from common.recipes import Node, Pixels
 from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.image_files import Crop, FileImages
@@ -41,19 +41,12 @@ class FileReaderNode(ReaderNode):
     """A reader of files on disk. `root` may hold ~ and ${VARIABLES} and is relative to the working directory."""
 
     root: str
-    size: int | tuple[int, int] = 224  #: of the images the probes see: one side, or height and width
+    size: Pixels | tuple[Pixels, Pixels] = 224  #: of the images the probes see: one side, or height and width
     fit: Mode = "stretch"  #: how photographs come to that size
     #: whether labels belong to photographs as their orientation tags turn them or as stored; asked for where sizes
     #: cannot tell
     orientation: Orientation | None = None
     limit: dict[str, int] = Field(default_factory=dict)  #: split -> at most so many images, evenly spread
-
-    @field_validator("size")
-    @classmethod
-    def _positive(cls, size: int | tuple[int, int]) -> int | tuple[int, int]:
-        if min((size,) if isinstance(size, int) else size) < 1:
-            raise ValueError("image sides are positive")
-        return size
 
     @field_validator("limit")
     @classmethod

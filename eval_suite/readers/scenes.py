@@ -14,7 +14,7 @@ from torch import Tensor
 
 import imagery.scenes
 from common.errors import unknown
-from common.recipes import Node
+from common.recipes import Count, Node, Pixels, Seed, Threads
 from eval_suite.readers.contracts import (
     TEST,
     TRAIN,
@@ -43,15 +43,15 @@ class ScenesNode(Node):
     """`reader: scenes`: which scenes, how many, at what size."""
 
     reader: Literal["scenes"]
-    seed: int = Field(ge=0)  #: train scenes use it, test scenes the next number, pairs the one after that
-    train: int = Field(gt=0)
-    test: int = Field(gt=0)
-    pairs: int = Field(ge=0)
-    points: int = Field(gt=0)  #: correspondences kept for each pair
-    size: int = Field(gt=0)  #: pixels of image sides
-    label_stride: int = Field(gt=0)  #: dense labels keep every n-th pixel
+    seed: Seed  #: train scenes use it, test scenes the next number, pairs the one after that
+    train: Count
+    test: Count
+    pairs: int = Field(ge=0, le=10**9)
+    points: Count  #: correspondences kept for each pair
+    size: Pixels  #: pixels of image sides
+    label_stride: Pixels  #: dense labels keep every n-th pixel
     settings: dict[str, Any] = Field(default_factory=dict)  #: fields that differ from the default world
-    workers: int = Field(default=2, ge=1)  #: processes that render
+    workers: Threads = 2  #: processes that render
 
     def open(self, name: str) -> "ScenesData":
         """The data set; nothing is rendered before a probe asks."""
