@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError, add_debug_flag, guard
+from common.plain_yaml import parse_yaml
 from common.recipes import read_recipe
 from teachers.contracts import Backbone, Features, capability, fit_images
 from teachers.fetch import fetch
@@ -191,7 +191,7 @@ def _option(text: str) -> tuple[str, object]:
     name, separator, value = text.partition("=")
     if not separator:
         raise UserError(f'an option is name=value, got "{text}"')
-    return name, yaml.safe_load(value)
+    return name, parse_yaml(value, f"option {name}")
 
 
 def _device(name: str) -> torch.device:

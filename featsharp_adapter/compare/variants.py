@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from common.errors import UserError, nearest
+from common.plain_yaml import parse_yaml
 from common.recipes import apply_override, validate
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.options import check_options
@@ -100,7 +99,4 @@ def _field(text: str, path: str) -> str:
 
 
 def _value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f'"{text}" is no value') from error
+    return parse_yaml(text, f'"{text:.80}"')
