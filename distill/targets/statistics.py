@@ -1,7 +1,6 @@
 """PHI-S and dispersion statistics of an earlier run, in the place of estimating them (`normaliser.load`)."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def digest(path: Path) -> str:
 def _check_digests(file: Path, targets: Targets) -> None:
     """A file in a checkpoint has beside it the digests of the teachers it was estimated on."""
     beside = file.with_name("state.json")
-    known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))["identity"] if beside.is_file() else {}
+    known: dict[str, Any] = read_json_object(beside).get("identity", {}) if beside.is_file() else {}
     for key, ours in targets.digests().items():
         if key.startswith("digest of teacher ") and known.get(key, ours) != ours:
             raise UserError(

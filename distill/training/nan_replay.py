@@ -4,7 +4,6 @@ Prints every term of the loss, the first module whose output is not finite, in t
 parameters whose gradient is not finite. Runs in one process, one rank after the other, on `device`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.json_files import read_json_object
 from distill.losses.step import DistillStep
 from distill.recipe import Recipe, read
 from distill.schedule import schedule, stage_at
@@ -38,7 +38,7 @@ def replay(folder: Path, device: torch.device, overrides: Sequence[str] = ()) ->
     """
     if not (folder / "update.json").is_file():
         raise UserError(f"{folder} holds no update to replay; give the folder that the run named, RUN/nan/step-...")
-    facts = json.loads((folder / "update.json").read_text(encoding="utf-8"))
+    facts = read_json_object(folder / "update.json")
     recipe = read(folder / "recipe.yaml", [*PLAIN, *overrides])
     check_typed(recipe, folder / "recipe.yaml", overrides)
     targets = Targets(recipe, device)
