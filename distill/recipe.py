@@ -370,14 +370,19 @@ class Recipe(Node):
 
     @model_validator(mode="after")
     def _the_rate_rises_and_the_body_learns(self) -> Self:
-        stages = [(f"stages.{name}.", stage) for name, stage in self.stages.items()] or [("optim.", self.optim)]
-        learns = False
-        for where, node in stages:
-            warmup = self.optim.warmup_steps if node.warmup_steps is None else node.warmup_steps
-            frozen = self.optim.freeze_body_steps if node.freeze_body_steps is None else node.freeze_body_steps
-            if warmup > node.steps:
-                raise ValueError(f"{where}warmup_steps is {warmup}, but there are only {node.steps} steps; lower it")
-            learns = learns or frozen < node.steps
+        # A stage that is shorter than the warm-up it inherits only rises; what somebody wrote for it must fit.
+        nodes: dict[str, OptimNode | StageNode] = {"optim": self.optim}
+        nodes |= {f"stages.{name}": stage for name, stage in self.stages.items()}
+        for where, node in nodes.items():
+            if node.warmup_steps is not None and node.warmup_steps > node.steps:
+                raise ValueError(
+                    f"{where}.warmup_steps is {node.warmup_steps}, but there are only {node.steps} steps; lower it"
+                )
+        frozen = self.optim.freeze_body_steps
+        learns = any(
+            (frozen if node.freeze_body_steps is None else node.freeze_body_steps) < node.steps
+            for node in self.stages.values() or [self.optim]
+        )
         if not learns:
             raise ValueError("freeze_body_steps is all of the steps: the ViT never learns; lower it")
         return self

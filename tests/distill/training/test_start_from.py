@@ -18,6 +18,8 @@ from distill.recipe import read
 from distill.student.starting_weights import backbone_state, find_start, plain_names
 from distill.training.engine_state import read_student
 
+SHORT = ("optim.steps=1", "optim.warmup_steps=1")
+
 ROOT = Path(__file__).parents[3]
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
@@ -41,7 +43,7 @@ def test_a_checkpoint_goes_on_in_a_new_run_with_heads_and_normalisers(
 
 def test_with_the_optimiser_it_is_the_run_itself(trained: Path, write_recipe: Callable[..., Path]) -> None:
     """The moments go along: the first update from step 3, at a rate of nearly nothing, leaves their counts at 4."""
-    settings = [f"start_from=run:{trained}@3", "start_optimiser=true", "name=moments", "optim.steps=1"]
+    settings = [f"start_from=run:{trained}@3", "start_optimiser=true", "name=moments", *SHORT]
     folder = train(read(write_recipe(), settings))
     path = folder / "checkpoints" / "step-00000001" / "engine" / "optimiser.pt"
     state = torch.load(path, weights_only=True)["state"]
@@ -50,7 +52,7 @@ def test_with_the_optimiser_it_is_the_run_itself(trained: Path, write_recipe: Ca
 
 def test_an_exported_student_starts_the_body_and_its_tokens(trained: Path, write_recipe: Callable[..., Path]) -> None:
     """With other teachers in another order: tokens go by name; heads are new."""
-    changes = [f"student.weights={trained / 'student'}", "optim.lr=1e-9", "optim.steps=1", "name=body"]
+    changes = [f"student.weights={trained / 'student'}", "optim.lr=1e-9", *SHORT, "name=body"]
     folder = train(read(write_recipe(), changes))
     theirs, ours = (
         load_file(trained / "student" / "model.safetensors"),
