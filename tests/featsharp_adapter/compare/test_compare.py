@@ -67,7 +67,7 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
 
 def test_arms_are_upsamplers_with_options_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
-    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
     variant = parse_variant("featsharp:inputs=bilinear+tiles,window=3,norm=false", recipe)
     assert variant.options == {**recipe.options, "inputs": ["bilinear", "tiles"], "window": 3, "norm": False}
     assert parse_variant("featsharp:inputs=tiles", recipe).options["inputs"] == ["tiles"]
@@ -103,7 +103,7 @@ def test_arms_may_differ_in_how_they_are_trained(tmp_path: Path, monkeypatch: py
 
 def test_every_arm_of_the_ablations_can_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
-    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
     names = list(dict.fromkeys(name for names in ABLATIONS.values() for name in names))
     trained = compare(recipe, open_teacher_data(recipe, recipes_of(recipe, names)), names, [0])
     assert len(trained.outcomes) == len(names)
@@ -125,7 +125,7 @@ def test_rows_are_means_with_standard_errors() -> None:
 
 def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
-    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1)
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     arguments = ["compare", str(tmp_path / "recipe.yaml"), "--upsamplers", "bilinear", "s2", "--seeds", "0"]
     assert guard(main, [*arguments, "--pictures", "2", "--out", str(tmp_path / "out" / "t")]) == 0
