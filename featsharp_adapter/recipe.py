@@ -11,7 +11,6 @@ from featsharp_adapter.model.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 from imagery.augment import Augment
-from teachers.registry import parse_spec
 
 
 class DataNode(Node):
@@ -141,12 +140,6 @@ class AdapterRecipe(Node):
     checkpoint: CheckpointNode = CheckpointNode()
     seed: Seed = 0
     out: str = Field(min_length=1)  #: folder to write
-
-    @field_validator("teacher")
-    @classmethod
-    def _names_a_backbone(cls, node: str | dict[str, Any]) -> str | dict[str, Any]:
-        parse_spec(node)
-        return node
 
     @field_validator("upsampler")
     @classmethod

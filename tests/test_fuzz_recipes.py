@@ -76,7 +76,6 @@ ADAPTER = [
     ("data.zoom=[0, 2]", "zoom"),
     ("views.shift=2", "less than or equal"),
     ("views.zoom=[2, 1]", "zoom is a range"),
-    ("teacher=nowhere", "PREFIX:NAME"),
     ("seed=true", "true or false"),
     ("chunk=.inf", "finite"),
 ]
