@@ -1,4 +1,4 @@
-"""python -m eval_suite run | record | vlm | table | data check: probe a backbone, compare runs, look at the data.
+"""python -m eval_suite run | rescore | record | vlm | table | data check: probe backbones, compare runs, look at data.
 
 Several processes probe one backbone with: accelerate launch --multi_gpu --num_processes N -m eval_suite run ...
 """
@@ -14,8 +14,9 @@ from common.errors import UserError, add_debug_flag, guard
 from common.plain_yaml import parse_yaml
 from common.recipes import read_recipe
 from common.run_lock import add_take_over_flag, maybe_locked
+from eval_suite.power import power_lines
 from eval_suite.published import CsvOptions
-from eval_suite.results import write_metrics
+from eval_suite.results import read_metrics, write_metrics
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
 from eval_suite.table_rows import find_baseline, read_rows
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_record(commands.add_parser("record", help="probe one backbone and keep the answer in the package"))
     _add_vlm(commands.add_parser("vlm", help="train a suite's vision-language model into a folder, e.g. for lmms-eval"))
     _add_data(commands.add_parser("data", help="what is there of a suite's data, and what is missing"))
+    _add_rescore(commands.add_parser("rescore", help="compute the scores again from kept predictions"))
     _add_table(commands.add_parser("table", help="the Δm table of several runs against a baseline"))
     return parser
 
@@ -50,6 +52,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="metrics.json to write")
     parser.add_argument(
         "--cache", type=Path, help="folder to keep features in: an interrupted or repeated run goes on from there"
+    )
+    parser.add_argument(
+        "--keep-predictions",
+        action="store_true",
+        help="also write what was predicted of each test image, for the report's pictures and `rescore`",
     )
     parser.add_argument("--device", default="cpu", help="where the backbone runs, e.g. cuda")
     parser.add_argument(
@@ -86,6 +93,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add_debug_flag(parser)
 
 
+def _add_rescore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("metrics", type=Path, help="run folder or metrics.json, probed with --keep-predictions")
+    add_debug_flag(parser)
+
+
 def _add_table(parser: argparse.ArgumentParser) -> None:
     help_sources = (
         "run folders, metrics.json or CSV files, published:NAME, recorded:tiny-dino; "
@@ -101,6 +113,9 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="a group, group/task or group/task/metric that may be missing: it is left out of every row",
+    )
+    parser.add_argument(
+        "--power", type=float, metavar="PERCENT", help="also say how many runs and test units a Δm of that size needs"
     )
     for direction in ("lower", "higher"):
         parser.add_argument(
@@ -124,6 +139,8 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Probe a backbone and write what was found."""
     with many_imports():  # torch, datasets and all: `table` does without them
+        from eval_suite.finished import FinishedTasks
+        from eval_suite.predictions import Predictions
         from eval_suite.processes import joined_processes, rank, world
         from eval_suite.suite import load_suite, run_suite
         from teachers.registry import load_backbone
@@ -134,6 +151,7 @@ def run(options: argparse.Namespace) -> None:
     mine = options.out if int(os.environ.get("RANK", "0")) == 0 else None  # one of several processes writes
     with maybe_locked(mine, is_file=True, take_over=options.take_over), joined_processes(options.device) as device:
         node = backbone_node(options.backbone)
+        kept = Predictions() if options.keep_predictions else None
         metrics = run_suite(
             load_backbone(node),
             suite,
@@ -141,9 +159,12 @@ def run(options: argparse.Namespace) -> None:
             samples=True,
             cache=options.cache,
             device=device,
+            finished=options.out,
+            predictions=kept,
         )
         if rank() == 0:
             keep_metrics(options.out, metrics, world())
+            FinishedTasks.beside(options.out).clear()
 
 
 def keep_metrics(out: Path, metrics: dict[str, Any], processes: int) -> None:
@@ -235,11 +256,32 @@ def data(options: argparse.Namespace) -> None:
         raise UserError(f"{problems} of {len(findings)} sets cannot be used; see the lines marked PROBLEM")
 
 
+def rescore(options: argparse.Namespace) -> None:
+    """Print kept and recomputed scores side by side; UserError where they differ."""
+    from eval_suite.predictions import TOLERANCE, read_predictions
+    from eval_suite.predictions import rescore as compute_again
+
+    path = options.metrics / "metrics.json" if options.metrics.is_dir() else options.metrics
+    metrics, kept = read_metrics(path), read_predictions(path)
+    if kept is None:
+        raise UserError(f"no predictions beside {path}; probe with --keep-predictions")
+    lines = compute_again(metrics, kept)
+    for task, metric, before, after in lines:
+        print(f"{task}/{metric}: {before:.6g}, again {after:.6g}")
+    if odd := [
+        f"{task}/{metric}" for task, metric, before, after in lines if abs(before - after) > TOLERANCE * abs(before)
+    ]:
+        raise UserError(f"{len(odd)} of {len(lines)} scores do not come out again: {', '.join(odd)}")
+    print(f"{len(lines)} of {len(metrics.results)} scores come out again; the others keep no predictions")
+
+
 def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     said = CsvOptions(options.lower_is_better, options.higher_is_better)
     rows = read_rows(options.sources, said)
     built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing, options.allow)
+    if options.power is not None and not options.power > 0:
+        raise UserError(f"--power {options.power:g}: the wished-for difference is a positive percentage")
     ending = options.out.suffix.removeprefix(".") if options.out else ""
     text = render(built, options.format or (ending if ending in FORMATS else "md"))
     if options.out is None:
@@ -247,12 +289,14 @@ def table(options: argparse.Namespace) -> None:
     else:
         write_text(options.out, text)
         print(f"written to {options.out}")
+    for line in power_lines(built, options.power) if options.power is not None else ():
+        print(line, file=sys.stderr)
 
 
 def main(argv: list[str]) -> None:
     """Run one command."""
     options = build_parser().parse_args(argv)
-    {"run": run, "record": keep, "vlm": vlm, "data": data, "table": table}[options.command](options)
+    {"run": run, "record": keep, "vlm": vlm, "data": data, "rescore": rescore, "table": table}[options.command](options)
 
 
 if __name__ == "__main__":

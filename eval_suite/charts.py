@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from eval_suite.delta_m import DELTA_M
+from eval_suite.page import hover_text
 from eval_suite.table import Table, signed, title_of
 from eval_suite.uncertainty import Estimate
 
@@ -104,7 +105,7 @@ def _whisker(axis: Axis, y: float, estimate: Estimate, colour: str, name: str) -
     fill = colour if estimate.is_real or estimate.ci95 is None else "var(--page)"
     dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2" fill="{fill}" stroke="{colour}" stroke-width="1.6"/>'
     text = _label(right + 7, y + 3.8, _minus(signed(estimate.value)), "start", "value")
-    return f"<g><title>{escape(name)}: {_minus(signed(estimate.value))} %</title>{bar}{dot}{text}</g>"
+    return f"<g><title>{escape(name)}: {escape(hover_text(estimate))}</title>{bar}{dot}{text}</g>"
 
 
 def curves(title: str, arms: Mapping[str, Points], colours: Mapping[str, str]) -> Markup:

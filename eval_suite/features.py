@@ -13,6 +13,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.store import Store
 from eval_suite import processes
+from eval_suite.predictions import Predictions
 from eval_suite.provenance import program
 from eval_suite.read_ahead import ReadAhead
 from eval_suite.readers.contracts import ImageSource
@@ -47,8 +48,13 @@ class ProbedBackbone:
         device: str | torch.device = "cpu",
         progress: bool = False,
         cache: Path | None = None,
+        predictions: Predictions | None = None,
     ) -> None:
-        """With `cache`, features are kept in that folder and what is there is not extracted again."""
+        """With `cache`, features are kept in that folder and what is there is not extracted again.
+
+        `predictions` is where probes put what they predicted, if it is to be kept.
+        """
+        self.predictions = predictions
         self.backbone = backbone.eval().to(device)
         self.spec = backbone.spec
         self.batch_size = batch_size

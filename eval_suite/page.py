@@ -20,6 +20,7 @@ class HeatCell:
     interval: str
     shade: str
     mark: str
+    hover: str
 
 
 def fill(template: str, **values: Any) -> str:
@@ -83,9 +84,19 @@ def minus(value: float, digits: int = 2) -> str:
 
 def _heat_cell(estimate: Estimate | None, is_baseline: bool, strongest: float, column: str) -> HeatCell:
     if is_baseline:
-        return HeatCell("0", "", "transparent", "")
+        return HeatCell("0", "", "transparent", "", "the baseline")
     if estimate is None:
-        return HeatCell("–", "", "transparent", "")
+        return HeatCell("–", "", "transparent", "", "no metric is far enough from its floor")
     digits = 2 if column == DELTA_M or strongest < 10 else 1
     mark = MARKS[estimate.claim]
-    return HeatCell(minus(estimate.value, digits), interval_text(estimate), shade(estimate, strongest), mark)
+    colour = shade(estimate, strongest)
+    return HeatCell(minus(estimate.value, digits), interval_text(estimate), colour, mark, hover_text(estimate))
+
+
+def hover_text(estimate: Estimate) -> str:
+    """Value, error, interval and what they rest on, for a cell that is pointed at."""
+    error = "" if estimate.stderr is None else f" ± {estimate.stderr:.3f}"
+    units = "" if estimate.units is None else f", {round(estimate.units)} independent units"
+    interval = f", 95 % {text}" if (text := interval_text(estimate)) else ""
+    pairing = ", compared image by image" if estimate.paired else ""
+    return f"{minus(estimate.value, 3)} %{error}{interval}{units}{pairing}"

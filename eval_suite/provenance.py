@@ -98,9 +98,10 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def images_digest(images: Any) -> str:
-    """Of a source of images: files by name, size and, up to `READ_WHOLE` bytes in all, content; others by their key."""
+    """Of a source of images: files by name, size and, up to `READ_WHOLE` bytes in all, content; arrays by content;
+    others by their key."""
     if not hasattr(images, "files"):
-        return str(images.key)
+        return maps_digest(images.array, len(images)) if hasattr(images, "array") else str(images.key)
     sizes = [path.stat().st_size for path in images.files]
     whole = sum(sizes) <= READ_WHOLE
     named = [

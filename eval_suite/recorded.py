@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.digests import digest_value, short
+from eval_suite.predictions import Predictions
 from eval_suite.provenance import details_of
 from eval_suite.results import RECORDS, Metrics, read_metrics, samples_of, write_metrics
 from eval_suite.suite import Suite, run_suite
@@ -41,7 +42,8 @@ def _is_of(metrics: Metrics, backbone: Backbone, suite: Suite) -> bool:
 
 def recall_or_run(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
     """What `run_suite` with samples would give, without running it where the answer ships with the package."""
-    return recorded(backbone, suite) or run_suite(backbone, suite, progress=progress, samples=True)
+    found = recorded(backbone, suite)
+    return found or run_suite(backbone, suite, progress=progress, samples=True, predictions=Predictions())
 
 
 def record(backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS) -> Path:

@@ -11,8 +11,10 @@ from common.atomic import write_text
 from common.errors import UserError
 from eval_suite.charts import Points, curves, forest, row_colours
 from eval_suite.delta_m import DELTA_M, group_order, measure
+from eval_suite.metric_words import explain
 from eval_suite.page import fill, heads, heat_rows, interval_text, minus, shade
 from eval_suite.results import Key, Metrics
+from eval_suite.strips import strips_of
 from eval_suite.table import MARKS, Table, caption, title_of
 from eval_suite.table_formats import render
 from eval_suite.uncertainty import Estimate, Measured
@@ -36,6 +38,8 @@ class MetricLine:
     task: str
     metric: str
     arrow: str
+    explained: str
+    floor: str
     n: str
     cells: list[ValueCell | None]
 
@@ -90,16 +94,33 @@ def write_report(
         forest=forest(table, colours) if len(table.rows) > 1 else Markup(""),
         names=names,
         groups=metric_lines(table, {name: metrics_by_row[name] for name in names}),
+        explained=explanations(metrics_by_row),
         suite=metrics_by_row[table.baseline][0].suite,
         curves=_curves(curves, colours),
         arms=list(dict.fromkeys(arm for arms in curves.values() for arm in arms)),
         pictures=[(text, _inline(Path(path))) for text, path in pictures],
         facts=[_facts(name, metrics_by_row[name], table, colours[name]) for name in names],
         several_runs=max(table.runs.values()) > 1,
+        paired=all(row.columns[DELTA_M].paired for row in table.rows.values()),
+        strips=strips_of(table.baseline, {name: metrics_by_row[name] for name in table.rows}),
+        links=links_of(folder),
         notes=notes,
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def links_of(folder: Path) -> list[tuple[str, str]]:
+    """(what it is, address relative to the page) of the run's files that are there."""
+    files = {
+        "recipe": "../recipe.yaml",
+        "log": "../log.jsonl",
+        "student": "../student/README.md",
+        "metrics": "../metrics.json",
+        "table as JSON": "delta_m.json",
+        "table as CSV": "delta_m.csv",
+    }
+    return [(name, path) for name, path in files.items() if (folder / path).is_file()]
 
 
 def headline(table: Table) -> str:
@@ -114,7 +135,18 @@ def headline(table: Table) -> str:
     text += f" against {table.baseline} (95 % interval {minus(interval[0])} to {minus(interval[1])})"
     if not rows[best].is_real:
         return f"{text}: not distinguishable from no change."
-    return f"{text}{', the highest of ' + str(len(rows)) + ' rows' if len(rows) > 1 else ''}."
+    text += f"{', the highest of ' + str(len(rows)) + ' rows' if len(rows) > 1 else ''}."
+    if rows[best].claim == "networks":
+        return (
+            f"{text} One run a row: these networks differ; whether another training would come out alike is not known."
+        )
+    return f"{text} Over {table.runs[best]} runs against {table.runs[table.baseline]}: the method differs."
+
+
+def explanations(metrics_by_row: Mapping[str, Sequence[Metrics]]) -> dict[str, str]:
+    """What the metrics of the page count, by name."""
+    names = sorted({result.metric for runs in metrics_by_row.values() for run in runs for result in run.results})
+    return {name: text for name in names if (text := explain(name)) is not None}
 
 
 def metric_lines(table: Table, metrics_by_row: Mapping[str, Sequence[Metrics]]) -> dict[str, list[MetricLine]]:
@@ -138,13 +170,20 @@ def _line(
     for name, metric in measured.items():
         change = table.rows[name].metrics.get(key) if name in table.rows and name != table.baseline else None
         cells.append(None if metric is None else _cell(metric, change, strongest))
-    return MetricLine(key[1], key[2], "↑" if higher else "↓", f"{n:,}" if n else "–", cells)
+    known = next((metric for metric in measured.values() if metric is not None and metric.units), None)
+    count = f"{n:,}" if n else "–"
+    if known is not None and known.units != n:
+        count += f" ({known.units:,} units)"
+    floors = [metric.floor for metric in measured.values() if metric is not None and metric.floor is not None]
+    floor = f"a blind answer scores {floors[0]:.4g}" if floors else ""
+    arrow = "↑" if higher else "↓"
+    return MetricLine(key[1], key[2], arrow, explain(key[2]) or "", floor, count, cells)
 
 
 def _cell(metric: Measured, change: Estimate | None, strongest: float) -> ValueCell:
     digits = 3 if abs(metric.mean) < 10 else 2
     stderr = "" if metric.stderr is None else f"± {metric.stderr:.{digits}f}"
-    value = f"{metric.mean:.{digits}f}"
+    value = f"{metric.mean:.{digits}f}{right_of(metric)}"
     if change is None:
         return ValueCell(value, stderr, "", "", "transparent")
     return ValueCell(
@@ -154,6 +193,17 @@ def _cell(metric: Measured, change: Estimate | None, strongest: float) -> ValueC
         interval_text(change),
         shade(change, strongest),
     )
+
+
+def right_of(metric: Measured) -> str:
+    """ " (125 of 400)" where a metric of one run is the plain share of units that are right, else nothing."""
+    if len(metric.runs) > 1 or metric.samples is None:
+        return ""
+    scores = metric.samples.samples.scores
+    right = (scores - 100).abs() < 1e-3
+    if not bool((right | (scores.abs() < 1e-3)).all()):
+        return ""
+    return f" ({int(right.sum()):,} of {len(scores):,})"
 
 
 def _facts(name: str, runs: Sequence[Metrics], table: Table, colour: str) -> RowFacts:

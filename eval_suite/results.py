@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PrivateAttr
+from torch import Tensor
 
 from common.errors import UserError
 from common.json_files import write_json
@@ -14,12 +15,14 @@ from common.recipes import Node, validate
 from eval_suite.metrics.score import Samples, Score
 from eval_suite.provenance import MadeBy, TaskDetails
 from eval_suite.sample_scores import Owner, SetSamples, check_belongs, read_samples, samples_path, write_samples
+from eval_suite.units import by_unit
 
 #: groups of the paper, in its order; a suite may add more
 RECORDS = Path(__file__).parent / "data" / "recorded"  #: results that ship, see `eval_suite.recorded`
 GROUPS = ("classification", "dense", "3d", "retrieval", "pascal_context", "nyudv2", "vlm")
 SCHEMA = 1
 
+PREDICTIONS = ".predictions.npz"  #: what the file of kept predictions adds to the name of a metrics file
 #: fields that results of older files do not have
 LATER_FIELDS = ("protocol", "units", "unit", "floor", "made_by")
 
@@ -53,11 +56,22 @@ class Result(Node):
             return None
         return SetSamples(self._test_set, self.value, self._samples)
 
-    def scored_on(self, test_set: str, *, unit: str | None = None, made_by: MadeBy | None = None) -> "Result":
-        """The same result, told which test set its samples number, what its units are and how it was made."""
-        told = self.model_copy(update={"unit": unit, "made_by": made_by})
-        told._samples, told._test_set = self._samples, test_set
-        return told
+    def scored_on(
+        self, test_set: str, unit: str = "image", units: Tensor | None = None, made_by: MadeBy | None = None
+    ) -> "Result":
+        """The same result, told which test set its samples number, what its units are and how it was made.
+
+        units [N]: the unit of each item that the samples number, where several items are one draw.
+        """
+        samples, stderr, key = self._samples, self.stderr, test_set
+        if units is not None and samples is not None:
+            samples, stderr = by_unit(samples, self.value, units)
+            key = f"{test_set} by {unit}"
+        count = None if samples is None else len(samples.units)
+        told = {"unit": unit, "units": count, "stderr": stderr, "made_by": made_by}
+        out = self.model_copy(update=told)
+        out._samples, out._test_set = samples, key
+        return out
 
     @property
     def owner(self) -> Owner:
@@ -120,6 +134,17 @@ class Metrics(Node):
     absent: dict[str, str] = Field(default_factory=dict)  #: group/task -> why the backbone could not be asked
     tasks: dict[str, TaskDetails] = Field(default_factory=dict)  #: group/task -> what its digests stand for
 
+    _file: Path | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """By what the file says; where it lies makes no difference."""
+        return isinstance(other, Metrics) and self.to_dict() == other.to_dict()
+
+    @property
+    def file(self) -> Path | None:
+        """Where it was read from; predictions lie beside it, if they were kept."""
+        return self._file
+
     def to_dict(self) -> dict[str, Any]:
         """The mapping that metrics.json holds; `absent` and `tasks` only where there is something in them."""
         empty = {name for name in ("absent", "tasks") if not getattr(self, name)}
@@ -157,24 +182,30 @@ def read_metrics(path: str | Path) -> Metrics:
     for result in metrics.results:
         if entry := found.get(result.owner):
             result._samples, result._test_set = entry.samples, entry.test_set
+    metrics._file = file
     return metrics
 
 
 def write_metrics(path: str | Path, metrics: Metrics | Mapping[str, Any]) -> None:
     """Write metrics.json, checked; a reader sees the old file or the new one, never half of one.
 
-    Samples (the key "samples" of a mapping, or those of the results) go into a file of their own beside it.
+    Samples (the key "samples" of a mapping, or those of the results) go into a file of their own beside it, and so do
+    the `predictions.Predictions` of a mapping's key "predictions".
     """
     path = Path(path)
+    kept = None
     if isinstance(metrics, Metrics):
         checked, samples = metrics, samples_of(metrics)
     else:
         plain = dict(metrics)
-        samples = plain.pop("samples", {})
+        samples, kept = plain.pop("samples", {}), plain.pop("predictions", None)
         checked = validate_metrics(plain, str(path))
-    samples_path(path).unlink(missing_ok=True)  # never samples beside metrics they do not belong to
+    for beside in (samples_path(path), path.with_name(path.stem + PREDICTIONS)):
+        beside.unlink(missing_ok=True)  # never beside metrics they do not belong to
     write_json(path, checked.to_dict())
     write_samples(samples_path(path), samples)
+    if kept is not None:
+        kept.write(path)
 
 
 def samples_of(metrics: Metrics) -> dict[Owner, SetSamples]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from torch import Tensor
 from tqdm import tqdm
 
 from common.digests import digest_value
@@ -15,6 +16,8 @@ from common.plugins import validate_plugin
 from common.recipes import Count, Name, Node, Seed, load_recipe
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
+from eval_suite.finished import FinishedTasks
+from eval_suite.predictions import Predictions
 from eval_suite.probes.base import ProbeNode
 from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
 from eval_suite.probes.correspondence import KeypointProbe, TwoViewProbe
@@ -33,10 +36,12 @@ from eval_suite.probes.sam_instances import SamInstancesProbe
 from eval_suite.probes.vlm import VlmProbe
 from eval_suite.provenance import TaskDetails, details_of, made_by
 from eval_suite.readers.contracts import LabelledData
+from eval_suite.readers.nodes import FileReaderNode, expanded
 from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
 from eval_suite.results import BackboneName, Metrics, Result, samples_of
 from eval_suite.text import AbsentError
+from eval_suite.units import units_of
 from eval_suite.vlm.recipe import VlmRecipe
 from teachers.contracts import Backbone, identity_of
 
@@ -150,29 +155,57 @@ def run_probes(
     progress: bool,
     cache: Path | None = None,
     device: str = "cpu",
+    finished: FinishedTasks | None = None,
+    predictions: Predictions | None = None,
 ) -> Iterator[Outcome]:
     """The suite's probes one after the other; features are extracted once for each set of images."""
     made_of = digest_value(identity_of(backbone))
-    probed = ProbedBackbone(backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache)
+    probed = ProbedBackbone(
+        backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache, predictions=predictions
+    )
     data = {name: Remembered(node.open(name)) for name, node in suite.data.items()}
     bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
     for name, probe in bar:
         bar.set_postfix_str(name)
         started = time.perf_counter()
-        results: tuple[Result, ...] = ()
-        absent = details = None
+        known = _known(suite, probe, data, made_of, finished, predictions)
+        if known is not None:
+            yield Outcome(probe.group, name, known, None, 0.0, task_details(suite, probe, data))
+            continue
         if not takes_part(probe, probed, data[probe.data]):
             continue
         try:
             found = probe.run_on(probed, data, suite.seed)
-            if processes.rank() == 0:
-                details = task_details(suite, probe, data)
-                test_set = probe.test_set(data[probe.data], suite.seed)
-                made = made_by(details, made_of)
-                results = tuple(result.scored_on(test_set, made_by=made) for result in found)
         except AbsentError as error:
-            absent = str(error)
-        yield Outcome(probe.group, name, results, absent, time.perf_counter() - started, details)
+            yield Outcome(probe.group, name, (), str(error), time.perf_counter() - started)
+            continue
+        if processes.rank() == 0:
+            details = task_details(suite, probe, data)
+            made, test_set = made_by(details, made_of), probe.test_set(data[probe.data], suite.seed)
+            units, called = units_of_task(suite, probe, data)
+            results = tuple(result.scored_on(test_set, called, units, made) for result in found)
+            if finished is not None:
+                finished.keep(f"{probe.group}/{name}", made, suite.seed, results, predictions)
+            yield Outcome(probe.group, name, results, None, time.perf_counter() - started, details)
+
+
+def _known(
+    suite: Suite,
+    probe: ProbeNode,
+    data: Mapping[str, Remembered],
+    made_of: str,
+    finished: FinishedTasks | None,
+    predictions: Predictions | None,
+) -> tuple[Result, ...] | None:
+    """What an earlier start of the same run found for this task; all processes are told alike."""
+    if finished is None:
+        return None
+    found = None
+    if processes.rank() == 0 and finished.folder.is_dir():
+        made = made_by(task_details(suite, probe, data), made_of)
+        found = finished.get(f"{probe.group}/{probe.name}", made, suite.seed, predictions)
+    there = processes.all_say(found is not None)[0]
+    return (found or ()) if there else None
 
 
 def task_details(suite: Suite, probe: ProbeNode, data: Mapping[str, Remembered]) -> TaskDetails:
@@ -183,7 +216,20 @@ def task_details(suite: Suite, probe: ProbeNode, data: Mapping[str, Remembered])
         for need in needs
         for what, digest in data[name].contents(need.kind, need.split, need.labels).items()
     }
+    contents["unit"] = units_of_task(suite, probe, data)[1]
     return details_of(probe, suite.data[probe.data], contents)
+
+
+def units_of_task(suite: Suite, probe: ProbeNode, data: Mapping[str, Remembered]) -> tuple[Tensor | None, str]:
+    """The unit of everything that the samples of a task's results number (None: each its own), and what units are."""
+    node = suite.data[probe.data]
+    root = Path(expanded(node.root)) if isinstance(node, FileReaderNode) else None
+    rule = node.unit_rule if isinstance(node, FileReaderNode) else None
+    units = units_of(probe.tested_images(data[probe.data]), rule, root)
+    if units is None:
+        kind = probe.needs()[-1].kind
+        return None, {"pairs": "pair", "ranked": "query"}.get(kind, "image")
+    return units.of[probe.rows_of_samples(data[probe.data])], units.name
 
 
 def takes_part(probe: ProbeNode, probed: ProbedBackbone, data: LabelledData) -> bool:
@@ -203,17 +249,31 @@ def run_suite(
     samples: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
+    finished: Path | None = None,
+    predictions: Predictions | None = None,
 ) -> dict[str, Any]:
     """Every probe of the suite on one backbone -> the mapping of metrics.json, checked.
 
     With `samples` it has one more key, "samples": what each test image contributed to each result, which
     `write_metrics` puts into a file of its own, so that two runs can be compared image by image. `cache` is a folder
     where features stay for the next time.
+    `finished` is the metrics file that will be written: beside it finished tasks are kept until the run is whole, and
+    an interrupted one goes on from there. `predictions` takes what the probes predict.
 
     `absent` in it says, by group/task, what the backbone could not be asked and why. Global random state is neither
     used nor changed. With several processes (`processes.joined_processes`) the first one has all results.
     """
-    outcomes = list(run_probes(backbone, suite, progress=progress, cache=cache, device=device))
+    kept = None if finished is None else FinishedTasks.beside(finished)
+    probes = run_probes(
+        backbone,
+        suite,
+        progress=progress,
+        cache=cache,
+        device=device,
+        finished=kept,
+        predictions=predictions,
+    )
+    outcomes = list(probes)
     metrics = Metrics(
         schema=1,
         backbone=BackboneName(name=backbone.spec.name, digest=backbone.spec.digest),
@@ -222,4 +282,5 @@ def run_suite(
         absent={f"{outcome.group}/{outcome.task}": outcome.absent for outcome in outcomes if outcome.absent},
         tasks={f"{outcome.group}/{outcome.task}": outcome.details for outcome in outcomes if outcome.details},
     )
-    return metrics.to_dict() | ({"samples": samples_of(metrics)} if samples else {})
+    beside = {} if predictions is None else {"predictions": predictions}
+    return metrics.to_dict() | ({"samples": samples_of(metrics)} if samples else {}) | beside

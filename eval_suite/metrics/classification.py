@@ -51,7 +51,8 @@ def cosine_logits(images: Tensor, weights: Tensor) -> Tensor:
 
 def top1(predictions: Tensor, labels: Tensor) -> Score:
     """Share of predictions int [N] that equal the label int [N], percent."""
-    return clustered_mean(predictions.cpu() == labels.cpu(), None, scale=100.0)
+    score = clustered_mean(predictions.cpu() == labels.cpu(), None, scale=100.0)
+    return score.with_floor(100.0 * float(torch.bincount(labels.cpu().long()).max()) / len(labels))
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> Score:
@@ -64,4 +65,5 @@ def mean_class_accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Sc
     """Mean over the classes that occur of the share of their images that are right, percent."""
     member = F.one_hot(labels.cpu().long(), classes).double()
     hit = member * (predictions.cpu() == labels.cpu())[:, None]
-    return score_of(torch.cat([hit, member], 1), mean_class_share, len(labels))
+    floor = 100.0 / int((member.sum(0) > 0).sum())
+    return score_of(torch.cat([hit, member], 1), mean_class_share, len(labels)).with_floor(floor)

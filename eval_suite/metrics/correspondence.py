@@ -28,11 +28,21 @@ def recall_at(errors: Tensor, valid: Tensor, thresholds: Sequence[float]) -> dic
     return scores
 
 
-def pck(errors: Tensor, sides: Tensor, *, pairs: Tensor, kinds: Tensor | None = None, alpha: float = 0.1) -> Score:
+def pck(
+    errors: Tensor,
+    sides: Tensor,
+    *,
+    pairs: Tensor,
+    kinds: Tensor | None = None,
+    alpha: float = 0.1,
+    ends: Tensor | None = None,
+) -> Score:
     """Percentage of correct keypoints: error <= alpha * side, side = the longer side of the target's box.
 
-    errors, sides [M] in the same unit; pairs int [M] says which image pair a keypoint is of (the unit of the standard
-    error). With kinds int [M] the result is the mean over kinds (SPair-71k), else over keypoints.
+    errors, sides [M] in the same unit; pairs int [M] says which image pair a keypoint is of. ends int [P, 2]: the
+    images of pair number p; the standard error then leaves out an image with all its pairs (the jackknife of a
+    U-statistic, Arvesen 1969), as 200 pairs of 15 objects are not 200 observations. Without it the unit is the pair.
+    With kinds int [M] the result is the mean over kinds (SPair-71k), else over keypoints.
     """
     _check(errors)
     kinds = torch.zeros_like(pairs) if kinds is None else kinds
@@ -40,7 +50,13 @@ def pck(errors: Tensor, sides: Tensor, *, pairs: Tensor, kinds: Tensor | None = 
     member = F.one_hot(where, len(names)).double()
     hit = member * (errors <= alpha * sides)[:, None]
     rows = cluster_rows(torch.cat([hit, member], 1), pairs)
-    return score_of(rows, mean_class_share, len(errors), torch.unique(pairs))
+    numbers = torch.unique(pairs)
+    if ends is None:
+        return score_of(rows, mean_class_share, len(errors), numbers)
+    used = ends[numbers]
+    once = rows * (used[:, 0] != used[:, 1])[:, None]  # a pair within one image goes with it, and goes once
+    touched = cluster_rows(torch.cat([rows, once]), torch.cat([used[:, 0], used[:, 1]]))
+    return score_of(touched, mean_class_share, len(errors), torch.unique(used), rows.sum(0))
 
 
 def _check(errors: Tensor) -> None:

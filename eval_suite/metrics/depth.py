@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eval_suite.metrics.score import Tally, mean_at, same_shape
+from eval_suite.metrics.score import Score, Tally, mean_at, same_shape
 
 _SHARES = ("d1", "d2", "d3")
 _KEYS = (*_SHARES, "rmse", "abs_rel")
@@ -39,6 +39,17 @@ class Depth(Tally):
         self.min_depth = min_depth
         self.max_depth = max_depth
 
+    def scores(self) -> dict[str, Score]:
+        """The floor of rmse is that of the set's mean depth everywhere (of each image's own, where scale and shift are
+        fitted)."""
+        mean, square = (self.rows[:, 6:] / self.rows[:, 5:6]).unbind(1)
+        weight = self.rows[:, 5]
+        constant = mean if self.align == "scale_shift" else (mean * weight).sum() / weight.sum()
+        squares = (square - 2 * constant * mean + constant**2).clamp(min=0.0)
+        blind = (squares * weight).sum() / weight.sum() if self.pool == "pixel" else squares.sqrt().mean().square()
+        found = super().scores()
+        return found | {"rmse": found["rmse"].with_floor(float(blind.sqrt()))}
+
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Metres [b, h, w]; label pixels outside (0, max_depth] do not count.
 
@@ -71,16 +82,17 @@ def align_scale_shift(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def _pixel_sums(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Per image [b, 6]: pixels within the three factors, squared error, relative error, valid pixels."""
+    """Per image [b, 8]: pixels within the three factors, squared and relative error, valid pixels, depth and its square
+    (for the floor)."""
     safe = torch.where(valid, target, 1.0)
     factor = torch.maximum(pred / safe, safe / pred)
     parts = [factor < 1.25**power for power in (1, 2, 3)]
-    parts += [(pred - safe).square(), (pred - safe).abs() / safe, torch.ones_like(pred)]
+    parts += [(pred - safe).square(), (pred - safe).abs() / safe, torch.ones_like(pred), safe, safe.square()]
     return torch.stack([torch.where(valid, part.double(), 0.0).sum(1) for part in parts], 1)
 
 
 def _per_image(rows: Tensor) -> Tensor:
-    """Pixel sums [b, 6] -> each image's own value and a weight of one, [b, 6]."""
-    values = rows[:, :5] / rows[:, 5:].clamp(min=1.0)
+    """Pixel sums [b, 8] -> each image's own value and a weight of one, [b, 8]."""
+    values = rows / rows[:, 5:6].clamp(min=1.0)
     values[:, 3] = values[:, 3].sqrt()
-    return torch.cat([values, torch.ones_like(values[:, :1])], 1)
+    return values

@@ -36,4 +36,6 @@ def mean_average_precision(similarity: Tensor, positive: Tensor, junk: Tensor) -
         order = order[~junk[query][order]]
         ranks = positive[query][order].nonzero().flatten()
         values.append(average_precision(ranks, int(positive[query].sum())))
-    return clustered_mean(torch.tensor(values, dtype=torch.float64), asked, scale=100.0)
+    share = (positive[asked].sum(1) / (~junk[asked]).sum(1)).mean()  # of a ranking at random, nearly
+    score = clustered_mean(torch.tensor(values, dtype=torch.float64), asked, scale=100.0)
+    return score.with_floor(100.0 * float(share))

@@ -33,7 +33,13 @@ def recall_at_k(similarity: Tensor, owner: Tensor, k: int) -> Retrieval:
     positive = owner[None, :] == torch.arange(images, device=similarity.device)[:, None]
     found_image = hit_probability(similarity.T, positive.T, k)
     found_text = hit_probability(similarity, positive, k)
-    return Retrieval(clustered_mean(found_image, owner, scale=100.0), clustered_mean(found_text, None, scale=100.0))
+    nothing = torch.zeros(1, max(images, captions))  # equal similarities: a blind backbone
+    blind_image = hit_probability(nothing[:, :images], positive.T[:1].cpu(), k)
+    blind_text = hit_probability(nothing[:, :captions].expand(images, -1), positive.cpu(), k)
+    return Retrieval(
+        clustered_mean(found_image, owner, scale=100.0).with_floor(100.0 * float(blind_image.mean())),
+        clustered_mean(found_text, None, scale=100.0).with_floor(100.0 * float(blind_text.mean())),
+    )
 
 
 def hit_probability(scores: Tensor, positive: Tensor, k: int) -> Tensor:

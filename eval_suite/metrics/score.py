@@ -52,7 +52,7 @@ class Score:
     n: int
     stderr: float | None
     samples: Samples | None = field(default=None, compare=False, repr=False)
-    floor: float | None = None
+    floor: float | None = field(default=None, compare=False)
 
     @property
     def units(self) -> int | None:
@@ -80,31 +80,39 @@ def mean_class_share(sums: Tensor) -> Tensor:
     return 100.0 * (hit / seen.clamp(min=1.0)).sum(-1) / (seen > 0).sum(-1)
 
 
-def jackknife(rows: Tensor, statistic: Statistic) -> tuple[float, float | None]:
+def jackknife(rows: Tensor, statistic: Statistic, total: Tensor | None = None) -> tuple[float, float | None]:
     """Per-image statistics [n, k] -> (value over all, standard error from leaving out one image at a time).
 
     The error is None for a single image, or where leaving one out leaves nothing to score.
     """
-    value, others = leave_one_out(rows, statistic)
+    value, others = leave_one_out(rows, statistic, total)
     if others is None:
         return value, None
     spread = (others - others.mean()).square().sum() * (len(rows) - 1) / len(rows)
     return value, float(spread.sqrt()) if torch.isfinite(spread) else None
 
 
-def leave_one_out(rows: Tensor, statistic: Statistic) -> tuple[float, Tensor | None]:
-    """Per-image statistics [n, k] -> value over all, and without each image [n] (None for a single one)."""
-    total = rows.sum(0)
+def leave_one_out(rows: Tensor, statistic: Statistic, total: Tensor | None = None) -> tuple[float, Tensor | None]:
+    """Per-image statistics [n, k] -> value over all, and without each image [n] (None for a single one).
+
+    `total` [k] where it is not their sum: what goes with one object goes with another, too, where pairs share them.
+    """
+    total = rows.sum(0) if total is None else total
     value = float(statistic(total))
     return value, statistic(total - rows) if len(rows) > 1 else None
 
 
-def score_of(rows: Tensor, statistic: Statistic, count: int, units: Tensor | None = None) -> Score:
-    """The score of per-unit statistics [n, k] over `count` items; `units` int [n] numbers them, 0 .. n - 1 if None."""
-    value, stderr = jackknife(rows, statistic)
+def score_of(
+    rows: Tensor, statistic: Statistic, count: int, units: Tensor | None = None, total: Tensor | None = None
+) -> Score:
+    """The score of per-unit statistics [n, k] over `count` items; `units` int [n] numbers them, 0 .. n - 1 if None.
+
+    `total` as in `leave_one_out`.
+    """
+    value, stderr = jackknife(rows, statistic, total)
     if stderr is None:
         return Score(value, count, None)
-    others = leave_one_out(rows, statistic)[1]
+    others = leave_one_out(rows, statistic, total)[1]
     assert others is not None  # there is an error, so there are at least two units
     units = torch.arange(len(rows)) if units is None else units.long().cpu()
     return Score(value, count, stderr, Samples(units, (len(rows) * value - (len(rows) - 1) * others).double().cpu()))

@@ -1,15 +1,18 @@
 """What every probe is: a recipe node that knows how to run."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from common.recipes import Node
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.score import Score
+from eval_suite.predictions import thumbnails
 from eval_suite.readers.contracts import ImageSource, LabelledData
 from eval_suite.results import Result
 
@@ -64,12 +67,41 @@ class ProbeNode(Node):
         found = {(need.kind, need.split): getattr(data, need.kind)(need.split) for need in self.needs()}
         return [getattr(part, name) for (kind, _), part in found.items() for name in fields.get(kind, ("images",))]
 
+    def tested(self, data: LabelledData) -> Any:
+        """The labelled images that its results are scored on."""
+        last = self.needs()[-1]
+        return getattr(data, last.kind)(last.split)
+
+    def tested_images(self, data: LabelledData) -> ImageSource:
+        """Their images; of pairs the first ones, of ranked images the queries."""
+        field = {"pairs": "first", "ranked": "queries"}.get(self.needs()[-1].kind, "images")
+        return getattr(self.tested(data), field)
+
+    def rows_of_samples(self, data: LabelledData) -> Tensor:
+        """Image rows of what the samples of its results number: int64 [N]."""
+        if self.needs()[-1].kind in ("classes", "dense", "captions"):
+            return self.tested(data).rows
+        return torch.arange(len(self.tested_images(data)))
+
     def test_set(self, data: LabelledData, seed: int) -> str:
         """What its units are numbers of: equal keys, equal test images in equal order, whatever the backbone."""
-        last = self.needs()[-1]
-        found = getattr(data, last.kind)(last.split)
-        images = {"pairs": "first", "ranked": "queries"}.get(last.kind, "images")
-        return f"{getattr(found, images).key}:{'pairs' if last.kind == 'pairs' else 'images'}"
+        kind = "pairs" if self.needs()[-1].kind == "pairs" else "images"
+        return f"{self.tested_images(data).key}:{kind}"
+
+    def keep(
+        self,
+        backbone: ProbedBackbone,
+        kind: str,
+        images: ImageSource,
+        rows: Tensor,
+        arrays: Callable[[], Any],
+        **plain: Any,
+    ) -> None:
+        """Keep predictions where they are asked for (`predictions.SCORERS` says what each kind wants); `rows` are the
+        images shown beside them."""
+        if backbone.predictions is not None:
+            pictures = {"pictures": thumbnails(images, rows)} if len(rows) else {}
+            backbone.predictions.keep(f"{self.group}/{self.name}", kind, {**arrays(), **pictures}, **plain)
 
     def shared_options(self) -> dict[str, Any]:
         """Options that decide its results and stand elsewhere in the suite, e.g. a model that several probes share."""

@@ -35,6 +35,15 @@ class KnnProbe(ProbeNode):
         predicted = knn_predict(
             bank, known.labels, queries, classes=len(known.names), k=self.k, temperature=self.temperature
         )
+        self.keep(
+            backbone,
+            "classes",
+            asked.images,
+            asked.rows,
+            lambda: {"predicted": predicted, "labels": asked.labels},
+            classes=len(asked.names),
+            names=asked.names,
+        )
         return [self.result("top1", top1(predicted, asked.labels), seed)]
 
     def _vectors(self, backbone: ProbedBackbone, table: FeatureTable) -> Tensor:
@@ -74,6 +83,16 @@ class ZeroShotProbe(ProbeNode):
         templates = prompt_list(self.templates) if isinstance(self.templates, str) else self.templates
         prototypes = path.classes(asked.names, templates)
         vectors = path.images(backbone.vectors(asked.images).pick(asked.rows))
-        score = top1(cosine_logits(vectors, prototypes).argmax(1), asked.labels)
+        predicted = cosine_logits(vectors, prototypes).argmax(1)
+        score = top1(predicted, asked.labels)
+        self.keep(
+            backbone,
+            "classes",
+            asked.images,
+            asked.rows,
+            lambda: {"predicted": predicted, "labels": asked.labels},
+            classes=len(asked.names),
+            names=asked.names,
+        )
         named = f"zero-shot-{self.templates}" if isinstance(self.templates, str) else None
         return [self.result("top1", score, seed, protocol=named)]

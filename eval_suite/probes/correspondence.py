@@ -1,5 +1,6 @@
 """Do frozen features find the same place again: in another view of it, and on another object of the kind?"""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -38,7 +39,13 @@ class TwoViewProbe(ProbeNode):
         found = match_pairs(first, second, pairs.points, self.cells, pairs.size)
         errors = (found - pairs.targets).norm(dim=-1)
         scores = recall_at(errors, pairs.valid, self.pixels)
-        return [self.result(f"recall_{pixels:g}px", scores[pixels], seed) for pixels in self.pixels]
+        found = {"errors": errors, "valid": pairs.valid}
+        self.keep(backbone, "recall", pairs.first, torch.arange(0), lambda: found, pixels=self.pixels)
+        area = pairs.size[0] * pairs.size[1]
+        return [
+            self.result(f"recall_{px:g}px", scores[px].with_floor(100 * min(1.0, math.pi * px**2 / area)), seed)
+            for px in self.pixels
+        ]
 
 
 class KeypointProbe(ProbeNode):
@@ -63,7 +70,7 @@ class KeypointProbe(ProbeNode):
 
     def test_set(self, data: LabelledData, seed: int) -> str:
         """Pairs are drawn with the seed, by these rules."""
-        return f"{super().test_set(data, seed)}:pairs:{seed}:{self.smallest:g}:{self.pairs_per_kind}"
+        return f"{super().test_set(data, seed)}:images of pairs:{seed}:{self.smallest:g}:{self.pairs_per_kind}"
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         images = data.keypoints(TEST)
@@ -81,8 +88,14 @@ class KeypointProbe(ProbeNode):
         per_point = torch.arange(len(drawn)).repeat_interleave(torch.tensor(shared))
         sides = torch.tensor([longer_side(target) for _, _, target in drawn])[per_point]
         kinds = torch.tensor([kind for kind, _, _ in drawn])[per_point]
-        score = pck(errors, sides, pairs=per_point, kinds=kinds, alpha=self.alpha)
-        return [self.result(f"pck_{self.alpha:g}", score, seed)]
+        ends = torch.tensor([(source.row, target.row) for _, source, target in drawn])
+        parts = {"errors": errors, "sides": sides, "pairs": per_point, "kinds": kinds, "ends": ends}
+        score = pck(**parts, alpha=self.alpha)
+        self.keep(backbone, "pck", images.images, torch.arange(0), lambda: parts, alpha=self.alpha)
+        boxes = torch.stack([self._widened(target) if whole is None else whole for _, _, target in drawn])[per_point]
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        blind = (math.pi * (self.alpha * sides).square() / areas).clamp(max=1.0).mean()
+        return [self.result(f"pck_{self.alpha:g}", score.with_floor(100.0 * float(blind)), seed)]
 
     def _errors(self, spatial: Tensor, drawn: Sequence[Pair], size: tuple[int, int], whole: Tensor | None) -> Tensor:
         """Distance in pixels of each shared point's best match from where it is on the target, pair after pair: [K]."""

@@ -39,7 +39,7 @@ class SegmentationProbe(ProbeNode):
         learn, judge = data.dense(TRAIN), data.dense(TEST)
         head = self._fit(backbone.features(learn.images).spatial[learn.rows], learn, seed)
         spatial = backbone.features(judge.images).spatial[judge.rows]
-        return [self._judge(head, spatial, judge, seed)]
+        return [self._judge(backbone, head, spatial, judge, seed)]
 
     def _fit(self, spatial: Tensor, learn: DenseImages, seed: int) -> LinearHead:
         maps, size = learn.labels(self.labels), (self.label_size, self.label_size)
@@ -57,9 +57,24 @@ class SegmentationProbe(ProbeNode):
         return head
 
     @torch.no_grad()
-    def _judge(self, head: LinearHead, spatial: Tensor, judge: DenseImages, seed: int) -> Result:
-        maps, metric = judge.labels(self.labels), Segmentation(len(judge.names[self.labels]))
+    def _judge(
+        self, backbone: ProbedBackbone, head: LinearHead, spatial: Tensor, judge: DenseImages, seed: int
+    ) -> Result:
+        maps, names = judge.labels(self.labels), judge.names[self.labels]
+        metric, kept = Segmentation(len(names)), []
         for rows in torch.arange(len(spatial)).split(50):
             truth = maps[rows]
-            metric.update(best_class(head(spatial[rows], (truth.shape[-2], truth.shape[-1]))), truth)
+            predicted = best_class(head(spatial[rows], (truth.shape[-2], truth.shape[-1])))
+            metric.update(predicted, truth)
+            if backbone.predictions is not None:
+                kept.append(torch.stack([predicted.byte(), truth.byte()]))
+        self.keep(
+            backbone,
+            "segmentation",
+            judge.images,
+            judge.rows,
+            lambda: dict(zip(("predicted", "labels"), torch.cat(kept, 1), strict=True)),
+            classes=len(names),
+            names=names,
+        )
         return self.result("miou", metric.scores()["miou"], seed)

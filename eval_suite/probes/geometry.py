@@ -60,9 +60,19 @@ class DepthProbe(ShapeProbe):
         learn, judge = data.dense(TRAIN), data.dense(TEST)
         depth = learn.labels("depth")
         head = self.fit(backbone, learn, LogDepth(depth), ValidDepth(depth))
-        metric = Depth(pool="pixel", max_depth=self.farthest)
+        metric, kept = Depth(pool="pixel", max_depth=self.farthest), []
         for predicted, truth in self.predictions(backbone, head, judge, "depth"):
             metric.update(predicted[:, 0].exp(), truth)
+            if backbone.predictions is not None:
+                kept.append(torch.stack([predicted[:, 0].exp(), truth]).half())
+        self.keep(
+            backbone,
+            "depth",
+            judge.images,
+            judge.rows,
+            lambda: dict(zip(("predicted", "labels"), torch.cat(kept, 1), strict=True)),
+            farthest=self.farthest,
+        )
         scores = metric.scores()
         better = {"rmse": False, "d1": True}
         return [self.result(name, scores[name], seed, higher_is_better=better[name]) for name in self.metrics]

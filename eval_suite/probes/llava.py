@@ -11,6 +11,7 @@ from common.errors import UserError, unknown
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.probes.base import Need, ProbeNode
+from eval_suite.probes.vlm import keep_replies
 from eval_suite.readers.contracts import TEST, TRAIN, ImageSource, LabelledData, QuestionImages
 from eval_suite.results import Result
 from eval_suite.vlm.benchmarks import asking_of, prompt_of
@@ -73,6 +74,7 @@ class LlavaProbe(ProbeNode):
         )
         longest = self.reply_tokens or asking_of(asked.benchmark).tokens
         replies = answer_all(model, asked, longest, progress=backbone.progress, name=self.name)
+        keep_replies(self, backbone, asked.images, asked.rule, asked.questions, replies)
         scores = score_replies(asked.rule, replies, asked.questions)
         counted = asking_of(asked.benchmark).metric
         chosen = self.metrics or ((counted,) if counted else tuple(scores))

@@ -74,6 +74,9 @@ class MultitaskProbe(ProbeNode):
     def test_set(self, data: LabelledData, seed: int) -> str:
         return super().test_set(data, seed) + ("" if self.subset is None else f":{self.subset}")
 
+    def tested(self, data: LabelledData) -> DenseImages:
+        return self._images(data, TEST)
+
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         learn, judge = self._images(data, TRAIN), self._images(data, TEST)
         head = self._fit(backbone.features(learn.images).spatial[learn.rows], learn, seed)

@@ -1,6 +1,8 @@
 """Can a language model read the features? Questions about images, exact answers, one score per kind of question."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Literal
 
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from common.errors import unknown
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.metrics.answers import mean_answer
@@ -22,8 +25,9 @@ from eval_suite.probes.vlm_model import (
     encode_questions,
     prompt_of,
     right_answers,
+    words,
 )
-from eval_suite.readers.contracts import TEST, TRAIN, AskedQuestion, LabelledData, QuestionImages
+from eval_suite.readers.contracts import TEST, TRAIN, AskedQuestion, ImageSource, LabelledData, QuestionImages
 from eval_suite.results import Result
 
 
@@ -36,6 +40,7 @@ class VlmProbe(ProbeNode):
 
     probe: Literal["vlm"]
     group: str = "vlm"
+    kinds: tuple[str, ...] | None = Field(default=None, min_length=1)  #: which questions are asked; None: all
     side: int = Field(default=7, gt=0)  #: visual tokens per side
     merge: int = Field(default=2, gt=0)  #: cells per side folded into one visual token
     width: int = Field(default=96, gt=0)
@@ -52,7 +57,7 @@ class VlmProbe(ProbeNode):
         return [Need("questions", TRAIN), Need("questions", TEST)]
 
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
-        learn, judge = data.questions(TRAIN), data.questions(TEST)
+        learn, judge = self._asked(data, TRAIN), self._asked(data, TEST)
         vocabulary = Vocabulary(text for item in learn.questions for text in (prompt_of(item), item.answer))
         spatial = backbone.features(learn.images).spatial
         prompts = encode_questions(vocabulary, [(prompt_of(item), item.answer) for item in learn.questions])
@@ -60,11 +65,30 @@ class VlmProbe(ProbeNode):
         self._fit(model, spatial, learn, prompts, seed)
         shown = backbone.features(judge.images).spatial
         if judge.rule == "exact":
-            return self._results(judge.questions, self._judge(model, shown, judge, vocabulary).double(), seed)
+            right = self._judge(model, shown, judge, vocabulary).double()
+            if backbone.predictions is None:
+                return self._results(judge.questions, right, seed)
         longest = max(len(vocabulary.encode(item.answer)) for item in learn.questions) + 1
         replies = decode_replies(model, shown, judge.questions, vocabulary, longest=longest, batch=8 * self.batch)
+        if judge.rule == "exact":
+            spelt = [replace(item, answer=" ".join(words(item.answer)), options=()) for item in judge.questions]
+            replies = [reply.lower() for reply in replies]
+            keep_replies(self, backbone, judge.images, "words", spelt, replies)
+            return self._results(judge.questions, right, seed)
+        keep_replies(self, backbone, judge.images, judge.rule, judge.questions, replies)
         scores = score_replies(judge.rule, replies, judge.questions)
         return [self.result(name, score, seed, protocol=f"rule {judge.rule}") for name, score in scores.items()]
+
+    def _asked(self, data: LabelledData, split: str) -> QuestionImages:
+        """The questions of the chosen kinds; UserError for a kind the data does not have."""
+        found = data.questions(split)
+        if self.kinds is None:
+            return found
+        known = {item.kind for item in found.questions}
+        for kind in self.kinds:
+            if kind not in known:
+                raise unknown(f"kind of question (probe {self.name}, {split})", kind, known)
+        return replace(found, questions=[item for item in found.questions if item.kind in self.kinds])
 
     def _model(self, spatial: Tensor, vocabulary: Vocabulary, longest: int, seed: int) -> VisionLanguageModel:
         with seeded(seed):
@@ -124,8 +148,23 @@ class VlmProbe(ProbeNode):
         for kind in sorted({item.kind for item in questions}):
             numbers = [number for number, item in enumerate(questions) if item.kind == kind]
             score = mean_answer(right[numbers], torch.tensor([questions[number].row for number in numbers]))
-            results.append(self.result(kind, score, seed))
+            answers = Counter(questions[number].answer for number in numbers)
+            blind = 100.0 * answers.most_common(1)[0][1] / len(numbers)
+            results.append(self.result(kind, score.with_floor(blind), seed))
         return results
+
+
+def keep_replies(
+    probe: ProbeNode,
+    backbone: ProbedBackbone,
+    images: ImageSource,
+    rule: str,
+    questions: Sequence[AskedQuestion],
+    replies: Sequence[str],
+) -> None:
+    """Keep what was asked and said, where predictions are kept."""
+    asked = [asdict(item) for item in questions]
+    probe.keep(backbone, "replies", images, torch.arange(0), dict, rule=rule, questions=asked, replies=list(replies))
 
 
 def questions_by_image(questions: Sequence[AskedQuestion]) -> dict[int, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from eval_suite.units import Units
 
 IGNORE = 255  #: class maps: a pixel that does not count
 
@@ -24,6 +25,7 @@ class ImageSource(ABC):
     """Images of one size, read by row. `key` names content and size: equal keys share extracted features."""
 
     key: str
+    units: Units | None = None  #: which images are one draw, e.g. frames of a sequence; None: each is its own
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -20,6 +20,7 @@ from eval_suite.readers.nodes import FileReaderNode, rows_of
 from eval_suite.readers.photo_sizes import PhotoSize, check_label
 from eval_suite.readers.text_files import read_json
 from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
+from eval_suite.units import UnitRule
 
 #: metres of a stored value v are 65535 * 10 / v / 1000 (NAVI README: scale_depth 10, millimetres)
 DISPARITY = DepthLabels(kind="disparity", files="*", scale=65535 * 10 / 1000)
@@ -46,6 +47,8 @@ class NaviNode(FileReaderNode):
     not. Train is every multiview photograph, test each fourth one of wild_set, cut to the smallest square around the
     object. `relative_depth` is the variant that RADIO reports: (d - min) / (max - min), from 0.01 to 1.
     """
+
+    layout_unit = UnitRule(name="object", pattern=r"([^/]+)/[^/]+/images/")
 
     reader: Literal["navi"]
     size: int | tuple[int, int] = 512

@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, field_validator
@@ -18,6 +18,7 @@ from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
 from eval_suite.readers.fitting import Fit, Mode
 from eval_suite.readers.image_files import Crop, FileImages
 from eval_suite.readers.photo_sizes import Orientation
+from eval_suite.units import UnitRule
 
 T = TypeVar("T")
 
@@ -40,12 +41,16 @@ class ReaderNode(Node):
 class FileReaderNode(ReaderNode):
     """A reader of files on disk. `root` may hold ~ and ${VARIABLES} and is relative to the working directory."""
 
+    layout_unit: ClassVar[UnitRule | None] = None  #: what is one draw in this layout, where it is not the image
+
     root: str
     size: Pixels | tuple[Pixels, Pixels] = 224  #: of the images the probes see: one side, or height and width
     fit: Mode = "stretch"  #: how photographs come to that size
     #: whether labels belong to photographs as their orientation tags turn them or as stored; asked for where sizes
     #: cannot tell
     orientation: Orientation | None = None
+    #: which images are one draw; by default what the layout says, else each image
+    unit: UnitRule | Literal["image"] | None = None
     limit: dict[str, int] = Field(default_factory=dict)  #: split -> at most so many images, evenly spread
 
     @field_validator("limit")
@@ -57,6 +62,11 @@ class FileReaderNode(ReaderNode):
             if count < 1:
                 raise ValueError(f"the limit of {split} is positive")
         return limit
+
+    @property
+    def unit_rule(self) -> UnitRule | None:
+        """How to tell the unit of an image file; None: each image is its own."""
+        return None if self.unit == "image" else self.unit or self.layout_unit
 
     @property
     def fitting(self) -> Fit:

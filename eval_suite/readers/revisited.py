@@ -11,10 +11,13 @@ from eval_suite.readers.image_files import Crop
 from eval_suite.readers.nodes import FileReaderNode
 from eval_suite.readers.photo_sizes import check_box, check_coordinates
 from eval_suite.readers.safe_pickle import read_pickle
+from eval_suite.units import UnitRule
 
 
 class RevisitedNode(FileReaderNode):
     """<root>/{jpg,gnd_<dataset>.pkl}; `crop_queries` cuts queries to their box (the benchmark does; DINO does not)."""
+
+    layout_unit = UnitRule(name="landmark", pattern=r"([^/]+)_\d+\.\w+$")  # five or more queries of each building
 
     reader: Literal["revisited"]
     dataset: Literal["roxford5k", "rparis6k"]

@@ -19,6 +19,7 @@ from eval_suite.readers.nodes import FileReaderNode
 from eval_suite.readers.photo_sizes import check_label, check_points
 from eval_suite.readers.text_files import existing_file
 from eval_suite.readers.view_geometry import DepthView, correspondences, pair_geometry
+from eval_suite.units import UnitRule
 
 DEPTH_SLACK = 0.01  #: aspects of the two cameras of a sensor differ by so much (ScanNet: 1296x968 and 640x480)
 
@@ -103,6 +104,8 @@ class RgbdPairsNode(RgbdNode):
     after it. Poses are 4x4 camera-to-world text files, `intrinsics` a 3x3 one for the colour images.
     """
 
+    layout_unit = UnitRule(name="sequence", pattern=r"^(.*?)[^/]*$")  # frames of one folder are one recording
+
     reader: Literal["rgbd_pairs"]
     colour: str
     depth: str
@@ -132,6 +135,8 @@ class RgbdPairsNode(RgbdNode):
 
 class ScanNet1500Node(RgbdNode):
     """scannet_test_1500/<scene>/{color,depth,pose}/N.* with intrinsics.npz and test.npz (room, seq, two frames)."""
+
+    layout_unit = UnitRule(name="scene", pattern=r"(scene\d+)_\d+/color/")
 
     reader: Literal["scannet1500"]
     size: int | tuple[int, int] = (480, 640)

@@ -1,5 +1,6 @@
 """The embedded world as labelled data: rendered once, kept packed on disk under a key of settings and renderer."""
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -63,13 +64,13 @@ class ArrayImages(ImageSource):
 
     def __init__(self, key: str, array: np.ndarray) -> None:
         self.key = key
-        self._images = torch.from_numpy(array)
+        self.array = torch.from_numpy(array)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.array)
 
     def read(self, rows: Tensor) -> Tensor:
-        return self._images[rows]
+        return self.array[rows]
 
 
 class ScenesData(LabelledData):
@@ -172,8 +173,17 @@ def _settings(changed: Mapping[str, Any]) -> SceneSettings:
 
 
 def _renderer_code() -> bytes:
-    """Source of the renderer and of the packing: a change in either must not meet old pixels."""
+    """What the renderer and the packing compute: a change in either must not meet old pixels, one of words may."""
     folder = Path(imagery.scenes.__file__).parent
     sources = [path for path in sorted(folder.rglob("*.py")) if path.name not in ("__main__.py", "preview.py")]
     sources.append(Path(__file__).with_name("scene_packs.py"))
-    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)
+    return b"".join(hashlib.sha256(_without_words(path.read_text(encoding="utf-8"))).digest() for path in sources)
+
+
+def _without_words(source: str) -> bytes:
+    """A module's syntax tree, without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree).encode()

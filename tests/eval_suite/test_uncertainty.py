@@ -9,6 +9,7 @@ from table_files import metrics
 
 from eval_suite.delta_m import DELTA_M, compare, measure
 from eval_suite.metrics.score import clustered_mean, mean_at
+from eval_suite.power import power_lines, runs_needed, times_of_units
 from eval_suite.results import Metrics
 from eval_suite.table import build_table, caption
 from eval_suite.table_formats import render
@@ -101,30 +102,47 @@ def test_what_runs_and_units_share_is_counted_once() -> None:
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(float(np.std(values)), rel=0.2)
 
 
+def test_power_says_how_many_runs_and_units_a_difference_needs() -> None:
+    def runs(change: float) -> list[Metrics]:
+        return [metrics(change=change + shift, seed=seed) for seed, shift in enumerate((-1.0, 0.0, 1.0))]
+
+    one = build_table({"base": [metrics()], "row": [metrics(change=3.0)]}, "base")
+    assert "cannot be said from one run a row" in power_lines(one, 1.0)[0]
+    several = build_table({"base": runs(0.0), "row": runs(3.0)}, "base")
+    assert "runs a row on 1x the test units" in power_lines(several, 20.0)[0]
+    assert "more than 200 runs a row on 1x" in power_lines(several, 0.5)[0]  # the test set is too small for it
+    # Cohen's tables for two groups, 5 % two-sided, power 0.8: 17 each to see one standard deviation, 6 to see two
+    assert runs_needed(spread=2.0, sampling=0.0, wished=1.0) == 17
+    assert runs_needed(spread=2.0, sampling=0.0, wished=2.0) == 6
+    assert times_of_units(variance=1.0, wished=2.8016) == pytest.approx(1.0, rel=1e-3)
+
+
 def test_items_of_one_cluster_are_one_draw() -> None:
     score = clustered_mean(torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([7, 7, 9, 9]))
     assert score.units == 2 and score.n == 4
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("n", [25, 50, 100, 400])
 @pytest.mark.parametrize("name", WORLDS)
-def test_intervals_cover_as_often_as_they_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intervals_cover_as_often_as_they_say(name: str, n: int, capsys: pytest.CaptureFixture[str]) -> None:
     """95 % intervals of a true difference hold it in 93 to 97 % of 2,000 test sets of 25 and more units."""
     world, gain = WORLDS[name], 0.2
     value, base = world.truth(gain), world.truth(0.0)
     true = 100 * (value - base) / base * (1 if world.higher_is_better else -1)
-    for n in (25, 50, 100, 400):
-        line = [f"| {name} | {n} |"]
-        for paired in (True, False):
-            found = [comparison(world, seed, n, gain, paired=paired) for seed in range(2000)]
-            covered = np.mean([e.ci95 is not None and e.ci95[0] <= true <= e.ci95[1] for e in found])
-            line.append(f" {100 * covered:.1f} |")
-            assert 0.93 <= covered <= 0.97, (name, n, paired, covered)
-        with capsys.disabled():
-            print("".join(line))
+    line, shares = [f"| {name} | {n} |"], []
+    for paired in (True, False):
+        found = [comparison(world, seed, n, gain, paired=paired) for seed in range(2000)]
+        shares.append(np.mean([e.ci95 is not None and e.ci95[0] <= true <= e.ci95[1] for e in found]))
+        line.append(f" {100 * shares[-1]:.1f} |")
+    with capsys.disabled():
+        print("".join(line))
+    assert all(0.93 <= share <= 0.97 for share in shares), (name, n, shares)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_networks_of_one_law_rarely_get_the_mark_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
     """Training luck alone: one-run rows rightly say that two networks differ; several runs see through it."""
     world, rng = WORLDS["top-1"], np.random.default_rng(5)
@@ -146,6 +164,7 @@ def test_networks_of_one_law_rarely_get_the_mark_of_a_method(capsys: pytest.Capt
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_ratio_is_biased_near_the_floor_and_its_logarithm_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     """Two networks of one law that are right on a share of 400 questions, a guess being right on none."""
     rng = np.random.default_rng(3)

@@ -1,0 +1,56 @@
+"""Finished probes of a run that is not: what a killed `eval_suite run` finds when it is started again."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.digests import digest_value, short
+from eval_suite.predictions import Predictions, read_predictions
+from eval_suite.provenance import MadeBy
+from eval_suite.results import BackboneName, Metrics, Result, read_metrics, samples_of, write_metrics
+
+SUFFIX = ".unfinished"
+
+
+@dataclass(frozen=True)
+class FinishedTasks:
+    """A folder with a metrics file for each finished task, found by all that its results hang on."""
+
+    folder: Path
+
+    @classmethod
+    def beside(cls, metrics: Path) -> "FinishedTasks":
+        """Where the tasks of a metrics file are kept until it is written."""
+        return cls(metrics.with_name(metrics.name + SUFFIX))
+
+    def get(self, task: str, made: MadeBy, seed: int, predictions: Predictions | None) -> tuple[Result, ...] | None:
+        """The results of a task that was finished with the same backbone, data, options, program and seed.
+
+        With `predictions` only if those were kept, too; they are added to it.
+        """
+        path = self._path(task, made, seed)
+        if not path.is_file():
+            return None
+        kept = read_predictions(path)
+        if predictions is not None:
+            if kept is None:
+                return None
+            predictions.take(kept)
+        return read_metrics(path).results
+
+    def keep(
+        self, task: str, made: MadeBy, seed: int, results: tuple[Result, ...], predictions: Predictions | None
+    ) -> None:
+        """Write a task's results down, with their samples and predictions."""
+        backbone = BackboneName(name="unfinished", digest=made.backbone)
+        whole = Metrics(schema=1, backbone=backbone, suite="unfinished", results=results)
+        parts = {"samples": samples_of(whole), "predictions": predictions and predictions.of(task)}
+        write_metrics(self._path(task, made, seed), whole.to_dict() | parts)
+
+    def clear(self) -> None:
+        """Remove the folder: the whole is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, task: str, made: MadeBy, seed: int) -> Path:
+        digest = digest_value([task, made.model_dump(), seed])
+        return self.folder / f"{task.replace('/', '-')}-{short(digest, 12)}.json"
