@@ -90,7 +90,7 @@ def new_adapter(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:
         normaliser=recipe.normaliser,
         conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
         published_views=recipe.published_views,
-        training=training_facts(recipe, stored=teacher_data.store is not None),
+        training=training_facts(recipe, teacher_data.training.size, stored=teacher_data.store is not None),
     )
     return Adapter.build(meta, fit_normaliser(recipe.normaliser, teacher_data.statistics)).to(teacher_data.device)
 
@@ -103,12 +103,12 @@ def open_samples(recipe: AdapterRecipe, teacher_data: TeacherData) -> Samples:
     return LiveSamples(stream, teacher_data.maker)
 
 
-def training_facts(recipe: AdapterRecipe, *, stored: bool) -> dict[str, Any]:
-    """What belongs on the card."""
+def training_facts(recipe: AdapterRecipe, images: int, *, stored: bool) -> dict[str, Any]:
+    """What belongs on the card. images: how many were encoded, at most data.images."""
     facts = {
         "data": recipe.data.train,
-        "images": f"{recipe.data.images}, repeated" if stored else "new at every step",
-        "PHI-S images": recipe.data.images,
+        "images": f"{images}, repeated" if stored else "new at every step",
+        "PHI-S images": images,
         "held-out data": recipe.data.held_out,
         "zoom": list(recipe.data.zoom),
     }
