@@ -61,7 +61,8 @@ def distillation(folder: Path) -> int:
     recipe["optim"] = recipe["optim"] | {"steps": 8}
     recipe["student"] = recipe["student"] | {"drop_path": 0.2}
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    if not path.exists():
+        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     sys.argv = ["distill/run.py", str(path)]
     try:
         runpy.run_path(str(ROOT / "distill" / "run.py"), run_name="__main__")
@@ -85,7 +86,8 @@ def adapter(folder: Path) -> int:
         image_folder(pictures)
     recipe = adapter_recipe(pictures, out=str(folder / "run"), checkpoint={"every": 1, "keep": 3})
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+    if not path.exists():
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
     return guard(train.main, [str(path)])
 
 
