@@ -43,7 +43,9 @@ def test_recipe_to_sharpened_backbone(recipe_file: Path, tmp_path: Path, monkeyp
     assert description["training"]["optim"]["steps"] == 3
     assert set(description["fidelity"]) == {"average", "learned", "side"}
     assert yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())["optim"]["steps"] == 3
-    assert load_backbone(f"sharp:{tmp_path / 'out/adapter'}")(torch.rand(1, 3, 64, 64)).spatial.shape == (1, 16, 8, 8)
+    # A file may not name a folder of the machine: who loads it names the teacher.
+    node = {"spec": f"sharp:{tmp_path / 'out/adapter'}", "teacher": f"timm:{tmp_path / 'vit'}"}
+    assert load_backbone(node)(torch.rand(1, 3, 64, 64)).spatial.shape == (1, 16, 8, 8)
 
 
 def test_mistakes_end_with_two_and_one_line(recipe_file: Path, capsys) -> None:
