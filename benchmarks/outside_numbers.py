@@ -21,8 +21,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import map_coordinates
 from skimage.transform import resize
-from sklearn.metrics import root_mean_squared_error
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.metrics import pairwise_distances, root_mean_squared_error
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.retrieval import RetrievalHitRate
@@ -158,6 +158,15 @@ def sampled(features: np.ndarray, points: np.ndarray, size: tuple[int, int]) -> 
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
+def nearest(distances: np.ndarray) -> np.ndarray:
+    """Position of the smallest in every row of [N, K] in float64, the first of those that are equal.
+
+    About a tenth of the points have several: enlarging a map bilinearly makes copies of its outermost cells. Which of
+    them scikit-learn's own search returns is accident, and moves recall by 0.2 points.
+    """
+    return (distances < distances.min(1, keepdims=True) + 1e-9).argmax(1)
+
+
 def two_views(probe: TwoViewProbe, data, probed: ProbedBackbone, node) -> Iterator[Row]:
     """Targets projected from the raw depth and poses; matches by scikit-image and scikit-learn."""
     root, pairs = Path(node.root.replace("${PHOTOGRAPHS}", photographs())), data.pairs(TEST)
@@ -174,8 +183,8 @@ def two_views(probe: TwoViewProbe, data, probed: ProbedBackbone, node) -> Iterat
         seen = camera @ (np.linalg.inv(poses[1]) @ world)[:3]
         cells = resize(np.moveaxis(second[row], 0, -1), (probe.cells, probe.cells), order=1, mode="edge",
                        anti_aliasing=False).reshape(probe.cells**2, -1)  # fmt: skip
-        near = NearestNeighbors(n_neighbors=1, metric="cosine").fit(cells)
-        best = near.kneighbors(sampled(first[row], points, size), return_distance=False)[:, 0]
+        distances = pairwise_distances(sampled(first[row], points, size), cells.astype(np.float64), metric="cosine")
+        best = nearest(distances)
         step = np.array([size[1], size[0]]) / probe.cells
         found = (np.stack([best % probe.cells, best // probe.cells], 1) + 0.5) * step
         errors.append(np.linalg.norm(found - (seen[:2] / seen[2]).T, axis=1))
@@ -211,7 +220,7 @@ def keypoints(probe: KeypointProbe, data, probed: ProbedBackbone, node) -> Row:
         steps = (np.arange(probe.cells) + 0.5) / probe.cells
         grid = np.stack(np.meshgrid(x0 + steps * (x1 - x0), y0 + steps * (y1 - y0)), -1).reshape(-1, 2)
         likeness = sampled(spatial[source.row], points, images.size) @ sampled(spatial[target.row], grid, images.size).T
-        found = grid[likeness.argmax(1)]
+        found = grid[nearest(-likeness)]
         right += (np.linalg.norm(found - wanted, axis=1) <= probe.alpha * longer_side(target)).tolist()
     ours = probe.run(probed, data, 0)[0].value
     return f"PCK {probe.alpha:g} (scipy, pycocotools)", ours, 100 * float(np.mean(right)), 0.05

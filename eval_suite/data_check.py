@@ -8,6 +8,7 @@ import torch
 from common.errors import UserError
 from eval_suite.probes.base import Need
 from eval_suite.readers.contracts import DenseImages, ImageSource, LabelledData
+from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.scenes import ScenesNode
 from eval_suite.suite import Suite
 
@@ -43,7 +44,7 @@ def check_suite(suite: Suite, *, thorough: bool) -> list[Finding]:
 
 def _check_data(name: str, node: object, needs: list[Need], thorough: bool) -> list[Finding]:
     try:
-        data: LabelledData = node.open(name)  # type: ignore[attr-defined]
+        data: LabelledData = Remembered(node.open(name))  # type: ignore[attr-defined]
     except UserError as error:
         return [Finding(name, "-", "-", str(error), True)]
     findings = []

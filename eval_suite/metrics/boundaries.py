@@ -5,7 +5,8 @@ thinned by non-maximum suppression across the boundary, then for every threshold
 one to one with the label's thinned lines within a distance that is a share of the diagonal. Where several people drew
 the boundaries each drawing is matched by itself, as BSDS500's benchmark does: a predicted pixel is right if it is
 paired in one of them, and recall counts the pixels of all. SEISM and the benchmark solve a minimum-cost assignment;
-here the matching has maximum cardinality, which can count slightly more hits. The metric is therefore called odsf_py.
+here the matching has maximum cardinality, which can count slightly more hits. The metric is therefore called odsf_py,
+and odsf_by_annotator_py in the results of sets with several drawings a photograph.
 """
 
 import numpy as np

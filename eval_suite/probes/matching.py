@@ -19,7 +19,8 @@ def best_matches(queries: Tensor, spatial: Tensor, cells: int, size: tuple[int, 
     """Unit queries [B, K, C] -> the most similar place [B, K, 2] = (x, y) in images of `size`.
 
     The map [B, C, h, w] is bilinearly resized to `cells` x `cells` places, as Probe3D resizes to a fixed grid, so
-    backbones with different token grids are judged on the same one.
+    backbones with different token grids are judged on the same one. Of equally similar places (enlarging copies the
+    outermost cells of a map) the first in reading order is taken.
     """
     places = F.normalize(resize_map(spatial, (cells, cells)).flatten(2), dim=1)
     best = torch.bmm(queries, places).argmax(-1)

@@ -30,6 +30,7 @@ REPORTED = {
     NORMALS: ("mean", False),
     EDGE: ("odsf_py", True),
 }
+BY_PEOPLE = "odsf_by_annotator_py"  #: odsf_py where each person's drawing judges by itself: not the same number
 TASKS = {
     "semantic": CLASSES,
     "kind": CLASSES,
@@ -125,7 +126,8 @@ class MultitaskProbe(ProbeNode):
         results = []
         for task, metric in metrics.items():
             key, higher = REPORTED[TASKS[task]]
-            results.append(self.result(f"{task}_{key}", metric.scores()[key], seed, higher_is_better=higher))
+            name = BY_PEOPLE if _judged_by(task, judge) != task else key
+            results.append(self.result(f"{task}_{name}", metric.scores()[key], seed, higher_is_better=higher))
         return results
 
 

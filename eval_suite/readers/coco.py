@@ -69,6 +69,7 @@ class CocoData(LabelledData):
         self.name = name
         self.node = node
         self._read: dict[Path, CocoFile] = {}
+        self._served: dict[tuple[Path, Path], str] = {}  #: annotations and photographs -> the split they are
 
     def captions(self, split: str) -> CaptionedImages:
         if self.node.captions is None:
@@ -184,6 +185,12 @@ class CocoData(LabelledData):
             last = self.node.every - 1
             images = [image for at, image in enumerate(images) if (at % self.node.every == last) == (split == TEST)]
         folder = self._path(self.node.images, split)
+        first = self._served.setdefault((file.path, folder), split)
+        if first != split and self.node.every is None:
+            raise UserError(
+                f'data "{self.name}": {file.path} and {folder} are the {first} images already; say every: n (each n-th '
+                f"is a test image), or write {{split}} in the file names and name both in splits"
+            )
         images = self.node.there(self.name, split, images, lambda image: [folder / image["file_name"]])
         return [images[at] for at in self.node.kept(len(images), split)]
 

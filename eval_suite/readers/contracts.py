@@ -38,6 +38,10 @@ class ImageSource(ABC):
         """What to call an image in an error; a file reader gives the path."""
         return f"{self.key}[{row}]"
 
+    def members(self) -> Sequence[str]:
+        """What each image is, by row; equal texts in two sources of one data set are one image."""
+        return [self.name_of(row) for row in range(len(self))]
+
 
 class LabelMaps(Protocol):
     """Per-pixel labels of a set: `maps[rows]` with int64 [b] gives [b, h, w], or [b, 3, h, w] for normals."""

@@ -3,13 +3,15 @@
 import numpy as np
 
 
-def depth_normals(metres: np.ndarray, focal: float) -> np.ndarray:
+def depth_normals(metres: np.ndarray, focal: float, centre: tuple[float, float]) -> np.ndarray:
     """Unit normals [H, W, 3] of a depth map: mean of the four cross products of neighbour differences; 0 where unknown.
 
-    Camera coordinates x right, y down, z ahead; normals point to the camera.
+    Camera coordinates x right, y down, z ahead; normals point to the camera. `focal` is the focal length and `centre`
+    the principal point (x, y), in pixels of the map with pixel centres at +0.5. A wrong centre shears the normals.
     """
     height, width = metres.shape
     y, x = np.mgrid[:height, :width]
+    x, y = x + 0.5 - centre[0], y + 0.5 - centre[1]
     points = np.stack([x * metres / focal, y * metres / focal, metres], -1).astype(np.float64)
     padded = np.pad(points, ((1, 1), (1, 1), (0, 0)), mode="edge")
     known = np.pad(metres > 0, 1)

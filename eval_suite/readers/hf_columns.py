@@ -188,8 +188,10 @@ class HfSplit:
         for column in filter(None, columns):
             if column not in table.column_names:
                 raise unknown(f'column of data "{name}"', column, table.column_names)
+        origin, rows = table._fingerprint, range(len(table))
         if (most := node.limit.get(split)) is not None and most < len(table):
-            table = table.select([step * len(table) // most for step in range(most)])
+            rows = [step * len(table) // most for step in range(most)]
+            table = table.select(rows)
         images = [node.image, *(mask.column for mask in node.masks.values())]
         if node.depth is not None and isinstance(table.features[node.depth.column], ImageColumn):
             images.append(node.depth.column)
@@ -201,13 +203,14 @@ class HfSplit:
         self.name = name
         self.node = node
         self.table = table
+        self.members = [f"row {row} of {node.path} ({origin})" for row in rows]
         self.key = f"{name}-{split}-{table._fingerprint}"
 
     @cached_property
     def images(self) -> MadeImages:
         """The image column, decoded when read."""
         key = f"{self.key}-stored" if self.node.orientation == "stored" else self.key
-        return MadeImages(key, len(self.table), self._image, self.node.fitting)
+        return MadeImages(key, len(self.table), self._image, self.node.fitting, self.members)
 
     def bytes_of(self, row: int, column: str) -> bytes:
         """The file in an image column."""

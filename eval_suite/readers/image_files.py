@@ -79,9 +79,17 @@ class FileImages(ImageSource):
 class MadeImages(ImageSource):
     """Images that are not files: `make(row)` gives RGB uint8 [H, W, 3]; `key` must say all they hang on."""
 
-    def __init__(self, key: str, count: int, make: Callable[[int], np.ndarray], fit: Fit) -> None:
+    def __init__(
+        self,
+        key: str,
+        count: int,
+        make: Callable[[int], np.ndarray],
+        fit: Fit,
+        members: Sequence[str] | None = None,
+    ) -> None:
         self.key = f"{key}-{fit.height}x{fit.width}-{fit.mode}"
         self.fit = fit
+        self._members = members
         self._count = count
         self._make = make
 
@@ -90,6 +98,9 @@ class MadeImages(ImageSource):
 
     def read(self, rows: Tensor) -> Tensor:
         return torch.stack([self.fit.image(self._make(row)) for row in rows.tolist()])
+
+    def members(self) -> Sequence[str]:
+        return super().members() if self._members is None else self._members
 
     def original(self, row: int) -> Tensor:
         """The image at its own size, uint8 [3, H, W]."""

@@ -110,17 +110,22 @@ class NormalLabels(FileLabels):
 
 
 class DepthNormalLabels(FileLabels):
-    """Normals worked out from a depth map, as NAVI's are: `focal` is the focal length in pixels of the depth map."""
+    """Normals worked out from a depth map of a camera with square pixels.
+
+    `focal` is the focal length and `centre` the principal point (x, y; by default the middle), in pixels of the map.
+    """
 
     kind: Literal["normals_from_depth"]
     focal: float = Field(gt=0)
+    centre: tuple[float, float] | None = None
     scale: float | None = Field(default=None, gt=0)
     invalid: tuple[float, ...] = (0.0,)
 
     def decode(self, path: Path) -> np.ndarray:
         """float32 [H, W, 3], 0 where the depth is unknown; camera coordinates, towards the camera."""
         metres = to_depth(read_raster(path, self.key), path, scale=self.scale, invalid=self.invalid)
-        return depth_normals(metres, self.focal)
+        height, width = metres.shape
+        return depth_normals(metres, self.focal, self.centre or (width / 2, height / 2))
 
 
 class MaskLabels(FileLabels):

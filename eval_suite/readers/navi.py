@@ -25,6 +25,7 @@ from eval_suite.units import UnitRule
 #: metres of a stored value v are 65535 * 10 / v / 1000 (NAVI README: scale_depth 10, millimetres)
 DISPARITY = DepthLabels(kind="disparity", files="*", scale=65535 * 10 / 1000)
 EVERY = 4  #: Probe3D tests on each fourth image
+PROBE3D_CENTRE = (0.5, 0.5)  #: Probe3D works NAVI's normals out with the principal point in the cut's first pixel
 SMALLEST = 0.01  #: relative depth is between this and 1
 
 
@@ -89,7 +90,7 @@ class NaviData(LabelledData):
 
         def normals(row: int) -> np.ndarray:
             focal = float(photos[row].intrinsics[0, 0])
-            return depth_normals(cropped(self._depth(photos[row]), crops[row]), focal)
+            return depth_normals(cropped(self._depth(photos[row]), crops[row]), focal, PROBE3D_CENTRE)
 
         def cut_size(row: int) -> PhotoSize:
             x0, y0, x1, y1 = (int(side) for side in crops[row])

@@ -254,6 +254,14 @@ def test_identical_views_match_everywhere() -> None:
     assert torch.equal(match_pairs(spatial, spatial, points, GRID, (SIZE, SIZE)), points)
 
 
+def test_of_equally_similar_places_the_first_is_taken() -> None:
+    """Enlarging 2 cells to 8 copies the outermost ones: two columns and two rows are exactly alike in each corner."""
+    spatial = torch.eye(4).view(1, 4, 2, 2)
+    corners = torch.tensor([[[4.0, 4.0], [28.0, 4.0], [4.0, 28.0], [28.0, 28.0]]])
+    found = match_pairs(spatial, spatial, corners, 8, (32, 32))
+    assert found.tolist() == [[[2.0, 2.0], [26.0, 2.0], [2.0, 26.0], [26.0, 26.0]]]
+
+
 def test_pairs_are_of_one_kind_in_different_images_and_share_points() -> None:
     box = (0.0, 0.0, 10.0, 4.0)
     objects = [

@@ -1,6 +1,7 @@
 """Probes end to end on files: features kept on disk, new probes' ceiling and floor, whole suites, bad input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import layout_fixtures as make
@@ -20,6 +21,7 @@ from eval_suite.probes.linear_classification import LinearClassificationProbe
 from eval_suite.probes.multitask import MultitaskProbe
 from eval_suite.probes.vlm import VlmProbe
 from eval_suite.readers.contracts import AskedQuestion, DenseImages, LabelledData, QuestionImages, RankedImages
+from eval_suite.readers.label_files import BY_ANNOTATOR
 from eval_suite.readers.remembered import Remembered
 from eval_suite.results import read_metrics
 from eval_suite.sample_scores import samples_path
@@ -287,6 +289,23 @@ def test_boundaries_are_a_task_of_the_conv_probe() -> None:
     best, worst = (task.run(probed(backbone), Edges(24, 8), seed=0)[0] for backbone in (Pixels(), Constant()))
     assert best.metric == "edge_odsf_py" and best.higher_is_better
     assert best.value > 50 and worst.value < 25
+
+
+class DrawnTwice(Edges):
+    """The same boundaries, drawn by two people."""
+
+    def dense(self, split: str) -> DenseImages:
+        found = super().dense(split)
+        edge = found.labels("edge")[torch.arange(len(found.rows))]
+        return replace(found, maps={"edge": edge, f"edge{BY_ANNOTATOR}": torch.stack([edge, edge], 1)})
+
+
+def test_boundaries_by_several_people_have_a_name_of_their_own() -> None:
+    fields = {"probe": "multitask", "name": "mt", "group": "pascal_context", "data": "toy", "tasks": {"edge": 50.0}}
+    task = MultitaskProbe.model_validate(fields | {"hidden": 8, "steps": 5, "batch": 8, "label_size": 32})
+    one, two = (task.run(probed(Pixels()), data, seed=0)[0] for data in (Edges(8, 4), DrawnTwice(8, 4)))
+    assert (one.metric, two.metric) == ("edge_odsf_py", "edge_odsf_by_annotator_py")
+    assert two.value == pytest.approx(one.value)  # both people drew the same
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import layout_fixtures as make
 import numpy as np
@@ -16,8 +17,10 @@ from common.errors import UserError
 from common.recipes import validate
 from eval_suite.readers.contracts import IGNORE
 from eval_suite.readers.fitting import Fit
+from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.rle import decode_rle, unpack
 from eval_suite.readers.view_geometry import correspondences
+from imagery.scenes import render_scene
 
 CLASSES = {"kind": "classes", "classes": 11, "ignore": [11]}
 
@@ -115,6 +118,31 @@ def test_a_mask_of_another_shape_and_a_broken_image_are_named(tmp_path: Path) ->
     (tmp_path / "labels" / "val" / "f1.png").write_bytes(b"no mask")
     with pytest.raises(UserError, match=r"f1.png cannot be read as a label map"):
         data.labels("semantic")[torch.tensor([1])]
+
+
+def test_normals_from_depth_are_those_of_the_rendered_scene(tmp_path: Path) -> None:
+    scene = render_scene(0, 0, 96, 128)
+    assert scene.depth is not None and scene.normals is not None
+    make.photo(tmp_path / "images" / "0.png", 0, 96, 128)
+    make.photo(tmp_path / "images" / "1.png", 0, 96, 128)
+    for name in "01":
+        np.save(tmp_path / f"{name}.npy", scene.depth)
+
+    def error(**fields: Any) -> np.ndarray:
+        labels = {"normals": {"files": "*.npy", "kind": "normals_from_depth", **fields}}
+        data = opened("dense_folders", tmp_path, images="images/*.png", labels=labels, every=2, size=[96, 128])
+        found = data.dense("test").labels("normals")[torch.tensor([0])][0].movedim(0, -1).numpy()
+        lengths = np.linalg.norm(found, axis=-1)
+        assert (lengths[scene.depth > 0] > 0).mean() > 0.99 and not lengths[scene.depth <= 0].any()
+        assert np.allclose(lengths[lengths > 0], 1, atol=1e-5)
+        cosine = (found * scene.normals).sum(-1)[(lengths > 0) & scene.normals.any(-1)]
+        return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+    focal = float(scene.intrinsics[0, 0])
+    exact = error(focal=focal)  # the principal point is the middle, as in the scene
+    assert np.median(exact) < 0.1 and (exact < 2).mean() > 0.8  # the rest are the outlines of objects
+    assert np.array_equal(exact, error(focal=focal, centre=[64, 48]))
+    assert np.median(error(focal=focal, centre=[0, 0])) > 10 and np.median(error(focal=2 * focal)) > 2
 
 
 def test_class_folders_number_classes_alike_in_both_splits(tmp_path: Path) -> None:
@@ -243,6 +271,13 @@ def test_hugging_face_columns(saved: Path) -> None:
     item = data.questions("train").questions[0]
     assert (item.answer, item.options) == ("B", ("left", "right"))
     assert data.classes("train").images.key != classes.images.key
+    once = validate(
+        One, {"data": {**node, "splits": {"train": "train", "test": "train"}, "limit": {"test": 1}}}, "suite"
+    )
+    twice = Remembered(once.data.open("toy"))
+    twice.classes("train")
+    with pytest.raises(UserError, match=r"train and test share 1 images, e\.g\. row 0 of"):
+        twice.classes("test")
     limited = validate(One, {"data": {**node, "limit": {"train": 2}}}, "suite").data.open("toy")
     assert limited.classes("train").labels.tolist() == [0, 0]
     for change, message in (

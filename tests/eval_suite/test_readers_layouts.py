@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.recipes import Node, validate
 from eval_suite.readers.contracts import IGNORE, DenseImages, LabelledData
 from eval_suite.readers.layout_names import COCO_STUFF_COARSE, coarse_of_fine
+from eval_suite.readers.remembered import Remembered
 from eval_suite.readers.table import ReaderRecipe
 
 ROWS = torch.tensor([0])
@@ -107,6 +108,51 @@ def test_coco_captions_and_keypoints(tmp_path: Path) -> None:
     assert points[0].points == {"nose": (20.0, 24.0), "tail": (60.0, 40.0)}  # doubled; the hidden eye is not listed
     assert points[0].box == (16.0, 16.0, 80.0, 64.0) and points[1].row == 1
     assert opened("coco", tmp_path, **files, every=2).captions("test").captions[0][0].startswith("picture 9")
+
+
+def test_one_coco_file_is_no_two_splits(tmp_path: Path) -> None:
+    make.coco(tmp_path)
+    fields = {"instances": "annotations/instances_val2017.json", "images": "val2017"}
+    data = opened("coco", tmp_path, **fields)
+    assert len(data.dense("test").rows) == len(data.instances("test").images)  # one split alone is what it was
+    with pytest.raises(UserError, match=r"are the test images already; say every: n .* or write {split}"):
+        data.dense("train")
+    halves = opened("coco", tmp_path, **fields, every=2)
+    assert not {*halves.dense("train").images.members()} & {*halves.dense("test").images.members()}
+
+
+@pytest.mark.parametrize("limit", [{}, {"train": 1, "test": 1}])
+def test_splits_that_share_images_are_refused_whatever_the_reader(tmp_path: Path, limit: dict[str, int]) -> None:
+    make.photo(tmp_path / "a.jpg", 0)
+    make.photo(tmp_path / "b.jpg", 1)
+    make.text(tmp_path / "c.csv", "image,caption\na.jpg,one\nb.jpg,two\n")
+    make.text(tmp_path / "q.json", '[{"image": "a.jpg", "question": "what?", "answer": "this"}]')
+    make.grey(tmp_path / "a.png", make.halves(0, 1))
+    make.grey(tmp_path / "b.png", make.halves(0, 1))
+    make.text(tmp_path / "all.txt", "a\nb\n")
+    make.photo(tmp_path / "classes" / "all" / "cat" / "a.jpg", 0)
+    make.photo(tmp_path / "classes" / "all" / "dog" / "b.jpg", 0)
+    label = {"semantic": {"files": "*.png", "kind": "classes", "classes": 2}}
+    both, alike = {"train": "all.txt", "test": "all.txt"}, {"train": "all", "test": "all"}
+    for kind, data in {
+        "captions": opened("captions", tmp_path, file="c.csv", format="csv", limit=limit),
+        "questions": opened("questions", tmp_path, file="q.json", limit=limit),
+        "dense": opened("dense_folders", tmp_path, images="*.jpg", labels=label, lists=both, limit=limit),
+        "classes": opened("class_folders", tmp_path / "classes", splits=alike, limit=limit),
+    }.items():
+        what = "questions" if kind == "questions" else "images"
+        for first, second in (("train", "test"), ("test", "train")):
+            remembered = Remembered(data)
+            getattr(remembered, kind)(first)
+            with pytest.raises(UserError, match=f"train and test share . {what}, e.g. .*give each split its own"):
+                getattr(remembered, kind)(second)
+
+
+def test_conversations_to_train_on_are_no_questions_to_test_on(tmp_path: Path) -> None:
+    data = Remembered(opened("questions", make.llava(tmp_path), file="mix.json", format="llava"))
+    data.conversations("train")
+    with pytest.raises(UserError, match="train and test share 1 questions"):
+        data.questions("test")
 
 
 def test_flickr_captions_keep_their_commas(tmp_path: Path) -> None:
