@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.recipe import Recipe
-from distill.training.arms import Variant, assemble, teacher_pool
+from distill.training.arms import Arm, assemble, teacher_pool
 from distill.training.engine import start
 from distill.training.loop import Fetch, Loop
 from imagery.sources import open_sources
@@ -28,7 +28,7 @@ class SteppedArms:
     def of(cls, recipes: Mapping[str, Recipe], fetch: Fetch | None = None) -> "SteppedArms":
         """The arms of these recipes, ready for their first update; without `fetch` all on the stream's first images."""
         accelerators = start(recipes)
-        arms = [Variant(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
+        arms = [Arm(name, recipe, accelerators[name]) for name, recipe in recipes.items()]
         ready = assemble(arms, open_sources(arms[0].recipe.data.train), teacher_pool(arms), untrained=None)
         if ready is None:
             raise RuntimeError("these arms are finished")

@@ -54,13 +54,16 @@ def portable_node(node: str | Mapping[str, Any]) -> BackboneNode:
     if isinstance(node, str):
         prefix, colon, rest = node.partition(":")
         return f"{prefix}{colon}{_last(rest)}"
-    return {key: _portable(key, value) for key, value in node.items()}
+    return {key: portable(value) for key, value in node.items()}
 
 
-def _portable(key: str, value: Any) -> Any:
-    if key == "spec" and isinstance(value, str):
-        return portable_node(value)
-    return _last(value) if isinstance(value, str) else value
+def portable(value: Any) -> Any:
+    """As `portable_node`, for plain data of any depth: every text in it that is a path, or a PREFIX: with a path."""
+    if isinstance(value, str):
+        return _last(value) if _leaves(value) else portable_node(value)
+    if isinstance(value, Mapping):
+        return {key: portable(inner) for key, inner in value.items()}
+    return [portable(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _last(text: str) -> str:

@@ -30,7 +30,7 @@ from distill.targets.view_cache_size import check_cache
 from distill.training.checkpoint import Checkpoints, refuse_difference, without_layout
 from distill.training.data import Streams, gather_objects, roles, to_device
 from distill.training.engine import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
-from distill.training.export import export_student, exported_identity
+from distill.training.export import export_student, exported_identity, portable_identity
 from distill.training.loop import ArmTrainer, train
 from distill.training.nan_capture import NonFiniteUpdate, not_finite_advice, write_capture
 from distill.training.rng_state import RngState
@@ -169,7 +169,9 @@ def find_unfinished(arm: Arm, targets: Targets, images: str) -> UnfinishedArm | 
     identity = identify(arm, targets) | {"images": images}
     finished = exported_identity(arm.student_folder)
     if finished is not None:
-        refuse_difference(without_layout(finished), without_layout(identity), str(arm.student_folder))
+        # A student of before has places as they were typed.
+        before, now = (without_layout(portable_identity(each)) for each in (finished, identity))
+        refuse_difference(before, now, str(arm.student_folder))
         arm.accelerator.print(f"{arm.name}: already trained, {arm.student_folder}")
         return None
     checkpoints = Checkpoints(

@@ -172,7 +172,7 @@ def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Reci
     select_arm(accelerator, arm)
     stages = schedule(recipe)
     made = build_optimiser(student, recipe.optim, freezes=any(stage.optim.freeze_body_steps for stage in stages))
-    # RawBatch out again: a checkpoint holds plain numbers only.
+    # Taken out again: a checkpoint holds plain numbers only.
     places = [group.pop("place", None) for group in made.param_groups]
     student.vit.set_grad_checkpointing(recipe.engine.checkpointing)
     if recipe.engine.compile:

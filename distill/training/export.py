@@ -21,7 +21,7 @@ from distill.student.model import timm_options
 from distill.student.spectral import fold_scales
 from distill.targets.targets import Targets
 from featsharp_adapter.model.phi_s import PhiS
-from teachers.artefacts import portable_node
+from teachers.artefacts import portable
 from teachers.contracts import capability
 
 SCHEMA = 1
@@ -65,33 +65,50 @@ def fold_normaliser(weights: dict[str, Tensor], layer: str, normaliser: PhiS) ->
 
 
 def describe_student(recipe: Recipe, targets: Targets, identity: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The content of config.json: all that is needed to build the student again, and where it comes from."""
+    """The content of config.json: all that is needed to build the student again, and where it comes from.
+
+    It goes into the world: names of files lose the folders of this machine. A checkpoint keeps them as they are.
+    """
+    facts: dict[str, Any] = portable(
+        {
+            "schema": SCHEMA,
+            "model_type": MODEL_TYPE,
+            "name": recipe.name,
+            "step": step,
+            "student": recipe.student.model_dump(mode="json") | {"weights": None, "spectral": False, "damp": 0.0},
+            "averaged": recipe.ema.decay if recipe.ema.export and step else None,
+            "size": list(recipe.data.size),
+            "teachers": {
+                name: {
+                    "backbone": target.node.backbone,
+                    "spec": target.spec.to_dict(),
+                    "head": target.head.to_dict(),
+                    "encodes_text": capability(target.backbone, "encode_text") is not None,
+                    "upsampler": target.node.upsampler,
+                    "factor": target.node.effective_factor,
+                    "adapter": target.target_upsampler.digest,
+                }
+                for name, target in targets.teachers.items()
+            },
+        }
+    )
+    return facts | {"identity": portable_identity(identity)}
+
+
+def portable_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as a student folder has it: a place in it, or in a field's name (a mixture's), as its last part.
+
+    What lay at the place is in it by digest, but for weights that a student began with.
+    """
+    mixture = "data.train."
     return {
-        "schema": SCHEMA,
-        "model_type": MODEL_TYPE,
-        "name": recipe.name,
-        "step": step,
-        "student": recipe.student.model_dump(mode="json") | {"weights": None, "spectral": False, "damp": 0.0},
-        "averaged": recipe.ema.decay if recipe.ema.export and step else None,
-        "size": list(recipe.data.size),
-        "teachers": {
-            name: {
-                "backbone": portable_node(target.node.backbone),
-                "spec": target.spec.to_dict(),
-                "head": target.head.to_dict(),
-                "encodes_text": capability(target.backbone, "encode_text") is not None,
-                "upsampler": target.node.upsampler,
-                "factor": target.node.effective_factor,
-                "adapter": target.target_upsampler.digest,
-            }
-            for name, target in targets.teachers.items()
-        },
-        "identity": dict(identity),
+        mixture + portable(name.removeprefix(mixture)) if name.startswith(mixture) else name: portable(value)
+        for name, value in identity.items()
     }
 
 
 def exported_identity(folder: Path) -> dict[str, Any] | None:
-    """The identity of the run that wrote a student folder, None where there is none yet."""
+    """The identity of the run that wrote a student folder (`portable_identity`), None where there is none yet."""
     path = recover(folder) / CONFIG
     return read_json_object(path).get("identity", {}) if path.is_file() else None
 

@@ -103,7 +103,9 @@ class Adapter(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write adapter.safetensors, adapter.json and README.md; the folder appears complete or not at all."""
         size = sum(parameter.numel() for parameter in self.parameters())
-        return write_folder(Path(folder), self.state_dict(), self.meta.to_dict(), adapter_card(self.meta, size))
+        return write_folder(
+            Path(folder), self.state_dict(), self.meta.to_dict(), adapter_card(self.meta.portable(), size)
+        )
 
     @classmethod
     def from_pretrained(

@@ -1,11 +1,11 @@
 """What an adapter is, in plain data: the content of `adapter.json`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from common.errors import UserError
-from teachers.artefacts import portable_node
+from teachers.artefacts import portable
 from teachers.contracts import BackboneSpec
 
 FORMAT = 1
@@ -29,8 +29,15 @@ class AdapterMeta:
     fidelity: dict[str, Any] = field(default_factory=dict)  #: held-out errors, see `fidelity.py`; empty if not measured
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the format's number."""
-        return {"format": FORMAT, **asdict(self), "teacher_node": portable_node(self.teacher_node)}
+        """JSON-able, with the format's number; names of files lose the folders of this machine."""
+        return {"format": FORMAT, **asdict(self.portable())}
+
+    def portable(self) -> "AdapterMeta":
+        """As a file or a card says it."""
+        facts = asdict(self)
+        teacher = BackboneSpec.from_dict(portable(facts["teacher"]))
+        changed = {name: portable(facts[name]) for name in ("teacher_node", "training", "fidelity")}
+        return replace(self, teacher=teacher, **changed)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str) -> "AdapterMeta":

@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import UserError
-from teachers.artefacts import check_artefact_name, check_artefact_node, portable_node
+from teachers.artefacts import check_artefact_name, check_artefact_node, portable, portable_node
 
 HARMLESS = [
     "tiny:clip",
@@ -70,3 +70,14 @@ def test_what_is_written_names_no_folder_of_this_machine() -> None:
     assert portable_node(node) == node | {"weights": "<local>/dino.safetensors"}
     assert portable_node("transformers:/home/me/siglip") == "transformers:<local>/siglip"
     assert portable_node("open_clip:ViT-B-32:laion2b_s34b_b79k") == "open_clip:ViT-B-32:laion2b_s34b_b79k"
+
+
+def test_paths_are_found_at_any_depth() -> None:
+    facts = {
+        "source": "/home/me/w.pt",
+        "options": [{"at": "~/x/y"}, 3],
+        "data": "webdataset:/data/{0..9}.tar",
+        "n": None,
+    }
+    expected = {"source": "<local>/w.pt", "options": [{"at": "<local>/y"}, 3], "data": "webdataset:<local>/{0..9}.tar"}
+    assert portable(facts) == expected | {"n": None}
