@@ -89,6 +89,9 @@ def validate(schema: type[N], data: Any, source: str) -> N:
             word = str(first["loc"][-1])
             hint = nearest(word, _known_fields(schema, first["loc"][:-1]))
             raise UserError(f'{source}: unknown field "{where}"{hint}') from error
+        missing = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "missing"]
+        if first["type"] == "missing":
+            raise UserError(f"{source}: set {', '.join(missing)}; there is no default") from error
         said = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{source}: {where or 'recipe'}: {said} (got {first['input']!r:.80})") from error
     except (ArithmeticError, RecursionError, TypeError, AttributeError) as error:  # a check that met another type

@@ -172,7 +172,7 @@ class OptimNode(Node):
 
     steps: Count
     batch_size: Count  #: over all processes
-    lr: float = Field(gt=0)
+    lr: float = Field(1e-3, gt=0)  #: this and weight decay as in PHI-S (arXiv 2410.01680), table 10
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.95)
     warmup_steps: int = Field(0, ge=0)

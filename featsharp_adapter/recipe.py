@@ -87,13 +87,13 @@ class LossNode(Node):
 
 
 class OptimNode(Node):
-    """NAdam; linear warm-up from a tenth of the rate, then a cosine to zero."""
+    """NAdam; linear warm-up from a tenth of the rate, then a cosine to zero. Defaults: FeatSharp, table 11."""
 
-    steps: Count
-    batch_size: Count
+    steps: Count = 3000
+    batch_size: Count = 32
     micro_batch: Count | None = None  #: images on the device at a time; their gradients add up to one step
-    lr: float = Field(gt=0)
-    lr_guide: float = Field(gt=0)  #: of the few parameters of the image-guided kernel
+    lr: float = Field(1e-4, gt=0)
+    lr_guide: float = Field(1e-4, gt=0)  #: of the few parameters of the image-guided kernel
     lr_fitted: float = Field(3e-4, gt=0)  #: of weights that a closed form has solved before (`ridge_block`)
     lr_uncertainty: float = Field(1e-5, gt=0)  #: of the uncertainty network, where there is one
     warmup: int = Field(100, ge=0)
@@ -135,7 +135,7 @@ class AdapterRecipe(Node):
     data: DataNode
     views: ViewsNode = ViewsNode()
     downsampler: DownsamplerNode = DownsamplerNode()
-    optim: OptimNode
+    optim: OptimNode = OptimNode()
     ridge: RidgeNode = RidgeNode()
     checkpoint: CheckpointNode = CheckpointNode()
     seed: Seed = 0

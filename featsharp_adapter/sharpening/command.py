@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,14 +14,14 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.tensor_files import write_tensors
-from featsharp_adapter.adapter.adapter import Adapter
+from featsharp_adapter.adapter.adapter import Adapter, make_untrained
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.sharpening.backbone import recorded_teacher
 from featsharp_adapter.sharpening.max_memory import parse_memory, return_freed_memory
 from featsharp_adapter.sharpening.pictures import ColourBasis, save_panels, to_pictures
 from featsharp_adapter.sharpening.sharpener import FITS, Sharpener, SharpenSettings
 from imagery.decode import BadImage, decode_image, is_image_name
-from teachers.contracts import Backbone, resize_images
+from teachers.contracts import resize_images
 from teachers.frozen import DTYPES, FrozenBackbone
 from teachers.registry import load_backbone
 
@@ -70,7 +71,8 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
     if not done:
         raise UserError(f"none of the images could be sharpened; the last: {list(bad.values())[-1]}")
     if not arguments.no_pictures:
-        draw_files(done, backbone, arguments.out, device)
+        unsharp = make_untrained("bilinear", backbone.spec, adapter.factor).to(device)
+        draw_files(done, Sharpener(backbone, unsharp, replace(settings, passes=None)), arguments.out, device)
     print(f"{len(done)} images: features{'' if arguments.no_pictures else ' and pictures'} in {arguments.out}")
     return 0
 
@@ -130,35 +132,44 @@ def read_image(path: Path) -> Tensor:
 
 
 @torch.no_grad()
-def draw_files(files: dict[str, Path], backbone: Backbone, out: Path, device: torch.device) -> None:
-    """OUT/NAME.png of each: the image, the teacher's own map, the sharpened one, all images in one colour basis."""
-    statistics = CovarianceStatistics(backbone.spec.spatial_dim)
-    for _, _, own, sharp in _all_maps(files, backbone, out, device, "fitting colours"):
-        statistics.update(own)
-        statistics.update(sharp)
+def draw_files(files: dict[str, Path], bilinear: Sharpener, out: Path, device: torch.device) -> None:
+    """OUT/NAME.png of each: the image, the teacher's own map, the same views enlarged bilinearly, the sharpened map.
+
+    The third panel says what of the fourth is the adapter's doing: an image that is shown in windows has a finer map
+    than the teacher's own without any sharpening. All images are drawn in one colour basis.
+    """
+    spec = bilinear.backbone.spec
+    statistics = CovarianceStatistics(spec.spatial_dim)
+    for _, _, *maps in _all_maps(files, bilinear, out, device, "fitting colours"):
+        for each in maps:
+            statistics.update(each)
     basis = ColourBasis.fit(statistics)
-    for name, image, own, sharp in _all_maps(files, backbone, out, device, "drawing"):
+    for name, image, own, plain, sharp in _all_maps(files, bilinear, out, device, "drawing"):
         scale = min(1.0, PANEL_PIXELS / max(image.shape[-2:]))
         size = (max(1, round(image.shape[-2] * scale)), max(1, round(image.shape[-1] * scale)))
         columns = {
             "image": to_pictures(resize_images(image, size), size),
-            f"{backbone.spec.name}, {own.shape[-2]}x{own.shape[-1]}": to_pictures(basis.paint(own), size),
+            f"{spec.name}, {own.shape[-2]}x{own.shape[-1]}": to_pictures(basis.paint(own), size),
+            f"same views, bilinear, {plain.shape[-2]}x{plain.shape[-1]}": to_pictures(basis.paint(plain), size),
             f"sharpened, {sharp.shape[-2]}x{sharp.shape[-1]}": to_pictures(basis.paint(sharp), size),
         }
         save_panels(columns, out / f"{name}.png")
 
 
 def _all_maps(
-    files: dict[str, Path], backbone: Backbone, out: Path, device: torch.device, title: str
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    files: dict[str, Path], bilinear: Sharpener, out: Path, device: torch.device, title: str
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
+    """Name, image, and three maps of each file: the teacher's own, enlarged, sharpened."""
     for name, path in tqdm(files.items(), desc=title, unit="image", disable=None):
         image = read_image(path)
-        own = backbone(resize_images(image.to(device), backbone.spec.native_size)).spatial
+        shown = image.to(device)
+        own = bilinear.backbone(resize_images(shown, bilinear.backbone.spec.native_size)).spatial
+        plain = bilinear(shown).spatial
         try:
             sharp = load_file(out / f"{name}.safetensors")["spatial"][None]
         except (OSError, SafetensorError) as error:
             raise UserError(f"{out / name}.safetensors cannot be read back: {error}") from error
-        yield name, image, own.cpu(), sharp
+        yield name, image, own.cpu(), plain.cpu(), sharp
 
 
 def _free(name: str, taken: dict[str, Path]) -> str:

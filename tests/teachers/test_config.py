@@ -82,5 +82,5 @@ def test_missing_file_and_bad_override() -> None:
 
 
 def test_missing_field_is_named() -> None:
-    with pytest.raises(UserError, match="name: Field required"):
+    with pytest.raises(UserError, match="set name; "):
         validate(Recipe, {"teachers": {}}, "here")
