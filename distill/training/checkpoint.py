@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.step_folders import StepFolders, problem
 from common.tensor_files import write_tensors
 from distill.recipe import default_of
-from distill.training.data import gather_objects
+from distill.training.data import gather_objects, state_of_all
 from distill.training.engine_state import EngineState, on_host
 
 STATE, TARGETS = "state.json", "targets.safetensors"
@@ -160,10 +160,13 @@ class Checkpoints:
             holder.load_state_dict(load_file(path / f"{name}.safetensors"))
 
     def restore_position(self, path: Path, stream: DataPosition) -> None:
-        """Put this process's place in the data back as it was; the place of the first one is everyone's."""
-        rank = path / f"rank-{self.accelerator.process_index}.json"
-        found = rank if rank.is_file() else path / "rank-0.json"
-        stream.load_state_dict(json.loads(found.read_text(encoding="utf-8")))
+        """Put this process's place in the data back as it was, or as all were where there were more or fewer."""
+        rank, count = self.accelerator.process_index, len(list(path.glob("rank-*.json")))
+        if count == self.accelerator.num_processes:
+            stream.load_state_dict(_read_json(path / f"rank-{rank}.json"))
+        else:
+            states = [_read_json(path / f"rank-{each}.json") for each in range(count)]
+            stream.load_state_dict(state_of_all(states, keeps_counts=rank == 0))
 
     def _write(
         self,
@@ -204,6 +207,10 @@ class Checkpoints:
             found |= json.loads(part.read_text(encoding="utf-8"))
             part.unlink()
         return found
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def without_layout(identity: Mapping[str, Any]) -> dict[str, Any]:

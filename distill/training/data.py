@@ -176,7 +176,11 @@ class Streams:
             name = role.part.partition
             stream = self._make(role)
             if name in self._states:
-                stream.load_state_dict(self._states.pop(name))
+                state = self._states.pop(name)
+                # What we hold was counted by us, though perhaps in another role: an ImageStream takes its own alone.
+                if "counts" in state:
+                    state = state | {"counts": state["counts"] | {"rank": role.rank, "world": role.world}}
+                stream.load_state_dict(state)
             self._open[name] = (role, stream)
 
     def _make(self, role: Role) -> ImageStream:
@@ -235,6 +239,26 @@ def newest(states: list[dict[str, Any]]) -> dict[str, Any]:
             if name not in found or each["position"] > found[name]["position"]:
                 found[name] = each
     return found
+
+
+def state_of_all(states: Sequence[Mapping[str, Any]], *, keeps_counts: bool) -> dict[str, Any]:
+    """The states of all processes as one, for another number of processes; one of these keeps what all have counted."""
+    streams = newest([state["streams"] for state in states])
+    for name in streams:
+        counts = [each["streams"][name]["counts"] for each in states if name in each["streams"]]
+        whole = merged_counts(counts if keeps_counts else [])
+        streams[name] = streams[name] | {"counts": streams[name]["counts"] | whole}
+    return {"stage": states[0]["stage"], "streams": streams}
+
+
+def merged_counts(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several read, as one: images read, bad ones, and why."""
+    reasons = {key: reason for each in counts for key, reason in each.get("bad_reasons", {}).items()}
+    return {"read": _total(counts, "read"), "bad": _total(counts, "bad"), "bad_reasons": reasons}
+
+
+def _total(counts: Sequence[Mapping[str, Any]], name: str) -> int:
+    return sum(each.get(name, 0) for each in counts)
 
 
 def with_own_counts(states: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ runs/<name>/nan/step-00000012/
   recipe.yaml  student.safetensors  targets.safetensors     the student before the update, the normalisers
   average.safetensors     its moving average, where there is one
   rank-0.safetensors ...  the images of each process, uint8 by partition, and its random state
-  engine/                 moments and all else a checkpoint has (files of Accelerate or DeepSpeed)
+  engine/                 moments and all else a checkpoint has of its engine (engine_state.py)
+  manifest.json           size and checksum of every file; like a checkpoint, the folder is complete or not there
 """
 
 import json
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.atomic import remove, write_text
+from common.checksums import Entries, entry_of, write_checked
 from common.recipes import dump
 from common.step_folders import StepFolders
 from common.tensor_files import write_tensors
@@ -27,6 +30,7 @@ from distill.training.data import RawBatch, gather_objects
 from distill.training.engine import Engine, only_existing, wants_bf16
 
 RNG_STATE = "rng_state"
+KEPT = 5  #: of a run's updates, the newest
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,11 @@ def write_capture(
     average: state of the student's moving average. keys: of this process's images, by partition.
     """
     accelerator = engine.accelerator
-    folder = recipe.folder / "nan" / f"step-{bad_update.step:08d}"
+    folders = StepFolders(recipe.folder / "nan", KEPT)
+    folder = folders.writing(bad_update.step)
     names = gather_objects(dict(keys))
-    student = engine.student_state()
+    student, pieces = engine.student_state(), engine.state().copy()
+    own: list[str] = []
     if accelerator.is_main_process:
         remove(folder)
         only_existing(folder)
@@ -78,13 +84,20 @@ def write_capture(
             "keys": names,
         }
         write_text(folder / "update.json", json.dumps(facts, indent=1))  # its loss may be NaN
+        own = [path.name for path in folder.iterdir()]
     accelerator.wait_for_everyone()
     images = {role.part.partition: pixels for role, pixels in bad_update.raw}
     rng_state = {f"{RNG_STATE}.{number}": state for number, state in enumerate(bad_update.rng_state)}
-    write_tensors(folder / f"rank-{accelerator.process_index}.safetensors", images | rng_state)
-    accelerator.save_state(str(folder / "engine"))
+    rank = f"rank-{accelerator.process_index}.safetensors"
+    write_tensors(folder / rank, images | rng_state)
+    entries: Entries = {name: entry_of(folder / name) for name in [*own, rank]}
+    for name, content in pieces.items():
+        entries[name] = write_checked(folder / name, lambda file, content=content: torch.save(content, file))
+    written = gather_objects(entries)
+    if accelerator.is_main_process:
+        folders.commit(bad_update.step, {name: entry for each in written for name, entry in each.items()})
     accelerator.wait_for_everyone()
-    return advice(bad_update, recipe, folder)
+    return advice(bad_update, recipe, folders.path(bad_update.step))
 
 
 def updated(bad_update: NonFiniteUpdate, engine: Engine) -> bool:

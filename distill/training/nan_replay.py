@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.json_files import read_json_object
+from common.step_folders import problem
 from distill.losses.step import DistillStep
 from distill.recipe import Recipe, read
 from distill.schedule import schedule, stage_at
@@ -38,6 +39,8 @@ def replay(folder: Path, device: torch.device, overrides: Sequence[str] = ()) ->
     """
     if not (folder / "update.json").is_file():
         raise UserError(f"{folder} holds no update to replay; give the folder that the run named, RUN/nan/step-...")
+    if (reason := problem(folder)) is not None:
+        raise UserError(f"{folder} is damaged ({reason}), and a replay of it would tell nothing")
     facts = read_json_object(folder / "update.json")
     recipe = read(folder / "recipe.yaml", [*PLAIN, *overrides])
     check_typed(recipe, folder / "recipe.yaml", overrides)

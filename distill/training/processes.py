@@ -1,6 +1,8 @@
 """The processes of a run: as many as were launched, one run in a folder, and all of them leave together."""
 
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,37 +16,59 @@ from common.errors import UserError
 from common.run_lock import RunLock
 from distill.training.data import gather_objects
 
-_MEANT = ("--num_processes", "--num-processes", "--num_machines", "--num-machines")
-
 
 def refuse_strays() -> None:
-    """UserError where a launcher was asked for several processes, and started each to train alone.
+    """UserError where `accelerate launch` was asked for several processes, and started each to train alone.
 
-    `accelerate launch` does so on a CPU: it looks for GPUs, finds none, and starts the script once, whatever
-    `--num_processes` and `--num_machines` say. torchrun and DeepSpeed's launcher tell their processes who they are.
+    It does so without several GPUs: it starts the script once, whatever `--num_processes`, `--num_machines` or its
+    config file say. torchrun and DeepSpeed's launcher tell their processes who they are.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return
-    wanted = max(_asked_for(psutil.Process(os.getppid())), default=1)
-    if wanted > 1:
+    launcher = psutil.Process(os.getppid())
+    processes, machines = (_asked_for(launcher, word) for word in ("processes", "machines"))
+    if processes > 1 or machines > 1 or _meets_others(launcher):
         raise UserError(
-            f"{wanted} were asked for, and `accelerate launch` started one alone (it does without GPUs). On the CPU:\n"
-            f"  torchrun --nproc-per-node {wanted} SCRIPT ...\n"
-            "  torchrun --nnodes N --nproc-per-node P --node-rank R --master-addr FIRST --master-port 29500 SCRIPT\n"
-            f"  accelerate launch --use_deepspeed --zero_stage 2 --num_processes {wanted} SCRIPT ..."
+            "several processes were asked for, and `accelerate launch` started one alone, as it does without several "
+            f"GPUs. What works:\n  {_with_torchrun(processes, machines)}"
+            + (
+                "\nor add --use_deepspeed --zero_stage 2 to the launcher's options, without --cpu"
+                if machines < 2
+                else ""
+            )
         )
 
 
-def _asked_for(launcher: psutil.Process) -> list[int]:
-    """The numbers of processes and machines in an accelerate launcher's command line."""
+def _asked_for(launcher: psutil.Process, what: str) -> int:
+    """The number of processes or machines in the command line of `accelerate launch`; 0 where there is none."""
     try:
         words = launcher.cmdline()
     except psutil.Error:
-        return []
+        return 0
     if not any("accelerate" in word for word in words[:4]):
-        return []
+        return 0
     pairs = [word.split("=", 1) for word in words if "=" in word] + [list(pair) for pair in pairwise(words)]
-    return [int(value) for name, value in pairs if name in _MEANT and value.isdigit()]
+    names = (f"--num_{what}", f"--num-{what}")
+    return max((int(value) for name, value in pairs if name in names and value.isdigit()), default=0)
+
+
+def _meets_others(launcher: psutil.Process) -> bool:
+    """Whether `accelerate launch` told this process where to meet others: so it does for several, without a count."""
+    try:
+        told = "MASTER_PORT" in os.environ and "MASTER_PORT" not in launcher.environ()
+    except psutil.Error:
+        return False
+    return told and "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def _with_torchrun(processes: int, machines: int) -> str:
+    """The command that starts what was asked for; `--num_processes` counts those of all machines."""
+    each = str(max(1, processes // max(1, machines))) if processes else "PROCESSES"
+    words = ["torchrun", "--nproc-per-node", each]
+    if machines > 1:
+        address, port = os.environ.get("MASTER_ADDR", "FIRST"), os.environ.get("MASTER_PORT", "29500")
+        words += ["--nnodes", str(machines), "--node-rank", "RANK", "--master-addr", address, "--master-port", port]
+    return shlex.join([*words, *sys.argv])
 
 
 @contextmanager

@@ -159,3 +159,30 @@ def test_a_captured_update_names_its_own_images(tmp_path: Path) -> None:
     assert stream.names(0) == first != stream.names(1)
     stream.take(2)
     assert stream.names(0) == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "split", "after", "then"),
+    [(2, "ranks", 1, "step"), (1, "step", 2, "ranks"), (4, "ranks", 2, "ranks"), (2, "step", 4, "step")],
+)
+def test_another_number_of_processes_goes_on_with_the_same_images(
+    source: Any, whole: RawBatch, before: int, split: str, after: int, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the middle of a stage in which nobody may know where all partitions are; all that was read is counted."""
+    first = [Streams(recipe(split=split), source, rank, before) for rank in range(before)]
+    for step in range(4):
+        now = [reader.state_dict()["streams"] for reader in first]
+        monkeypatch.setattr(streams, "gather_objects", lambda _, now=now: now)
+        for reader in first:
+            reader.take(step)
+    states = json.loads(json.dumps([reader.state_dict() for reader in first]))
+    read = sum(reader.report()["read"] for reader in first)
+    second = [Streams(recipe(split=then), source, rank, after) for rank in range(after)]
+    for rank, reader in enumerate(second):
+        reader.load_state_dict(streams.state_of_all(states, keeps_counts=rank == 0))
+    assert sum(reader.report()["read"] for reader in second) == read == 3 * 4 + 8 + 4
+    shares = [take(reader, [4, 5]) for reader in second]
+    for step, name in ((4, "low"), (4, "high"), (5, "low"), (5, "high")):
+        found = torch.cat([share[step, name] for share in shares if (step, name) in share])
+        assert torch.equal(found, whole[step, name])
+    assert sum(reader.report()["read"] for reader in second) == read + 2 * (8 + 4)
