@@ -78,8 +78,8 @@ def sharpen(
     """
     backbone = adapter if isinstance(adapter, SharpenedBackbone) else sharpened(adapter, teacher)
     device = next(backbone.parameters()).device
-    several = isinstance(images, Sequence) and not isinstance(images, str)
-    loaded = [as_tensor(image) for image in images] if several else [as_tensor(images)]  # type: ignore[arg-type]
+    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    loaded = [as_tensor(image) for image in several]
     shapes = {tuple(image.shape[-2:]) for image in loaded}
     if len(shapes) != 1:
         raise UserError(f"images of several sizes ({sorted(shapes)}) make no batch; sharpen them one after the other")

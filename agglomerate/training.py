@@ -31,13 +31,13 @@ def distil(recipe: str | PathLike[str], *overrides: str, processes: int = 1, pre
     prepare: train adapters that are missing first. UserError for what the caller can put right.
     """
     run("distill.run", fspath(recipe), *overrides, *(["--prepare"] if prepare else []), processes=processes)
-    return read(recipe, overrides).folder
+    return read(fspath(recipe), overrides).folder
 
 
 def ablate(recipe: str | PathLike[str], *overrides: str, processes: int = 1, prepare: bool = False) -> Path:
     """Every arm of an ablation, and one table; returns the folder below which the arms lie."""
     run("distill.ablate", fspath(recipe), *overrides, *(["--prepare"] if prepare else []), processes=processes)
-    return read(recipe, overrides).folder
+    return read(fspath(recipe), overrides).folder
 
 
 def plan(recipe: str | PathLike[str], *overrides: str, gpu: str = "h100", gpus: int = 8) -> str:
@@ -48,7 +48,7 @@ def plan(recipe: str | PathLike[str], *overrides: str, gpu: str = "h100", gpus: 
 def train_adapter(recipe: str | PathLike[str], *overrides: str) -> Path:
     """Train an adapter; returns its folder, which stands for it wherever an adapter is named."""
     run("featsharp_adapter.train", fspath(recipe), *overrides)
-    return Path(load_recipe(AdapterRecipe, recipe, overrides).out) / TRAINED
+    return Path(load_recipe(AdapterRecipe, fspath(recipe), overrides).out) / TRAINED
 
 
 def run(module: str, *arguments: str, processes: int = 1, keep: bool = False) -> str:

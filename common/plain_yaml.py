@@ -134,7 +134,8 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MOST_DEPTH:
-                raise UserError(f"nested more than {MOST_DEPTH} deep in line {event.start_mark.line + 1}")
+                where = f" in line {event.start_mark.line + 1}" if event.start_mark else ""
+                raise UserError(f"nested more than {MOST_DEPTH} deep{where}")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

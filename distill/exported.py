@@ -5,7 +5,7 @@ student folder may come from anywhere: what its config.json names is held to tea
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class StudentAdaptor:
             row = self._student.summary_names.index(name)
             width = net.vit.embed_dim
             summary = net.project_summary(name, features.summary[:, row * width : (row + 1) * width])
-        return Features(summary, net.project_spatial(name, features.spatial))
+        # Nobody reads a map that was not distilled.
+        return Features(summary, net.project_spatial(name, features.spatial))  # type: ignore[arg-type]
 
 
 class TextAdaptor(StudentAdaptor):
@@ -99,7 +100,7 @@ class ExportedStudent(Backbone):
         rows = [self.net.teachers.index(name) for name in self.summary_names]
         return Features(tokens[:, rows].flatten(1) if rows else None, spatial)
 
-    def intermediate(self, images: Tensor, blocks: list[int]) -> list[Tensor]:
+    def intermediate(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Patch maps [B, D, h, w] after the named blocks (0 is the first), each through the last norm."""
         check_size(self.spec, images)
         if beyond := [block for block in blocks if not 0 <= block < self.num_blocks]:

@@ -36,8 +36,9 @@ class AgglomerateModel(PreTrainedModel):
         super().__init__(config)
         self.student = student
 
+    # It takes less than the library's two do: what it would leave unread is an error.
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **options: Any) -> Self:
+    def from_pretrained(cls, name: Any, *args: Any, config: Any = None, **options: Any) -> Self:  # type: ignore[override]
         """A run's folder, a student folder or a Hub repository. UserError for options that would be left unread."""
         dtype = options.pop("dtype", options.pop("torch_dtype", None))
         known = {"adapter_kwargs", "trust_remote_code", "_from_auto", "_commit_hash", "cache_dir", "code_revision"}
@@ -47,7 +48,7 @@ class AgglomerateModel(PreTrainedModel):
         model = cls(config or AgglomerateConfig(**student.config), student).eval()
         return model if dtype in (None, "auto") else model.to(dtype)
 
-    def save_pretrained(self, folder: Any, *args: Any, **options: Any) -> None:
+    def save_pretrained(self, folder: Any, *args: Any, **options: Any) -> None:  # type: ignore[override]
         """The student folder that `from_pretrained` reads."""
         if args or options:
             raise UserError("an exported student is saved as it is: save_pretrained(FOLDER)")

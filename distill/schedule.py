@@ -110,7 +110,7 @@ def student_patch(node: StudentNode) -> int:
 def _patch_of(model: str) -> int:
     try:
         with torch.device("meta"):
-            made = timm.create_model(model)
+            made: Any = timm.create_model(model)
         return int(made.patch_embed.patch_size[0])
     except (RuntimeError, AttributeError) as error:
         raise UserError(f'student.model "{model}" is no vision transformer of timm ({error})') from error

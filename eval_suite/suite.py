@@ -72,7 +72,7 @@ PROBES = "eval_suite.probes"  #: the entry point group of probes that other pack
 
 def plugin_probe(value: Any, validate: ValidatorFunctionWrapHandler) -> ProbeNode:
     """A probe of ours by its name, or a user's: `probe: class:PACKAGE.MODULE.NAME`, or a registered name."""
-    return validate_plugin(ProbeNode, "probe", PROBES, value, validate)
+    return validate_plugin(ProbeNode, "probe", PROBES, value, validate)  # type: ignore[type-abstract]  # never made
 
 
 ProbeRecipe = Annotated[SerializeAsAny[OwnProbe], WrapValidator(plugin_probe)]

@@ -220,8 +220,8 @@ def _interaction(used: Sequence[int], side: Sequence[Measured], gradient: Array)
             _add(table, entry, gradient[at] * _deviations(entry))
     total = 0.0
     for test_set in by_run[0]:
-        table = np.stack([found[test_set] for found in by_run])
-        total += float(np.nansum((table - table.mean(0)) ** 2)) / (runs * (runs - 1))
+        stacked = np.stack([found[test_set] for found in by_run])
+        total += float(np.nansum((stacked - stacked.mean(0)) ** 2)) / (runs * (runs - 1))
     return total
 
 

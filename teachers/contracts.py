@@ -65,6 +65,11 @@ class Backbone(nn.Module, ABC):
     """
 
     spec: BackboneSpec
+    # Types of the optional ones, for who has asked: without a value, they are no attributes.
+    intermediate: Callable[[Tensor, Sequence[int]], list[Tensor]]
+    num_blocks: int
+    encode_text: Callable[[list[str]], Tensor]
+    adaptor: Callable[[str], "Adaptor"]
     node: Any = None  #: what `load_backbone` made it from, as plain data; None where it was made by hand
 
     @abstractmethod

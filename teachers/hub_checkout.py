@@ -91,17 +91,8 @@ def load(
 
     Raises UserError without trust_remote_code, for a folder or entry that is not there, for weights that do not fit.
     """
-    folder, _, entry = name.rpartition(":")
-    path = Path(folder).expanduser()
-    if not folder or not (path / "hubconf.py").is_file():
-        raise UserError(f'"{name}" is no FOLDER:ENTRY with a hubconf.py in the folder')
-    if not trust_remote_code:
-        raise UserError(f"{path}/hubconf.py would run its own code; read it, then say trust_remote_code: true")
-    check_choice("output", output, tuple(OUTPUTS))
-    kind, summaries, spatials = OUTPUTS[output]
-    summary, spatial = summary or summaries[0], spatial or spatials[0]
-    check_choice("summary", summary, summaries)
-    check_choice("spatial", spatial, spatials)
+    path, entry = _split(name, trust_remote_code)
+    kind, summary, spatial = _outputs(output, summary, spatial)
     warnings.warn(f"running the code of {path}", stacklevel=2)
     model = _make(path, entry, dict(model_args or {}), weights)
     facts = Facts(
@@ -118,6 +109,27 @@ def load(
     )
     tower = kind(model.eval(), summary, spatial, patch_size)
     return finish(facts, measure(tower, facts), tower, None)
+
+
+def _split(name: str, trusted: bool) -> tuple[Path, str]:
+    """FOLDER:ENTRY -> the checkout's folder and ENTRY; UserError where its code is not there or may not run."""
+    folder, _, entry = name.rpartition(":")
+    path = Path(folder).expanduser()
+    if not folder or not (path / "hubconf.py").is_file():
+        raise UserError(f'"{name}" is no FOLDER:ENTRY with a hubconf.py in the folder')
+    if not trusted:
+        raise UserError(f"{path}/hubconf.py would run its own code; read it, then say trust_remote_code: true")
+    return path, entry
+
+
+def _outputs(output: str, summary: str | None, spatial: str | None) -> tuple[type[Any], str, str]:
+    """The tower's class, its summary and its map; the first ones it has where none is named."""
+    check_choice("output", output, tuple(OUTPUTS))
+    kind, summaries, spatials = OUTPUTS[output]
+    summary, spatial = summary or summaries[0], spatial or spatials[0]
+    check_choice("summary", summary, summaries)
+    check_choice("spatial", spatial, spatials)
+    return kind, summary, spatial
 
 
 def _make(folder: Path, entry: str, arguments: dict[str, Any], weights: str | None) -> nn.Module:

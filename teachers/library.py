@@ -25,7 +25,7 @@ TextEncoder = Callable[[list[str]], Tensor]
 class Tower(nn.Module, ABC):
     """A library's model, reduced to what a Backbone needs. Takes pixels that are normalised already."""
 
-    model: nn.Module
+    model: Any  #: the library's; what it has and does is its own
 
     @property
     def image_part(self) -> nn.Module:

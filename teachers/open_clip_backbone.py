@@ -86,7 +86,7 @@ class OpenClipTower(Tower):
             return take_blocks(visual.trunk, pixels, blocks)
         wanted = None if blocks is None else sorted(set(blocks))
         maps = visual.forward_intermediates(pixels, indices=wanted, intermediates_only=True)["image_intermediates"]
-        return maps if blocks is None else [maps[wanted.index(block)] for block in blocks]
+        return maps if blocks is None or wanted is None else [maps[wanted.index(block)] for block in blocks]
 
 
 def norm_before_pool(visual: nn.Module) -> bool:
@@ -98,7 +98,7 @@ class Text:
     """`encode_text` of an open_clip model. The tokenizer may be a download, so it is made at the first call."""
 
     def __init__(self, model: nn.Module, full: str) -> None:
-        self.model = model
+        self.model: Any = model
         self.full = full
         self.tokenizer: Any = None
 
@@ -155,8 +155,7 @@ def load(
     vision = CLIPVisionCfg(**config["vision_cfg"])
     if mean is None or std is None:
         check_open_clip(preprocess, f"open_clip:{name}", vision.image_size if size is None else None)
-    if size and size[0] != size[1] and isinstance(vision.layers, Sequence):
-        raise UserError(f"open_clip:{name} is a residual network, which open_clip builds for square sizes only")
+    _check_square(name, vision, size)
     facts = Facts(
         name=f"open_clip:{name}",
         library="open_clip",
@@ -231,7 +230,7 @@ def _weight_file(
     return None
 
 
-def _create(full: str, tag: str | None, file: Path | None, size: Size | None, where: str) -> nn.Module:
+def _create(full: str, tag: str | None, file: Path | None, size: Size | None, where: str) -> Any:
     """open_clip.create_model on a device; `file` wins over `tag`, and neither means no weights."""
     wanted = where != "meta" and (file is not None or tag is not None or full.startswith("hf-hub:"))
     in_folder = full.startswith("local-dir:")
@@ -251,11 +250,18 @@ def _create(full: str, tag: str | None, file: Path | None, size: Size | None, wh
     return model
 
 
+def _check_square(name: str, vision: CLIPVisionCfg, size: Size | None) -> None:
+    """UserError for another shape than a square of a network that open_clip builds for those alone."""
+    if size and size[0] != size[1] and isinstance(vision.layers, Sequence):
+        raise UserError(f"open_clip:{name} is a residual network, which open_clip builds for square sizes only")
+
+
 def _patch(vision: CLIPVisionCfg) -> int:
     """Pixels per token side, from the configuration or from the timm model that it names."""
     if vision.timm_model_name:
         with torch.device("meta"), without_warnings():
-            return int(timm.create_model(vision.timm_model_name, pretrained=False).feature_info[-1]["reduction"])
+            made: Any = timm.create_model(vision.timm_model_name, pretrained=False)
+            return int(made.feature_info[-1]["reduction"])
     if isinstance(vision.layers, Sequence):
         return 32  # open_clip's ModifiedResNet halves the size five times, whatever its configuration
     return int(vision.patch_size)

@@ -19,6 +19,7 @@ from teachers.library import (
     RANDOM,
     Facts,
     LibraryBackbone,
+    Size,
     Tower,
     as_channels,
     as_size,
@@ -64,7 +65,7 @@ class TimmTower(Tower):
         return take_blocks(self.model, pixels, blocks)
 
 
-def feature_map(model: nn.Module, final: Tensor, pixels: Tensor) -> Tensor:
+def feature_map(model: Any, final: Tensor, pixels: Tensor) -> Tensor:
     """What timm's `forward_features` returned, tokens or a map, as [B, C, h, w] without prefix tokens."""
     if final.ndim == 4:
         channels_last = hasattr(model, "output_fmt") and str(model.output_fmt) == "NHWC"
@@ -76,11 +77,11 @@ def feature_map(model: nn.Module, final: Tensor, pixels: Tensor) -> Tensor:
     return to_map(final, model.num_prefix_tokens, grid)
 
 
-def take_blocks(model: nn.Module, pixels: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+def take_blocks(model: Any, pixels: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
     """[B, C, h, w] of each of a timm model's blocks, in the order asked for (timm sorts them)."""
     wanted = None if blocks is None else sorted(set(blocks))
     maps = model.forward_intermediates(pixels, indices=wanted, intermediates_only=True)
-    return maps if blocks is None else [maps[wanted.index(block)] for block in blocks]
+    return maps if blocks is None or wanted is None else [maps[wanted.index(block)] for block in blocks]
 
 
 def load(
@@ -113,28 +114,12 @@ def load(
 
     Raises UserError for an unknown model, missing or misfit weights, an option the model cannot honour.
     """
-    check_choice("summary", summary, SUMMARIES)
-    if not (spatial.startswith(LEVEL) and spatial.removeprefix(LEVEL).isdigit()):
-        check_choice("spatial", spatial, (*SPATIALS, f"{LEVEL}N"))
-    if weights is not None and not pretrained:
-        raise UserError("weights and pretrained: false contradict each other; name one")
+    _check_options(summary, spatial, weights, pretrained)
     full = _with_source(name)
     from_hub = full.startswith("hf-hub:")
-    with loading(name, fetch=from_hub), without_warnings():
-        scout = _create(full, dict(model_args or {}), "meta")
+    scout = _scout(name, full, summary, spatial, dict(model_args or {}))
     config = scout.pretrained_cfg
-    check_timm(config, f"timm:{name}")
-    _check_summary(name, scout, summary)
-    _check_level(name, scout, spatial)
-    fixed = bool(config["fixed_input_size"])
-    dynamic = "dynamic_img_size" in inspect.signature(type(scout).__init__).parameters
-    free = (dynamic or not fixed) if resizable is None else resizable
-    native = as_size(image_size) if image_size is not None else as_size(tuple(config["input_size"][1:]))
-    arguments = dict(model_args or {})
-    if fixed and image_size is not None:
-        arguments["img_size"] = native
-    if dynamic and free:
-        arguments["dynamic_img_size"] = True
+    native, free, arguments = _sizes(scout, image_size, resizable, dict(model_args or {}))
     untold = weights is not None and "." not in name  # then timm's configuration is about other weights
     if untold and (mean is None or std is None):
         raise UserError(f"nothing says how {weights} normalises its images; set mean and std, or name timm's tag")
@@ -161,9 +146,44 @@ def load(
     return assemble(facts, build, lambda _: None, device)
 
 
+def _check_options(summary: str, spatial: str, weights: str | None, pretrained: bool) -> None:
+    """UserError for what no model can honour."""
+    check_choice("summary", summary, SUMMARIES)
+    if not (spatial.startswith(LEVEL) and spatial.removeprefix(LEVEL).isdigit()):
+        check_choice("spatial", spatial, (*SPATIALS, f"{LEVEL}N"))
+    if weights is not None and not pretrained:
+        raise UserError("weights and pretrained: false contradict each other; name one")
+
+
+def _scout(name: str, full: str, summary: str, spatial: str, arguments: dict[str, Any]) -> Any:
+    """The model without weights, for its configuration; UserError where it cannot give what is asked for."""
+    with loading(name, fetch=full.startswith("hf-hub:")), without_warnings():
+        scout = _create(full, arguments, "meta")
+    check_timm(scout.pretrained_cfg, f"timm:{name}")
+    _check_summary(name, scout, summary)
+    _check_level(name, scout, spatial)
+    return scout
+
+
+def _sizes(
+    scout: Any, image_size: int | Sequence[int] | None, resizable: bool | None, arguments: dict[str, Any]
+) -> tuple[Size, bool, dict[str, Any]]:
+    """Native size, whether others are taken, and the arguments of timm.create_model with what that needs."""
+    config = scout.pretrained_cfg
+    fixed = bool(config["fixed_input_size"])
+    dynamic = "dynamic_img_size" in inspect.signature(type(scout).__init__).parameters
+    free = (dynamic or not fixed) if resizable is None else resizable
+    native = as_size(image_size) if image_size is not None else as_size(tuple(config["input_size"][1:]))
+    if fixed and image_size is not None:
+        arguments["img_size"] = native
+    if dynamic and free:
+        arguments["dynamic_img_size"] = True
+    return native, free, arguments
+
+
 def _create(
     full: str, arguments: dict[str, Any], where: str, pretrained: bool = False, file: Path | None = None
-) -> nn.Module:
+) -> Any:
     """timm.create_model on a device; a file goes through timm's own checkpoint filter, as a download would."""
     overlay = {"file": str(file), "source": "", "custom_load": False} if file else None
     try:
@@ -202,7 +222,7 @@ def _level(spatial: str, otherwise: int) -> int:
     return int(spatial.removeprefix(LEVEL)) if spatial.startswith(LEVEL) else otherwise
 
 
-def _check_level(name: str, scout: nn.Module, spatial: str) -> None:
+def _check_level(name: str, scout: Any, spatial: str) -> None:
     """UserError for a level that the model does not have."""
     if spatial.startswith(LEVEL):
         levels = len(scout.feature_info)

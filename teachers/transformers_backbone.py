@@ -43,6 +43,7 @@ from teachers.transformers_families import (
     vision_config,
 )
 from teachers.transformers_text import HubText
+from teachers.transformers_towers import TokenTower
 from teachers.weights import loading, shorten
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -80,10 +81,7 @@ def load(
     """
     config = _config(name, trust_remote_code)
     family = _family(name, config, trust_remote_code)
-    summary = family.summaries[0] if summary is None else summary
-    spatial = family.spatials[0] if spatial is None else spatial
-    check_choice("summary", summary, family.summaries)
-    check_choice("spatial", spatial, family.spatials)
+    summary, spatial = _outputs(family, summary, spatial)
     free = family.resizable if resizable is None else resizable
     native, patch = _sizes(name, family, config, spatial, image_size, patch_size)
     mean, std = _normalisation(name, config, mean, std, family, patch)
@@ -91,10 +89,7 @@ def load(
     def build(where: str) -> Tower:
         with loading(name, fetch=not _is_folder(name)):
             model = _model(name, config, summary, trust_remote_code, where, pretrained)
-        tower: Tower = family.tower(model, summary, spatial, patch)
-        if spatial == "selected":
-            tower.layers = selected_layers(config)
-        return tower
+        return _tower(family, model, summary, spatial, patch, config)
 
     def text_of(tower: Tower) -> TextEncoder | None:
         return _text(name, tower.model) if summary == "embedding" else None
@@ -133,6 +128,23 @@ def _family(name: str, config: Any, trust_remote_code: bool) -> Family:
         warnings.warn(f"running the model code that comes with {name}", stacklevel=2)
         return REMOTE
     return family_of(name, config)
+
+
+def _outputs(family: Family, summary: str | None, spatial: str | None) -> tuple[str, str]:
+    """The summary and the map, the family's first ones where none is named; UserError for one it does not give."""
+    summary = family.summaries[0] if summary is None else summary
+    spatial = family.spatials[0] if spatial is None else spatial
+    check_choice("summary", summary, family.summaries)
+    check_choice("spatial", spatial, family.spatials)
+    return summary, spatial
+
+
+def _tower(family: Family, model: nn.Module, summary: str, spatial: str, patch: int, config: Any) -> Tower:
+    tower: Tower = family.tower(model, summary, spatial, patch)
+    if spatial == "selected":
+        assert isinstance(tower, TokenTower)  # of which alone a language model selects
+        tower.layers = selected_layers(config)
+    return tower
 
 
 def _sizes(

@@ -14,7 +14,7 @@ class HubText:
     """Texts to the space of the image summary; the tokenizer is read at the first call."""
 
     def __init__(self, model: nn.Module, path: str) -> None:
-        self.model = model
+        self.model: Any = model
         self.path = path
         self.tokenizer: Any = None
 

@@ -30,7 +30,7 @@ class TokenTower(Tower):
         self.patch = patch
 
     @property
-    def vision(self) -> nn.Module:
+    def vision(self) -> Any:
         """The image tower: part of an image-text model, or the model itself."""
         whole = self.model.config.model_type in TEXT_AND_IMAGE
         return self.model.vision_model if whole else self.model

@@ -71,7 +71,7 @@ def unusable(baseline: Sequence[Metrics]) -> list[str]:
 def missing_anywhere(rows: Mapping[str, Sequence[Metrics]]) -> set[str]:
     """group/task/metric that some row has and some other has not."""
     held = [{"/".join(result.key) for run in runs for result in run.results} for runs in rows.values()]
-    return set[str]().union(*held) - set.intersection(*held)
+    return set[str]().union(*held) - held[0].intersection(*held)
 
 
 def curves(arms: Mapping[str, Recipe]) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -117,10 +117,12 @@ class DistillStep:
         weight = self.weights[name]
         terms = {}
         if weight.summary:
+            assert answer.summary is not None and target.summary is not None  # their heads and teachers have one
             terms["summary"] = weight.summary * reduce(self.summary_losses[name], answer.summary, target.summary)
         if weight.spatial:
             ours, theirs = answer.spatial, target.spatial
-            grid = common_grid(self.aligns[name], tuple(ours.shape[-2:]), tuple(theirs.shape[-2:]))
+            sizes = (ours.shape[-2], ours.shape[-1]), (theirs.shape[-2], theirs.shape[-1])
+            grid = common_grid(self.aligns[name], *sizes)
             resized = resize_map(ours, grid), resize_map(theirs, grid)
             terms["spatial"] = weight.spatial * (
                 self._shifted(self.position_loss, name, *resized, pixels, reduce)

@@ -27,6 +27,7 @@ from featsharp_adapter.adapter.folder import find_folder, read_description
 from featsharp_adapter.model.normalisers import new_normaliser
 from featsharp_adapter.model.phi_s import PhiS
 from featsharp_adapter.model.views import Views
+from featsharp_adapter.upsamplers.base import Upsampler
 from teachers.contracts import BackboneSpec, Features, capability
 from teachers.frozen import FrozenBackbone, hold_matrices
 
@@ -57,7 +58,7 @@ class PlannedTeacher:
         self._faked: dict[str, nn.Module] = {}
         self._sharp: dict[tuple[str, tuple[int, ...], Grid], tuple[Cost, Grid]] = {}
 
-    def _make(self, node: TeacherNode) -> nn.Module | None:
+    def _make(self, node: TeacherNode) -> Adapter | Upsampler | None:
         """What sharpens it in a pass: the adapter, trained or still to be trained; an upsampler; None."""
         folder = node.denoise or node.adapters.get(node.upsampler)
         if folder is None:

@@ -6,7 +6,7 @@ of live tensors. One mode does both, for each mode on the way of an operation co
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_rest: Any, **_named: Any) -> int:
@@ -100,7 +102,7 @@ class SkipInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def as_fake(module: nn.Module) -> nn.Module:
+def as_fake(module: M) -> M:
     """The module with fake parameters and buffers on the CPU; call it inside `FakeTensorMode`."""
     return module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import vision_transformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -67,7 +67,8 @@ class Student(nn.Module):
         self.summary_heads = nn.ModuleDict(
             {name: summary_head(node, width, head.summary_dim) for name, head in heads.items() if head.summary_dim}
         )
-        attention = self.vit.blocks[0].attn.num_heads
+        first: Any = self.vit.blocks[0]
+        attention = int(first.attn.num_heads)
         self.spatial_heads = nn.ModuleDict(
             {
                 name: spatial_head(node, width, attention, head.spatial_dim)
@@ -75,7 +76,7 @@ class Student(nn.Module):
                 if head.spatial_dim
             }
         )
-        data = self.vit.pretrained_cfg
+        data: Any = self.vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]).view(1, 3, 1, 1), persistent=False)
 
@@ -131,11 +132,13 @@ class Student(nn.Module):
         """[B, D, h, w] -> [B, C, u*h, u*w] in the teacher's PHI-S space, u the heads' upsampling; or None."""
         if name not in self.spatial_heads:
             return None
-        tokens, grid = self.spatial_heads[name](spatial.flatten(2).transpose(1, 2)), tuple(spatial.shape[-2:])
+        grid = (spatial.shape[-2], spatial.shape[-1])
+        tokens = self.spatial_heads[name](spatial.flatten(2).transpose(1, 2))
         return to_map(tokens, grid) if self.upsample == 1 else unfold(tokens, grid, self.upsample)
 
     def _heads(self, name: str, token: Tensor, spatial: Tensor) -> Features:
-        return Features(self.project_summary(name, token), self.project_spatial(name, spatial))
+        # Nobody reads a map that is not distilled.
+        return Features(self.project_summary(name, token), self.project_spatial(name, spatial))  # type: ignore[arg-type]
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -160,16 +163,17 @@ def timm_options(node: StudentNode, teachers: int, size: Sequence[int]) -> dict[
     }
 
 
-def build_vit(node: StudentNode, size: tuple[int, int], teachers: Sequence[str]) -> nn.Module:
+def build_vit(node: StudentNode, size: tuple[int, int], teachers: Sequence[str]) -> VisionTransformer:
     """The timm model with a token for each teacher before the patches and no head; UserError if it is no ViT."""
     options = timm_options(node, len(teachers), size if node.cpe is None else (node.cpe, node.cpe))
     try:
         vit = timm.create_model(node.model, **options, drop_path_rate=node.drop_path)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f'student.model "{node.model}": timm cannot build it ({error})') from error
-    if not isinstance(vit, vision_transformer.VisionTransformer):
+    if not isinstance(vit, VisionTransformer):
         raise UserError(f'student.model "{node.model}" is a {type(vit).__name__}; a student is a VisionTransformer')
     # timm starts register tokens at almost zero, all alike; summary tokens must differ to be told apart.
+    assert vit.reg_token is not None  # one for each teacher
     nn.init.trunc_normal_(vit.reg_token, std=0.02)
     if node.cpe is not None:
         begin_positions(vit, node)
@@ -180,7 +184,7 @@ def build_vit(node: StudentNode, size: tuple[int, int], teachers: Sequence[str])
     return vit
 
 
-def begin_positions(vit: nn.Module, node: StudentNode) -> None:
+def begin_positions(vit: VisionTransformer, node: StudentNode) -> None:
     """First values of cropped positions, as RADIO's: N(0, 1) / sqrt(D)."""
     patch = vit.patch_embed.patch_size[0]
     if vit.pos_embed is None or node.cpe is None or node.cpe % patch:
@@ -188,7 +192,7 @@ def begin_positions(vit: nn.Module, node: StudentNode) -> None:
     nn.init.normal_(vit.pos_embed, std=vit.embed_dim**-0.5)
 
 
-def load_backbone_weights(vit: nn.Module, node: StudentNode, teachers: Sequence[str]) -> None:
+def load_backbone_weights(vit: VisionTransformer, node: StudentNode, teachers: Sequence[str]) -> None:
     """Start from another ViT's weights: positions are resampled, its summary tokens start those of the same teachers.
 
     A class token starts every summary token; a teacher that the other did not know starts with the mean of its own.
@@ -197,7 +201,7 @@ def load_backbone_weights(vit: nn.Module, node: StudentNode, teachers: Sequence[
     state = _without_prefix(state, vit, teachers, theirs)
     if node.cpe is not None:
         state["pos_embed"] = resize_stored(state["pos_embed"], vit.patch_embed.grid_size[0])
-    state = vision_transformer.checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
+    state = checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
     for name in [name for name in state if name.split(".", 1)[0] in ("head", "fc_norm", "attn_pool")]:
         del state[name]
     try:
@@ -207,11 +211,12 @@ def load_backbone_weights(vit: nn.Module, node: StudentNode, teachers: Sequence[
 
 
 def _without_prefix(
-    state: dict[str, Tensor], vit: nn.Module, teachers: Sequence[str], theirs: Sequence[str] | None
+    state: dict[str, Tensor], vit: VisionTransformer, teachers: Sequence[str], theirs: Sequence[str] | None
 ) -> dict[str, Tensor]:
     """Class and register tokens taken out, positions of the patches kept, and the tokens of the student put in."""
     state = dict(state)
     registers, token = state.pop("reg_token", None), state.pop("cls_token", None)
+    assert vit.reg_token is not None  # one for each teacher
     started = vit.reg_token.detach().clone()
     if "pos_embed" not in state:
         raise UserError("student.weights: these weights have no learned positions, and a student needs them")

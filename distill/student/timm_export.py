@@ -8,6 +8,7 @@ in reading order. `model.state_dict()` loads into `timm.create_model(NAME, **tim
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def to_timm(student: str | Path | ExportedStudent, size: Grid | None = None) -> 
     return made.eval().requires_grad_(False)
 
 
-def laid_out(vit: nn.Module, grid: Grid) -> Tensor:
+def laid_out(vit: Any, grid: Grid) -> Tensor:
     """Cropped positions as evaluation uses them at a grid, [1, h*w, D]."""
     square = vit.pos_embed.transpose(1, 2).unflatten(2, vit.patch_embed.grid_size)
     found = square if grid == tuple(square.shape[-2:]) else window(square, grid)

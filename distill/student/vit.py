@@ -6,6 +6,7 @@ those of a module (its positions and tokens among them) when the module itself i
 
 import random
 from collections.abc import Collection
+from typing import cast
 
 import torch
 from timm.layers import use_reentrant_ckpt
@@ -33,11 +34,11 @@ class StudentTransformer(VisionTransformer):
     def of(cls, vit: VisionTransformer, node: StudentNode) -> "StudentTransformer":
         """`vit` itself, which from here on is one of these: timm makes named models of its own class only."""
         vit.__class__ = cls
-        vit.node, vit.globals = node, global_blocks(len(vit.blocks), node.global_blocks)
-        found: StudentTransformer = vit
+        found = cast(StudentTransformer, vit)
+        found.node, found.globals = node, global_blocks(len(found.blocks), node.global_blocks)
         return found
 
-    def forward(
+    def forward(  # type: ignore[override]  # taps in the place of an attention mask
         self, images: Tensor, key: int | None = None, taps: Collection[int] = ()
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """Normalised images [B, 3, H, W] -> tokens [B, P + h*w, D] after the last norm.
@@ -96,6 +97,7 @@ class StudentTransformer(VisionTransformer):
         if self.node.cpe is None:
             tokens = self._pos_embed(tokens)
         else:
+            assert self.pos_embed is not None and self.reg_token is not None  # it was built with both
             square = self.pos_embed.transpose(1, 2).unflatten(2, self.patch_embed.grid_size)
             where = positions(square, grid, len(images), key, self.node.position_dropout)
             # Not rounded to bf16: what adds up over the blocks stays as precise as the positions are.

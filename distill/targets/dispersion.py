@@ -1,5 +1,7 @@
 """How far a teacher's summaries spread around their mean direction: what balances angular losses between teachers."""
 
+from functools import reduce
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -32,10 +34,10 @@ class DirectionStatistics:
         """
         rows = torch.cat(self.kept) if self.kept else None
         sums = gathered(torch.zeros(0) if rows is None else rows.sum(0))
-        total = sum(part for part in sums if part.numel())
+        total = reduce(torch.add, [part for part in sums if part.numel()])
         own = torch.zeros(1) if rows is None else angles(rows, total.expand_as(rows)).square()
         parts = gathered(torch.stack([own.sum(), torch.tensor(float(self.count))]).double())
-        summed, count = sum(parts).tolist()
+        summed, count = reduce(torch.add, parts).tolist()
         return float(summed / count)
 
 

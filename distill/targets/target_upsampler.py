@@ -7,6 +7,7 @@ from distill.recipe import TeacherNode
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.budget import check_passes, choose_tiles
 from featsharp_adapter.model.views import Views
+from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.table import build_upsampler
 from teachers.contracts import BackboneSpec, state_digest
 
@@ -21,7 +22,7 @@ class TargetUpsampler(nn.Module):
     def __init__(self, name: str, node: TeacherNode, spec: BackboneSpec) -> None:
         super().__init__()
         self.adapter: Adapter | None = None
-        self.plain: nn.Module | None = None
+        self.plain: Upsampler | None = None
         self.denoise_only = node.denoise is not None
         self.tile_grids: tuple[int, ...] = ()
         folder = node.denoise or node.adapters.get(node.upsampler)
@@ -70,7 +71,7 @@ def check_adapter(name: str, node: TeacherNode, folder: str, adapter: Adapter) -
         raise UserError(f"teachers.{name}: adapter {folder} holds {held}, the recipe says {wanted}")
 
 
-def plain_upsampler(name: str, node: TeacherNode, spec: BackboneSpec) -> nn.Module:
+def plain_upsampler(name: str, node: TeacherNode, spec: BackboneSpec) -> Upsampler:
     """An upsampler without weights; UserError when this one has weights and no trained adapter is given."""
     made = build_upsampler(node.upsampler, dim=spec.spatial_dim, factor=node.factor, grid=spec.native_grid)
     if any(True for _ in made.parameters()):

@@ -40,9 +40,8 @@ class TeacherTarget(nn.Module):
         self.backbone = backbone
         self.head = head_spec(name, nodes, self.spec)
         different = {how(each): each for each in [*nodes, node]}
-        self.target_upsamplers = nn.ModuleDict(
-            {key: TargetUpsampler(name, each, self.spec) for key, each in different.items()}
-        )
+        upsamplers = nn.ModuleDict({key: TargetUpsampler(name, each, self.spec) for key, each in different.items()})
+        self.target_upsamplers: Mapping[str, TargetUpsampler] = upsamplers  # type: ignore[assignment]  # its stubs do not say of what it is
         self.normaliser = PhiS(self.spec.spatial_dim)
         self.dispersion: float | None = None  #: of its summaries, once fitted
 
@@ -99,7 +98,7 @@ class Targets(nn.Module):
         parts = [part for stage in self.schedule for part in stage.passes]
         self.patch = student_patch(recipe.student)
         nodes = {name: [part.teachers[name] for part in parts if name in part.teachers] for name in recipe.teachers}
-        self.teachers = nn.ModuleDict(
+        made = nn.ModuleDict(
             {
                 name: TeacherTarget(
                     name,
@@ -110,6 +109,7 @@ class Targets(nn.Module):
                 for name, node in recipe.teachers.items()
             }
         )
+        self.teachers: Mapping[str, TeacherTarget] = made  # type: ignore[assignment]  # its stubs do not say of what it is
         self.eval().requires_grad_(False).to(device)
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +92,7 @@ class BatchViews:
 
     def tiles(self, teacher: FrozenBackbone, grids: tuple[int, ...], chunk: int | None = None) -> dict[int, Tensor]:
         """The tiles of the grids n: {n: [B, C, n*g, n*g']}."""
-        return {n: self.once((teacher, n), lambda n=n: tile_view(teacher, self.images, n, chunk)) for n in grids}
+        return {n: self.once((teacher, n), partial(tile_view, teacher, self.images, n, chunk)) for n in grids}
 
     def mosaic(self, teacher: FrozenBackbone, grid: Grid, chunk: int | None = None) -> Views:
         """The small view [B, C, *grid] cut from canvases that hold several images; there is no summary of one image."""

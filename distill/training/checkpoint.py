@@ -15,8 +15,9 @@ thread, then what it wrote; the first one waits for all of these, and puts the c
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -180,12 +181,12 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         entries: Entries = {}
         for name, content in pieces.items():
-            entries[name] = write_checked(folder / name, lambda file, content=content: torch.save(content, file))
+            entries[name] = write_checked(folder / name, partial(torch.save, content))
         for name, held in tensors.items():
             write_tensors(folder / name, held)
             entries[name] = entry_of(folder / name)
         for name, text in texts.items():
-            entries[name] = write_checked(folder / name, lambda file, text=text: file.write(text.encode()))
+            entries[name] = write_checked(folder / name, partial(_write_text, text))
         for name in entries:
             flush_file(folder / name)
         if self.accelerator.num_processes > 1:
@@ -249,3 +250,7 @@ def refuse_difference(before: Mapping[str, Any], now: Mapping[str, Any], where: 
             f"{where} was made by another run: {'; '.join(changed[:3])}{more}. "
             "Put it back, choose another name=..., or delete the folder"
         )
+
+
+def _write_text(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())

@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.interruption import STOPPING, Wishes
 from distill.recipe import EngineNode, OptimNode, Recipe
 from distill.schedule import Stage, schedule, stage_at
+from distill.student.model import Student
 from distill.training.engine_state import EngineState, state_of
 from distill.training.optim import Place, build_optimiser, learning_rate, local_batch, rate_shares
 from distill.training.zero_layout import fit_to_zero
@@ -167,7 +168,7 @@ def set_threads(node: EngineNode, device: torch.device) -> None:
         torch.set_num_threads(node.threads or max(1, share))
 
 
-def prepare(accelerator: Accelerator, arm: str, student: nn.Module, recipe: Recipe) -> Engine:
+def prepare(accelerator: Accelerator, arm: str, student: Student, recipe: Recipe) -> Engine:
     """Put an arm's student and a new optimiser on its engine."""
     select_arm(accelerator, arm)
     stages = schedule(recipe)

@@ -58,7 +58,7 @@ class Lamb(torch.optim.Optimizer):
         self._layouts = {id(flat): layout for flat, layout in layouts}
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # takes no closure, so returns no loss
         """One update. Where tensors are laid out, all processes that hold shares of them must call it alike."""
         if closure is not None:
             raise RuntimeError("LAMB takes no closure")
@@ -84,7 +84,7 @@ class Lamb(torch.optim.Optimizer):
         states = [self._state(tensor) for tensor in tensors]
         firsts, seconds = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
         counts = [state["step"] for state in states]
-        gradients = [tensor.grad for tensor in tensors]
+        gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
         torch._foreach_add_(counts, 1)
         torch._foreach_lerp_(firsts, gradients, 1 - beta1)
         torch._foreach_mul_(seconds, beta2)

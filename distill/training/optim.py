@@ -10,6 +10,7 @@ from torch import nn
 from common.errors import UserError
 from common.lr_schedule import half_cosine
 from distill.recipe import OptimNode
+from distill.student.model import Student
 from distill.training.lamb import Lamb
 
 
@@ -57,7 +58,7 @@ def place_in(depth: int) -> Callable[[str], Place]:
     return place
 
 
-def build_optimiser(model: nn.Module, node: OptimNode, *, freezes: bool = False) -> torch.optim.Optimizer:
+def build_optimiser(model: Student, node: OptimNode, *, freezes: bool = False) -> torch.optim.Optimizer:
     """The recipe's optimiser over `model`; the rates are set each step by `learning_rate` and `rate_shares`.
 
     freezes: whether a stage freezes the body, if `node` itself does not.

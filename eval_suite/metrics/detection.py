@@ -49,10 +49,13 @@ def box_ap(found: Sequence[Boxes], truth: Sequence[Boxes], size: str = "all") ->
         raise UserError(f"no labelled box of size {size}")
     groups = min(GROUPS, len(truth))
     member = np.arange(len(truth)) % groups
-    others = [_mean_ap(matched, member != group) for group in range(groups)] if groups > 1 else [None]
+    others: list[float | None] = (
+        [_mean_ap(matched, member != group) for group in range(groups)] if groups > 1 else [None]
+    )
+    known = [other for other in others if other is not None]
     stderr = None
-    if None not in others:
-        stderr = float(np.sqrt((groups - 1) / groups * np.sum((np.array(others) - np.mean(others)) ** 2)))
+    if len(known) == len(others):
+        stderr = float(np.sqrt((groups - 1) / groups * np.sum((np.array(known) - np.mean(known)) ** 2)))
     return Score(value, sum(len(boxes.corners) for boxes in truth), stderr)
 
 

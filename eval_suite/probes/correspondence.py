@@ -39,8 +39,8 @@ class TwoViewProbe(ProbeNode):
         found = match_pairs(first, second, pairs.points, self.cells, pairs.size)
         errors = (found - pairs.targets).norm(dim=-1)
         scores = recall_at(errors, pairs.valid, self.pixels)
-        found = {"errors": errors, "valid": pairs.valid}
-        self.keep(backbone, "recall", pairs.first, torch.arange(0), lambda: found, pixels=self.pixels)
+        kept = {"errors": errors, "valid": pairs.valid}
+        self.keep(backbone, "recall", pairs.first, torch.arange(0), lambda: kept, pixels=self.pixels)
         area = pairs.size[0] * pairs.size[1]
         return [
             self.result(f"recall_{px:g}px", scores[px].with_floor(100 * min(1.0, math.pi * px**2 / area)), seed)
@@ -89,9 +89,9 @@ class KeypointProbe(ProbeNode):
         sides = torch.tensor([longer_side(target) for _, _, target in drawn])[per_point]
         kinds = torch.tensor([kind for kind, _, _ in drawn])[per_point]
         ends = torch.tensor([(source.row, target.row) for _, source, target in drawn])
-        parts = {"errors": errors, "sides": sides, "pairs": per_point, "kinds": kinds, "ends": ends}
-        score = pck(**parts, alpha=self.alpha)
-        self.keep(backbone, "pck", images.images, torch.arange(0), lambda: parts, alpha=self.alpha)
+        scored = {"errors": errors, "sides": sides, "pairs": per_point, "kinds": kinds, "ends": ends}
+        score = pck(**scored, alpha=self.alpha)
+        self.keep(backbone, "pck", images.images, torch.arange(0), lambda: scored, alpha=self.alpha)
         boxes = torch.stack([self._widened(target) if whole is None else whole for _, _, target in drawn])[per_point]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         blind = (math.pi * (self.alpha * sides).square() / areas).clamp(max=1.0).mean()
@@ -105,7 +105,7 @@ class KeypointProbe(ProbeNode):
         for row, (_, source, target) in enumerate(drawn):
             points[row, : len(names[row])] = torch.tensor([source.points[name] for name in names[row]])
             wanted[row, : len(names[row])] = torch.tensor([target.points[name] for name in names[row]])
-        sources, targets = ([pair[which].row for pair in drawn] for which in (1, 2))
+        sources, targets = [source.row for _, source, _ in drawn], [target.row for _, _, target in drawn]
         boxes = torch.stack([self._widened(target) if whole is None else whole for _, _, target in drawn])
         queries = sample_points(spatial[sources], points, size)
         errors = (match_in_boxes(queries, spatial[targets], boxes, self.cells, size) - wanted).norm(dim=-1)

@@ -19,6 +19,8 @@ class Standardise(nn.Module):
     training set is left out (zero): divided by what rounding left of it, one test image where it does drowns the rest.
     """
 
+    mean: Tensor
+    scale: Tensor
     DEAD = 1e-4  #: below this share of the channels' mean standard deviation
 
     def __init__(self, spatial: Tensor) -> None:

@@ -13,7 +13,6 @@ from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
 from eval_suite.metrics.saliency import Saliency
-from eval_suite.metrics.score import Tally
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.heads import ConvHead, batches, seeded, shrink_labels, train
@@ -180,7 +179,7 @@ def _loss(task: str, output: Tensor, labels: Tensor, size: tuple[int, int]) -> T
     )
 
 
-def _metric(task: str, images: DenseImages, group: str) -> Tally:
+def _metric(task: str, images: DenseImages, group: str) -> Boundaries | Segmentation | Saliency | Depth | Normals:
     kind = TASKS[task]
     if kind == EDGE:
         return Boundaries(farthest=NYUD if group == "nyudv2" else PASCAL)

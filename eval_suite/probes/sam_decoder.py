@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,12 @@ class SamDecoder(nn.Module):
     output (`decoder`, 256 channels); any grid is resized bilinearly to the decoder's own (64x64).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        vision = model.config.vision_config
-        self.canvas = int(model.config.prompt_encoder_config.image_size)  #: pixels of its square image, 1024
-        self.grid = int(model.config.prompt_encoder_config.image_embedding_size)  #: cells of a side, 64
+        vision = self.model.config.vision_config
+        self.canvas = int(self.model.config.prompt_encoder_config.image_size)  #: pixels of its square image, 1024
+        self.grid = int(self.model.config.prompt_encoder_config.image_embedding_size)  #: cells of a side, 64
         self.widths: dict[Entry, int] = {"neck": int(vision.hidden_size), "decoder": int(vision.output_channels)}
 
     @torch.no_grad()
@@ -62,11 +62,12 @@ def load_sam_decoder(name: str) -> SamDecoder:
 
     where = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     with loading(name, fetch=True):
-        config = SamConfig.from_pretrained(where)
+        config: Any = SamConfig.from_pretrained(where)
         if config.model_type != "sam":
             raise UserError(f"{name} is a {config.model_type} model; give SAM's, e.g. facebook/sam-vit-huge")
         config.vision_config.num_hidden_layers = 0  # the blocks of the image encoder are not needed
-        model, report = SamModel.from_pretrained(where, config=config, output_loading_info=True)
+        loaded: Any = SamModel.from_pretrained(where, config=config, output_loading_info=True)
+        model, report = loaded  # what the library's types do not say
     if report["missing_keys"]:
         raise UserError(
             f"{name} lacks {sorted(report['missing_keys'])[0]} and others; it is not a whole SAM checkpoint"

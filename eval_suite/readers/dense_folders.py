@@ -163,9 +163,7 @@ class DenseFoldersNode(SkippingNode):
         plans: dict[str, LabelPlan] = {}
         for label, node in self.labels.items():
             path, names = self._label_path(name, split, label, node.files), _names_of(label, node)
-            plans[label] = LabelPlan(
-                node.kind, _decoder(node.decode, path), lambda key, path=path: str(path(key)), names
-            )
+            plans[label] = LabelPlan(node.kind, _decoder(node.decode, path), _as_text(path), names)
             if isinstance(node, BsdsLabels):
                 each = LabelPlan(node.kind, _decoder(node.decode_each, path), plans[label].path, names)
                 plans[f"{label}{BY_ANNOTATOR}"] = each
@@ -221,3 +219,7 @@ def matched(folder: Path, pattern: str) -> dict[str, Path]:
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
+
+
+def _as_text(path: Callable[[str], Path]) -> Callable[[str], str]:
+    return lambda key: str(path(key))

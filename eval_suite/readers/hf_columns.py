@@ -1,6 +1,6 @@
 """`reader: hf`: a Hugging Face data set, local or on the Hub, whose columns are named in the recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,7 +188,8 @@ class HfSplit:
         for column in filter(None, columns):
             if column not in table.column_names:
                 raise unknown(f'column of data "{name}"', column, table.column_names)
-        origin, rows = table._fingerprint, range(len(table))
+        origin = table._fingerprint
+        rows: Sequence[int] = range(len(table))
         if (most := node.limit.get(split)) is not None and most < len(table):
             rows = [step * len(table) // most for step in range(most)]
             table = table.select(rows)

@@ -23,9 +23,9 @@ class ScenePack:
     def add(self, scene: Scene) -> None:
         self._put("rgb", scene.rgb.transpose(2, 0, 1))
         for name in CLASS_MAPS:
-            self._put(name, getattr(scene, name)[self._keep, self._keep])
-        self._put("depth", scene.depth[self._keep, self._keep].astype(np.float16))
-        self._put("normals", scene.normals[self._keep, self._keep].transpose(2, 0, 1).astype(np.float16))
+            self._put(name, scene.label_map(name)[self._keep, self._keep])
+        self._put("depth", scene.label_map("depth")[self._keep, self._keep].astype(np.float16))
+        self._put("normals", scene.label_map("normals")[self._keep, self._keep].transpose(2, 0, 1).astype(np.float16))
         self._put("scene_class", np.int16(scene.scene_class))
         self._put("indoor", np.bool_(scene.attributes["indoor"]))
         self._captions.append(list(scene.captions))
@@ -55,8 +55,8 @@ class PairPack:
         second = scene.second
         if second is None:
             raise ValueError("a pair needs the second view")
-        visible = second.visible & (scene.depth > 0)
-        chosen = self._choose(visible & (scene.instance > 0), visible)
+        visible = second.visible & (scene.label_map("depth") > 0)
+        chosen = self._choose(visible & (scene.label_map("instance") > 0), visible)
         rows, columns = np.unravel_index(chosen, visible.shape)
         missing = self._count - len(chosen)
         points = np.stack([columns + 0.5, rows + 0.5], 1)
@@ -98,7 +98,7 @@ def objects_of(scene: Scene) -> list[dict[str, Any]]:
             found.setdefault(int(point.instance), []).append(point)
     out = []
     for instance, points in sorted(found.items()):
-        rows, columns = np.nonzero(scene.instance == instance)
+        rows, columns = np.nonzero(scene.label_map("instance") == instance)
         if not len(rows):
             continue
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]

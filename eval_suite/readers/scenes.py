@@ -168,7 +168,9 @@ def _settings(changed: Mapping[str, Any]) -> SceneSettings:
     for name in changed:
         if name not in known:
             raise unknown("scene setting", name, known)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()
+    }
     return SceneSettings(**values)
 
 

@@ -72,7 +72,7 @@ READERS = "eval_suite.readers"  #: the entry point group of readers that other p
 
 def plugin_reader(value: Any, validate: ValidatorFunctionWrapHandler) -> ReaderNode:
     """A reader of ours by its name, or a user's: `reader: class:PACKAGE.MODULE.NAME`, or a registered name."""
-    return validate_plugin(ReaderNode, "reader", READERS, value, validate)
+    return validate_plugin(ReaderNode, "reader", READERS, value, validate)  # type: ignore[type-abstract]  # never made
 
 
 ReaderRecipe = Annotated[SerializeAsAny[OwnReader], WrapValidator(plugin_reader)]

@@ -78,7 +78,7 @@ class VlmHub(LabelledData):
                     f'data "{self.name}": no column "{column}" for {node.benchmark}; '
                     f"there are: {', '.join(table.column_names)}"
                 )
-        most = node.limit.get(TEST, len(table))
+        most = node.limit.get("test", len(table))
         if most < len(table):
             table = table.select([step * len(table) // most for step in range(most)])
         pictures = table

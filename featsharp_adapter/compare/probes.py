@@ -29,7 +29,7 @@ class RememberingBackbone(Backbone):
     def forward(self, images: Tensor) -> Features:
         """[B, 3, H, W] in [0, 1] -> Features, on the device of the images."""
         pixels = images.detach().cpu().contiguous()
-        key = f"{tuple(pixels.shape)} {hashlib.sha256(pixels.numpy()).hexdigest()}"
+        key = f"{tuple(pixels.shape)} {hashlib.sha256(pixels.numpy().data).hexdigest()}"
         if key not in self._known:
             self._known[key] = self.backbone(images)
         return self._known[key]

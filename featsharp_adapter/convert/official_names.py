@@ -177,9 +177,9 @@ def conditional_names(state: Mapping[str, Tensor], source: Path) -> dict[str, Te
     tensors.setdefault("qkv.bias", tensors["qkv.weight"].new_zeros(len(tensors["qkv.weight"])))
     for layer, scale in _SCALED.items():
         for part in ("weight", "bias"):
-            value = tensors.get(f"{layer}.{part}")
-            if scale in state and value is not None:
-                tensors[f"{layer}.{part}"] = value * state[scale].reshape(-1, *[1] * (value.dim() - 1))
+            scaled = tensors.get(f"{layer}.{part}")
+            if scale in state and scaled is not None:
+                tensors[f"{layer}.{part}"] = scaled * state[scale].reshape(-1, *[1] * (scaled.dim() - 1))
     return tensors
 
 

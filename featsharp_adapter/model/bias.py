@@ -19,7 +19,7 @@ class BiasBuffer(nn.Module):
     def forward(self, features: Tensor, n: int = 1) -> Tensor:
         """[B, C, n*g, n*g'], stitched from n x n passes of the teacher, each of which has the bias -> same shape."""
         height, width = (side // n for side in features.shape[-2:])
-        bias = self.buffer
+        bias: Tensor = self.buffer
         if bias.shape[-2:] != (height, width):
             bias = F.interpolate(bias, size=(height, width), mode="bilinear", align_corners=False)
         return features + bias.repeat(1, 1, n, n)

@@ -25,8 +25,9 @@ class ConditionalBias(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        for last in (self.proj, self.mlp[2]):
+        wide, narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.mlp = nn.Sequential(wide, nn.GELU(), narrow)
+        for last in (self.proj, narrow):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 

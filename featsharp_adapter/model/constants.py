@@ -2,23 +2,32 @@
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 Given = ParamSpec("Given")
-Made = TypeVar("Made")
+Made = TypeVar("Made", covariant=True)
 
 
-def remembered_constants(most: int) -> Callable[[Callable[Given, Made]], Callable[Given, Made]]:
+class Remembered(Protocol[Given, Made]):
+    """A function that remembers what it made; without this, callers' arguments would go unchecked."""
+
+    def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Made: ...
+
+    def cache_clear(self) -> None:
+        """Forget all of it."""
+
+
+def remembered_constants(most: int) -> Callable[[Callable[Given, Made]], Remembered[Given, Made]]:
     """`lru_cache` for functions that make tensors: real ones, fit for gradients, whoever asks first.
 
     Otherwise a fake tensor made while a plan is counted, or one made in inference mode, would be handed to the training
     after it.
     """
 
-    def decorate(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    def decorate(make: Callable[Given, Made]) -> Remembered[Given, Made]:
         @lru_cache(maxsize=most)
         @wraps(make)
         def kept(*args: Given.args, **kwargs: Given.kwargs) -> Made:
@@ -27,9 +36,9 @@ def remembered_constants(most: int) -> Callable[[Callable[Given, Made]], Callabl
 
         @wraps(make)
         def real(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-            return make(*args, **kwargs) if torch.compiler.is_compiling() else kept(*args, **kwargs)
+            return make(*args, **kwargs) if torch.compiler.is_compiling() else kept(*args, **kwargs)  # type: ignore[arg-type]
 
         real.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
-        return real
+        return cast("Remembered[Given, Made]", real)
 
     return decorate

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError, unknown
+from featsharp_adapter.model.layers import bias_of
 
 KEEP = 0.8
 
@@ -41,7 +42,7 @@ class AttentionDownsampler(nn.Module):
         self.before, self.after = (kernel - factor) // 2, (kernel - factor + 1) // 2
         self.logits = nn.Conv2d(dim, kernel**2, kernel, stride=factor)
         nn.init.normal_(self.logits.weight, std=0.01 / kernel)
-        nn.init.zeros_(self.logits.bias)
+        nn.init.zeros_(bias_of(self.logits))
         self.prior = nn.Parameter(self._cell_prior())
         line = torch.exp(-(torch.arange(-2.0, 3.0) ** 2) / 0.5**0.5)
         self.register_buffer("blur", torch.outer(line, line) / line.sum() ** 2, persistent=False)

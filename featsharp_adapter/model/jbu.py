@@ -5,6 +5,7 @@ width: a level learns how to compare pixels, not features.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,8 @@ class JBUStack(nn.Module):
 
     def __init__(self, factor: int, *, sigma: float = 0.35) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(JBULevel(prime, sigma=sigma) for prime in prime_factors(factor))
+        levels = nn.ModuleList(JBULevel(prime, sigma=sigma) for prime in prime_factors(factor))
+        self.levels: Sequence[JBULevel] = levels  # type: ignore[assignment]  # its stubs do not say of what it is a list
 
     def forward(self, source: Tensor, guidance: Tensor) -> Tensor:
         """[B, C, h, w], [B, 3, H, W] -> [B, C, factor*h, factor*w]."""
@@ -100,7 +102,8 @@ class JBUStack(nn.Module):
 
     def pyramid(self, guidance: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """The guidance [B, 3, H, W] of every level, for a source of `grid`: what `rows` is given."""
-        pixels, height, width = [], *grid
+        pixels: list[Tensor] = []
+        height, width = grid
         for level in self.levels:
             height, width = height * level.factor, width * level.factor
             pixels.append(F.adaptive_avg_pool2d(guidance, (height, width)))

@@ -119,12 +119,7 @@ def load(
     passes: a budget of teacher passes an image, counted over a batch (adapter/budget.py).
     upsampler: the class:PACKAGE.MODULE.NAME that the adapter may run, where it is not of this package.
     """
-    settings = None
-    if fit is not None:
-        budget = None if max_memory is None else parse_memory(str(max_memory))
-        settings = SharpenSettings(fit=fit, overlap=overlap, max_memory=budget, chunk=chunk, passes=passes)
-    elif overlap or max_memory is not None:
-        raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
+    settings = _settings(fit, overlap, max_memory, chunk, passes)
     adapter = Adapter.from_pretrained(folder, trusted=upsampler)
     backbone = load_backbone(recorded_teacher(folder, adapter) if teacher is None else teacher)
     if dtype is not None and not frozen:
@@ -136,3 +131,15 @@ def load(
         check_passes(adapter.upsampler, passes)
     adapter.requires_grad_(not frozen)
     return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings, passes=passes)
+
+
+def _settings(
+    fit: Fit | None, overlap: float, max_memory: str | None, chunk: int, passes: float | None
+) -> SharpenSettings | None:
+    """How images of any size are taken; None where only one size is."""
+    if fit is not None:
+        budget = None if max_memory is None else parse_memory(str(max_memory))
+        return SharpenSettings(fit=fit, overlap=overlap, max_memory=budget, chunk=chunk, passes=passes)
+    if overlap or max_memory is not None:
+        raise UserError(f"overlap and max_memory are for images of any size; add a fit: {', '.join(FITS)}")
+    return None

@@ -103,8 +103,9 @@ class Budget:
 
 def _peak(upsampler: Upsampler, low: Tensor, tiles: dict[int, Tensor], guidance: Tensor, rows: int) -> int:
     """Bytes that upsampling the first `rows` rows of tokens takes, the result included."""
-    for kept in (side_plan, block_bias, rope_angles):  # whichever trial comes first would pay for them alone
-        kept.cache_clear()
+    side_plan.cache_clear()  # whichever trial comes first would pay for all that is remembered
+    block_bias.cache_clear()
+    rope_angles.cache_clear()
     part = guidance[:, :, : max(1, guidance.shape[-2] * rows // low.shape[-2])]
     strip = {n: tile[:, :, : n * rows] for n, tile in tiles.items()}
     with PeakMemory() as memory:

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.downsampler import AverageDownsampler
+from featsharp_adapter.model.layers import bias_of
 from featsharp_adapter.model.least_squares import LeastSquaresSums, Solution, choose_ridges, solve
 from featsharp_adapter.model.multiview import inside_share, warp
 from featsharp_adapter.model.views import tile_images
@@ -52,7 +53,7 @@ def fit_linear(adapter: Adapter, samples: Callable[[], Iterable[Sample]], *, rew
         solution = _solve(adapter, upsampler, samples(), solution)
     weight = solution.weight.to(upsampler.linear.weight)
     upsampler.linear.weight.copy_(weight[:-1].T[:, :, None, None])
-    upsampler.linear.bias.copy_(weight[-1])
+    bias_of(upsampler.linear).copy_(weight[-1])
     if upsampler.budgeted:
         _fit_gains(adapter, upsampler, samples())
     return solution
@@ -87,7 +88,7 @@ def _solve_low(upsampler: RidgeUpsampler, sums: LeastSquaresSums, ridges: tuple[
     found = solve(sums.keep(upsampler.low_channels), groups, [ridge for _, ridge in kept])
     weight = found.to(upsampler.linear_low.weight)
     upsampler.linear_low.weight.copy_(weight[:-1].T[:, :, None, None])
-    upsampler.linear_low.bias.copy_(weight[-1])
+    bias_of(upsampler.linear_low).copy_(weight[-1])
 
 
 def _fit_gains(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample]) -> None:

@@ -127,7 +127,7 @@ class _WeightedVariance:
     def update(self, features: Tensor, mask: Tensor) -> None:
         values = features.detach().cpu().double().transpose(0, 1).flatten(1)
         weights = mask.detach().cpu().double().flatten()
-        if self.shift is None:
+        if self.shift is None or self.first is None or self.second is None:
             self.shift = values.mean(dim=1, keepdim=True)
             self.first = self.second = torch.zeros(len(values), dtype=torch.float64)
         centred = values - self.shift

@@ -118,9 +118,9 @@ def needed_grids(spec: BackboneSpec, recipes: Iterable[AdapterRecipe]) -> tuple[
     """All tile grids that the upsamplers of these recipes ask for."""
     grids: set[int] = set()
     for recipe in recipes:
-        size = {"dim": spec.spatial_dim, "factor": recipe.factor, "grid": spec.native_grid}
+        dim, grid = spec.spatial_dim, spec.native_grid
         with torch.device("meta"):
-            built = build_upsampler(recipe.upsampler, **size, **recipe.options)
+            built = build_upsampler(recipe.upsampler, dim=dim, factor=recipe.factor, grid=grid, **recipe.options)
         grids |= set(built.tile_grids)
     return tuple(sorted(grids))
 

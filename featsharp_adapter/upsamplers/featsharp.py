@@ -151,7 +151,8 @@ class FeatSharpUpsampler(Upsampler):
                 if guide.tile_grids:
                     raise UserError(f'fusion input "{name}" needs tiles of its own; only upsamplers without can be one')
             levels.append(FusionLevel(dim, step, n, inputs, sigma, fusion, guides))
-        self.grids, self.levels, self.published_guidance = grids, nn.ModuleList(levels), published_guidance
+        self.grids, self.published_guidance = grids, published_guidance
+        self.levels: Sequence[FusionLevel] = nn.ModuleList(levels)  # type: ignore[assignment]  # its stubs do not say of what it is a list
 
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
         for n, level in zip(self.grids, self.levels, strict=True):

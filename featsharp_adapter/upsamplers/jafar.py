@@ -58,7 +58,7 @@ class JafarUpsampler(Upsampler):
         size = (low.shape[-2] * self.factor, low.shape[-1] * self.factor)
         image = self.rotary(self.image(pool_guidance(guidance, size, 2)))
         queries = F.adaptive_avg_pool2d(self.query(image), size)
-        keys = self.modulate(F.adaptive_avg_pool2d(self.key(image), low.shape[-2:]), low)
+        keys = self.modulate(F.adaptive_avg_pool2d(self.key(image), (low.shape[-2], low.shape[-1])), low)
         query = split_heads(self.to_query(self.query_norm(to_tokens(queries))), self.heads)
         key = split_heads(self.to_key(self.key_norm(to_tokens(keys))), self.heads)
         return averaged_attention(query, key, to_tokens(low)).transpose(1, 2).unflatten(2, size)

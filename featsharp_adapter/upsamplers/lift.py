@@ -45,7 +45,8 @@ class LiftLevel(nn.Module):
         self.out = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, low: Tensor, guidance: Tensor) -> Tensor:
-        size = tuple(PIXELS * self.prime * side for side in low.shape[-2:])
+        step = PIXELS * self.prime
+        size = (step * low.shape[-2], step * low.shape[-1])
         fine = self.to_fine(F.adaptive_avg_pool2d(guidance, size))
         up = self.up(torch.cat([low, self.to_coarse(fine)], dim=1))
         return self.out(self.mix(torch.cat([up, fine], dim=1)))

@@ -24,7 +24,7 @@ def pool_guidance(guidance: Tensor, size: tuple[int, int], cap: int) -> Tensor:
     return F.adaptive_avg_pool2d(guidance, (height, width))
 
 
-def coordinates(height: int, width: int, like: Tensor) -> Tensor:
+def coordinates(height: int, width: int, *, like: Tensor) -> Tensor:
     """[2, height, width]: row and column of each cell's centre, the whole map from -1 to 1."""
     rows, columns = ((2 * torch.arange(n, device=like.device, dtype=like.dtype) + 1) / n - 1 for n in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))

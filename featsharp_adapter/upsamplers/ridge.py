@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError, unknown
 from featsharp_adapter.model.jbu import JBUStack
+from featsharp_adapter.model.layers import bias_of
 from featsharp_adapter.model.views import stitch, tile_images
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.strips import in_strips, resized_rows
@@ -46,7 +47,7 @@ class ImageStem(nn.Module):
         nn.init.normal_(self.near.weight, std=3 / (3 * patch * patch) ** 0.5)
         nn.init.normal_(self.around.weight, std=2 / (9 * inner) ** 0.5)
         for layer in (self.near, self.around):
-            nn.init.normal_(layer.bias, std=0.3)
+            nn.init.normal_(bias_of(layer), std=0.3)
 
     def rows(self, image: Tensor, size: tuple[int, int]) -> Rows:
         """On a grid of `size`, by rows."""
@@ -101,7 +102,7 @@ class RidgeUpsampler(Upsampler):
         self.widths = [image_width if name == "image" else dim for name in inputs]
         self.linear = nn.Conv2d(sum(self.widths), dim, 1)
         nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        nn.init.zeros_(bias_of(self.linear))
         self.stem = ImageStem(image_width).requires_grad_(False) if "image" in inputs else None
         self.jbu = JBUStack(factor).requires_grad_(False) if "jbu" in inputs else None
         # Without tiles: a solution of its own, and a prediction of what a tile changes, from means and deviations.
@@ -110,9 +111,10 @@ class RidgeUpsampler(Upsampler):
             width = sum(width for name, width in zip(inputs, self.widths, strict=True) if name not in OF_TILES)
             self.linear_low = nn.Conv2d(width, dim, 1).requires_grad_(False)
             self.gain = nn.Linear(2 * width, 1).requires_grad_(False)
-            for layer in (self.linear_low, self.gain):
+            parts: tuple[nn.Conv2d | nn.Linear, ...] = (self.linear_low, self.gain)
+            for layer in parts:
                 nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(bias_of(layer))
 
     @property
     def groups(self) -> list[slice]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featsharp_adapter.model.fusion import FusionBlock
+from featsharp_adapter.model.layers import bias_of
 from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
 from featsharp_adapter.upsamplers.strips import in_strips, resized_rows
 
@@ -40,7 +41,7 @@ class RidgeBlockUpsampler(RidgeUpsampler):
         self.block = FusionBlock(width, width, heads=heads, window=window, hidden=hidden, layer_scale=1.0)
         self.leave = nn.Conv2d(width, dim, 1)
         nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        nn.init.zeros_(bias_of(self.leave))
         for part in (self.stem, self.jbu):
             if part is not None:
                 part.requires_grad_(True)

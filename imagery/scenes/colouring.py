@@ -13,7 +13,7 @@ _BACKGROUND_RGB |= {"floor": (190, 178, 160), "ceiling": (236, 235, 232)}
 
 def class_palette() -> np.ndarray:
     """One hue per kind and one lightness per material group: [NUM_CLASSES, 3]."""
-    rows = [_BACKGROUND_RGB[name] for name in vocab.BACKGROUNDS]
+    rows: list[tuple[int, ...]] = [_BACKGROUND_RGB[name] for name in vocab.BACKGROUNDS]
     for index in range(len(vocab.KINDS)):
         for lightness in (0.62, 0.47, 0.33):
             rgb = hls_to_rgb(index / len(vocab.KINDS), lightness, 0.72)
@@ -23,7 +23,7 @@ def class_palette() -> np.ndarray:
 
 def spread_palette(count: int) -> np.ndarray:
     """Distinct colours by golden-angle hues, the first one light grey for "nothing": [count, 3]."""
-    rows = [(225, 225, 225)]
+    rows: list[tuple[int, ...]] = [(225, 225, 225)]
     for index in range(1, count):
         rgb = hls_to_rgb(index * 0.61803 % 1, 0.42 + 0.2 * (index * 0.37 % 1), 0.75)
         rows.append(tuple(round(255 * value) for value in rgb))

@@ -76,14 +76,14 @@ def _halve(rgb: np.ndarray, large: int) -> np.ndarray:
 def _tiles(scene: Scene) -> dict[str, Image.Image]:
     """The label maps by their title."""
     maps = {
-        "semantic": colouring.colour_ids(scene.semantic, colouring.class_palette()),
-        "instances": colouring.colour_ids(scene.instance, colouring.spread_palette(64)),
-        "parts": colouring.colour_ids(scene.part, colouring.spread_palette(len(vocab.PARTS))),
-        "keypoints": colouring.colour_mask(np.zeros_like(scene.saliency), scene.rgb),
-        "depth": colouring.colour_depth(scene.depth),
-        "normals": colouring.colour_normals(scene.normals),
-        "boundaries": colouring.colour_edges(scene.boundary),
-        "saliency": colouring.colour_mask(scene.saliency, scene.rgb),
+        "semantic": colouring.colour_ids(scene.label_map("semantic"), colouring.class_palette()),
+        "instances": colouring.colour_ids(scene.label_map("instance"), colouring.spread_palette(64)),
+        "parts": colouring.colour_ids(scene.label_map("part"), colouring.spread_palette(len(vocab.PARTS))),
+        "keypoints": colouring.colour_mask(np.zeros_like(scene.label_map("saliency")), scene.rgb),
+        "depth": colouring.colour_depth(scene.label_map("depth")),
+        "normals": colouring.colour_normals(scene.label_map("normals")),
+        "boundaries": colouring.colour_edges(scene.label_map("boundary")),
+        "saliency": colouring.colour_mask(scene.label_map("saliency"), scene.rgb),
     }
     tiles = {name: Image.fromarray(rgb) for name, rgb in maps.items()}
     _dot_keypoints(tiles["keypoints"], scene)

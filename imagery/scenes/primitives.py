@@ -8,7 +8,7 @@ a pole of 2 cm at 10 m cancels most digits of a float32 discriminant.
 import numpy as np
 
 Number = float | np.ndarray
-Ray = tuple[Number, Number, Number]
+Ray = tuple[Number, Number, Number] | np.ndarray
 NEAR = 1e-6
 
 
@@ -72,7 +72,7 @@ def hit_frustum(
     return t
 
 
-def _on_side(t: np.ndarray, inside: np.ndarray, span: tuple[float, float], o: Ray, d: Ray) -> np.ndarray:
+def _on_side(t: np.ndarray, inside: Number, span: tuple[float, float], o: Ray, d: Ray) -> np.ndarray:
     z = o[2] + t * d[2]
     return np.where((inside > 0) & (t > NEAR) & (z >= span[0]) & (z <= span[1]), t, np.inf)
 

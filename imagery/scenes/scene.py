@@ -89,3 +89,10 @@ class Scene:
     objects: list[ObjectFacts] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
     second: SecondView | None = None
+
+    def label_map(self, name: str) -> np.ndarray:
+        """The label map of that name, [H, W, ...]; ValueError where the scene was drawn without labels."""
+        found: np.ndarray | None = getattr(self, name)
+        if found is None:
+            raise ValueError(f"the scene was drawn without labels, so it has no {name}")
+        return found

@@ -73,7 +73,7 @@ def shadowed(world: World, seen: Surfels, pixels: np.ndarray) -> np.ndarray:
             for row in rows:
                 candidates = candidates[~dark[candidates]]
                 if len(candidates):
-                    t = hit_piece(table, row, np.take(points, candidates, axis=1), light, 1.0)
+                    t = hit_piece(table, int(row), np.take(points, candidates, axis=1), light, 1.0)
                     dark[candidates[t < np.inf]] = True
     return pixels[dark]
 

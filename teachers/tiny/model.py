@@ -118,7 +118,7 @@ class TinyBackbone(Backbone):
         if wrong:
             raise UserError(f"{self.spec.name} has blocks 0 to {self.num_blocks - 1}, got {wrong}")
         vit, order = self.network.vit, sorted(set(blocks))
-        maps = vit.forward_intermediates(normalise(images), indices=order, norm=True, intermediates_only=True)
+        maps: Any = vit.forward_intermediates(normalise(images), indices=order, norm=True, intermediates_only=True)
         return [maps[order.index(block)] for block in blocks]
 
 

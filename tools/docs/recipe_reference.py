@@ -19,7 +19,7 @@ from distill.recipe import Recipe
 from eval_suite.suite import Suite
 from featsharp_adapter.recipe import AdapterRecipe
 
-ROOTS = {
+ROOTS: dict[str, tuple[type[BaseModel], str]] = {
     "A distillation": (Recipe, "`distill/run.py` and `distill/ablate.py`; shipped ones lie in `recipes/`."),
     "An adapter": (
         AdapterRecipe,

@@ -7,6 +7,7 @@ Nothing here knows where scenes come from; whoever fills the cache does. Colours
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def create(folder: Path, count: int, size: int) -> None:
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
 
 
-def open_cache(folder: Path, mode: str = "r") -> SceneCache:
+def open_cache(folder: Path, mode: Literal["r", "r+"] = "r") -> SceneCache:
     """Open for reading ("r") or filling ("r+")."""
     maps = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _ARRAYS}
     facts = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _FACTS}

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,9 +113,11 @@ class _Progress:
         schedule: Schedule,
         path: Path | None,
     ) -> None:
-        self.parts = {"network": network, "objective": objective, "optimiser": optimiser}
+        self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {}
+        self.parts |= {"network": network, "objective": objective, "optimiser": optimiser}
         self.schedule, self.path = schedule, path
-        self.step, self.sums, self.spent = 0, {}, (0.0, 0.0)
+        self.step, self.spent = 0, (0.0, 0.0)
+        self.sums: dict[str, tuple[float, int]] = {}
         if path is not None and path.exists():
             self._restore(torch.load(path, weights_only=True))
         self.started = (time.monotonic(), time.process_time())
@@ -139,7 +142,7 @@ class _Progress:
     def save(self, step: int) -> None:
         if self.path is None or step % self.schedule.checkpoint_every:
             return
-        saved = {name: part.state_dict() for name, part in self.parts.items()}
+        saved: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         schedule = {**asdict(self.schedule), "zoom": list(self.schedule.zoom)}
         saved |= {"schedule": schedule, "step": step, "sums": self.sums, "spent": list(self.clocks())}
         with replacing_file(self.path) as temporary:

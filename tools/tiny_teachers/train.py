@@ -127,7 +127,8 @@ def main(argv: list[str]) -> int:
     add_debug_flag(parser)
     options = parser.parse_args(argv)
     training, held_out = (
-        fill(partial(draw, stream), count, SIZE, options.cache / f"{stream}-{count}", options.workers)
+        # It is drawn with labels, so none of its maps is None.
+        fill(partial(draw, stream), count, SIZE, options.cache / f"{stream}-{count}", options.workers)  # type: ignore[arg-type]
         for stream, count in ((TRAIN_STREAM, options.scenes), (HELD_OUT_STREAM, options.held_out))
     )
     torch.set_num_threads(options.threads)
