@@ -54,16 +54,15 @@ class StudentAdaptor:
 class TextAdaptor(StudentAdaptor):
     """An adaptor into a teacher that reads text: queries are encoded by the recorded teacher itself."""
 
-    def __init__(self, student: "ExportedStudent", name: str, node: BackboneNode, digest: str) -> None:
+    def __init__(self, student: "ExportedStudent", name: str) -> None:
         super().__init__(student, name)
-        self._node, self._digest = node, digest
         self._loaded: Backbone | None = None
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """[N] texts -> [N, S'] in the space of the projected summary; loads the teacher on first use."""
         if self._loaded is None:
-            loaded = load_backbone(self._node)
-            if loaded.spec.digest != self._digest:
+            loaded = load_backbone(self._student.text_node(self.name))
+            if loaded.spec.digest != self._student.teachers[self.name]["spec"]["digest"]:
                 raise UserError(
                     f"teacher {self.name} ({loaded.spec.name}) does not have the weights the student learned from"
                 )
@@ -113,10 +112,10 @@ class ExportedStudent(Backbone):
         if name not in self.teachers:
             raise unknown("adaptor", name, self.teachers)
         if self.teachers[name]["encodes_text"]:
-            return TextAdaptor(self, name, self._text_node(name), self.teachers[name]["spec"]["digest"])
+            return TextAdaptor(self, name)
         return StudentAdaptor(self, name)
 
-    def _text_node(self, name: str) -> BackboneNode:
+    def text_node(self, name: str) -> BackboneNode:
         """Loads the teacher that reads text: the node the user typed, else the recorded one if a file may name it."""
         if name in self._text_teachers:
             return self._text_teachers[name]

@@ -145,8 +145,8 @@ class _Progress:
         saved: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         schedule = {**asdict(self.schedule), "zoom": list(self.schedule.zoom)}
         saved |= {"schedule": schedule, "step": step, "sums": self.sums, "spent": list(self.clocks())}
-        with replacing_file(self.path) as temporary:
-            torch.save(saved, temporary)
+        with replacing_file(self.path) as temporary, temporary.open("wb") as file:  # by name, torch wants a suffix
+            torch.save(saved, file)
 
     def finish(self) -> dict[str, float]:
         wall, cpu = self.clocks()
