@@ -46,7 +46,10 @@ def to_classes(
 def check_class_range(classes: int, first: int = 0, ignore: Sequence[int] = ()) -> None:
     """UserError where class numbers would meet `IGNORE`, the end of uint8, or a value that is to be left out."""
     if not 2 <= classes <= IGNORE:
-        raise UserError(f"{classes} classes: a label map has 2 to {IGNORE} (its last number means: does not count)")
+        raise UserError(
+            f"{classes} classes: a label map has 2 to {IGNORE} (its last number means: does not count); "
+            "merge or leave out the rarest and number the rest again"
+        )
     if meeting := sorted(value for value in ignore if first <= value < first + classes):
         raise UserError(f"the value {meeting[0]} is a class and listed under ignore; change first, classes or ignore")
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.errors import UserError
 from eval_suite.readers.contracts import ImagePairs, LabelledData, PairGeometry
@@ -115,6 +115,17 @@ class RgbdPairsNode(RgbdNode):
     every: int = Field(default=1, gt=0)  #: only each n-th frame starts a pair
     depth_scale: float = Field(default=0.001, gt=0)  #: metres of one stored unit
     invalid: tuple[float, ...] = (0.0, 65535.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _depth(cls, node: Any) -> Any:
+        """Poses alone are refused in words: recall is of points."""
+        if isinstance(node, dict) and node.get("depth") is None:
+            raise ValueError(
+                "pairs need depth: with poses and intrinsics alone a point is only known to lie on a line in the other "
+                "view, and every probe of pairs judges where on it; give depth maps (measured or reconstructed)"
+            )
+        return node
 
     def open(self, name: str) -> RgbdPairs:
         folder = self.folder(name)

@@ -208,6 +208,8 @@ def test_rgbd_pairs_by_gap(tmp_path: Path) -> None:
         opened("rgbd_pairs", tmp_path, **files, gap=1).pairs("test")
     with pytest.raises(UserError, match="give no pair with gap 9"):
         opened("rgbd_pairs", tmp_path, **files, gap=9)
+    with pytest.raises(UserError, match="with poses and intrinsics alone a point is only known to lie on a line"):
+        opened("rgbd_pairs", tmp_path, **{name: path for name, path in files.items() if name != "depth"})
 
 
 def test_hidden_points_are_no_correspondences() -> None:
