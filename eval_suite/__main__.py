@@ -100,7 +100,8 @@ def _add_rescore(parser: argparse.ArgumentParser) -> None:
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
     help_sources = (
-        "run folders, metrics.json or CSV files, published:NAME, recorded:tiny-dino; "
+        "run folders, the folder of an ablation (its arms), metrics.json or CSV files, published:NAME, "
+        "recorded:tiny-dino; "
         "NAME=PATH names a row, twice: two runs of it"
     )
     parser.add_argument("sources", nargs="+", metavar="RUN_OR_JSON", help=help_sources)

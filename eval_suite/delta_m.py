@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from common.errors import UserError
-from eval_suite.metrics.score import Samples
 from eval_suite.results import GROUPS, Key, Metrics, Result
-from eval_suite.sample_scores import SetSamples
+from eval_suite.sample_scores import Samples, SetSamples
 from eval_suite.uncertainty import Estimate, Measured, relative_changes
 
 DELTA_M = "delta_m"
@@ -101,9 +99,9 @@ def mean_samples(parts: Sequence[SetSamples | None]) -> SetSamples | None:
         return None
     first = known[0]
     for part in known[1:]:
-        if part.test_set != first.test_set or not torch.equal(part.samples.units, first.samples.units):
+        if part.test_set != first.test_set or not np.array_equal(part.samples.units, first.samples.units):
             return None
-    scores = torch.stack([part.samples.scores for part in known]).mean(0)
+    scores = np.stack([part.samples.scores for part in known]).mean(0)
     value = float(np.mean([part.value for part in known]))
     return SetSamples(first.test_set, value, Samples(first.samples.units, scores))
 

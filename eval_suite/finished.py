@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.digests import digest_value, short
+from eval_suite.made_by import MadeBy
 from eval_suite.predictions import Predictions, read_predictions
-from eval_suite.provenance import MadeBy
 from eval_suite.results import BackboneName, Metrics, Result, read_metrics, samples_of, write_metrics
 
 SUFFIX = ".unfinished"

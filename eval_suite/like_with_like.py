@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
-from eval_suite.provenance import MadeBy
+from eval_suite.made_by import MadeBy
 from eval_suite.results import Key, Metrics
 
 KINDS = ("protocol", "data", "program", "unrecorded")

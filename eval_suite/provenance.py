@@ -4,38 +4,20 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from common.digests import digest_file, digest_value, short
 from common.recipes import Node
+from eval_suite.made_by import Digest, MadeBy, TaskDetails
 
 #: raised by hand in every commit after which a probe, a metric or a reader gives other numbers
 PROBES_REVISION = 3
 READ_WHOLE = 2 << 30  #: bytes of a set's image files up to which their content is digested, not only name and size
 LABELS_AT_A_TIME = 64
-Digest = Annotated[str, Field(min_length=1)]
-
-
-class MadeBy(Node):
-    """What a result hangs on. Results with equal protocol, data and program can be compared."""
-
-    protocol: Digest  #: every option of the probe at its resolved value
-    data: Digest  #: images and labels, as the probe sees them
-    backbone: Digest  #: the backbone's node with its options and weights
-    program: str  #: version of the package, and revision of its probes
-
-
-class TaskDetails(Node):
-    """What the digests of a task stand for, so that a difference can be named."""
-
-    options: dict[str, Any]  #: the probe's node
-    reader: dict[str, Any]  #: the reader's node
-    contents: dict[str, Digest]  #: "test classes: images" -> digest
 
 
 def program() -> str:

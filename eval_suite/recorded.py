@@ -40,10 +40,17 @@ def _is_of(metrics: Metrics, backbone: Backbone, suite: Suite) -> bool:
     )
 
 
-def recall_or_run(backbone: Backbone, suite: Suite, *, progress: bool = True) -> dict[str, Any]:
-    """What `run_suite` with samples would give, without running it where the answer ships with the package."""
+def recall_or_run(
+    backbone: Backbone, suite: Suite, *, progress: bool = True, finished: Path | None = None
+) -> dict[str, Any]:
+    """What `run_suite` with samples would give, without running it where the answer ships with the package.
+
+    `finished`: the metrics file that will be written; probes that were finished for it before are not run again.
+    """
     found = recorded(backbone, suite)
-    return found or run_suite(backbone, suite, progress=progress, samples=True, predictions=Predictions())
+    return found or run_suite(
+        backbone, suite, progress=progress, samples=True, predictions=Predictions(), finished=finished
+    )
 
 
 def record(backbone: Backbone, suite: Suite, *, progress: bool = True, folder: Path = RECORDS) -> Path:

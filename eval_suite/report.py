@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from common.atomic import write_text
@@ -200,8 +201,8 @@ def right_of(metric: Measured) -> str:
     if len(metric.runs) > 1 or metric.samples is None:
         return ""
     scores = metric.samples.samples.scores
-    right = (scores - 100).abs() < 1e-3
-    if not bool((right | (scores.abs() < 1e-3)).all()):
+    right = np.abs(scores - 100) < 1e-3
+    if not bool((right | (np.abs(scores) < 1e-3)).all()):
         return ""
     return f" ({int(right.sum()):,} of {len(scores):,})"
 

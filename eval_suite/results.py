@@ -4,18 +4,29 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PrivateAttr
-from torch import Tensor
 
 from common.errors import UserError
 from common.json_files import write_json
 from common.recipes import Node, validate
-from eval_suite.metrics.score import Samples, Score
-from eval_suite.provenance import MadeBy, TaskDetails
-from eval_suite.sample_scores import Owner, SetSamples, check_belongs, read_samples, samples_path, write_samples
-from eval_suite.units import by_unit
+from eval_suite.made_by import MadeBy, TaskDetails
+from eval_suite.sample_scores import (
+    Owner,
+    Samples,
+    SetSamples,
+    by_unit,
+    check_belongs,
+    read_samples,
+    samples_path,
+    write_samples,
+)
+
+if TYPE_CHECKING:
+    from eval_suite.metrics.score import Score  # imports torch, for which a table should not wait
 
 #: groups of the paper, in its order; a suite may add more
 RECORDS = Path(__file__).parent / "data" / "recorded"  #: results that ship, see `eval_suite.recorded`
@@ -57,7 +68,7 @@ class Result(Node):
         return SetSamples(self._test_set, self.value, self._samples)
 
     def scored_on(
-        self, test_set: str, unit: str = "image", units: Tensor | None = None, made_by: MadeBy | None = None
+        self, test_set: str, unit: str = "image", units: NDArray[np.int64] | None = None, made_by: MadeBy | None = None
     ) -> "Result":
         """The same result, told which test set its samples number, what its units are and how it was made.
 
@@ -85,7 +96,7 @@ class Result(Node):
     @classmethod
     def of(
         cls,
-        score: Score,
+        score: "Score",
         *,
         group: str,
         task: str,

@@ -1,7 +1,8 @@
 """Per-sample scores beside metrics.json: what two runs need to be compared image by image.
 
 `metrics.samples.npz` holds, for every result that has them, the test set it was scored on, the numbers of its units
-(images, pairs) and what each contributed. It is additive: metrics.json is whole without it.
+(images, pairs) and what each contributed. It is additive: metrics.json is whole without it. Arrays are NumPy's, because
+a table is made of them and should not wait for torch.
 """
 
 import json
@@ -10,14 +11,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from common.atomic import replacing_file
 from common.errors import UserError
-from eval_suite.metrics.score import Samples
 
 SUFFIX = ".samples.npz"
 Owner = tuple[str, str, str, int | None]  #: group, task, metric, seed
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What each unit (image, pair) contributes to a metric: jackknife pseudo-values n v - (n - 1) v_without_it.
+
+    Their mean is the metric up to its jackknife bias (for a plain mean they are the units' own scores), and their
+    standard error is the metric's. With equal `units` in two runs they can be subtracted unit by unit.
+    """
+
+    units: NDArray[np.int64]  #: [n], ascending: numbers of the units within the test set
+    scores: NDArray[np.float64]  #: [n]
+
+    def __eq__(self, other: object) -> bool:
+        """By content: the one that dataclasses make would ask whole arrays for their truth."""
+        if not isinstance(other, Samples):
+            return NotImplemented
+        return np.array_equal(self.units, other.units) and np.array_equal(self.scores, other.scores)
+
+    def __hash__(self) -> int:
+        return hash((len(self.units), float(self.scores.sum())))
+
+
+def by_unit(samples: Samples, value: float, units: NDArray[np.int64]) -> tuple[Samples | None, float | None]:
+    """Samples of images -> those of units, and the standard error over units; None for a single unit.
+
+    units [N]: of every image that the samples could number. The deviations of a unit's images are added up: the
+    jackknife over units to first order (cluster-robust variance, Liang & Zeger 1986).
+    """
+    members, where = np.unique(units[samples.units], return_inverse=True)
+    count = len(members)
+    if count < 2:
+        return None, None
+    deviations = (samples.scores - samples.scores.mean()) / len(samples.scores)
+    scores = value + count * np.bincount(where, weights=deviations, minlength=count)
+    return Samples(members, scores), float(scores.std(ddof=1) / count**0.5)
 
 
 @dataclass(frozen=True)
@@ -45,8 +81,8 @@ def write_samples(path: Path, found: Mapping[Owner, SetSamples]) -> None:
     ]
     arrays = {"index": np.array(json.dumps(index))}
     for number, entry in enumerate(found.values()):
-        arrays[f"units_{number}"] = entry.samples.units.numpy().astype(np.int32)
-        arrays[f"scores_{number}"] = entry.samples.scores.numpy().astype(np.float32)
+        arrays[f"units_{number}"] = entry.samples.units.astype(np.int32)
+        arrays[f"scores_{number}"] = entry.samples.scores.astype(np.float32)
     with replacing_file(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
@@ -62,10 +98,7 @@ def read_samples(path: Path) -> dict[Owner, SetSamples]:
                 (entry["group"], entry["task"], entry["metric"], entry["seed"]): SetSamples(
                     entry["test_set"],
                     float(entry["value"]),
-                    Samples(
-                        torch.from_numpy(arrays[f"units_{number}"].astype(np.int64)),
-                        torch.from_numpy(arrays[f"scores_{number}"].astype(np.float64)),
-                    ),
+                    Samples(arrays[f"units_{number}"].astype(np.int64), arrays[f"scores_{number}"].astype(np.float64)),
                 )
                 for number, entry in enumerate(index)
             }

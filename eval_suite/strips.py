@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from eval_suite.predictions import Predictions, read_predictions
@@ -79,15 +79,15 @@ def _strip(name: str, task: str, one: Result, other: Result, ours: Predictions, 
     sign = 1 if one.higher_is_better else -1
     change = sign * (one.samples.samples.scores - other.samples.samples.scores)
     units = one.samples.samples.units
-    order = change.argsort(descending=True)
+    order = np.argsort(-change, kind="stable")
     draw = DRAWN[ours.kinds[task]]
 
-    def panels(positions: torch.Tensor) -> tuple[Panel, ...]:
+    def panels(positions: NDArray[np.int64]) -> tuple[Panel, ...]:
         return tuple(
             Panel(f"{float(sign * change[at]):+.3g}", draw(int(units[at]), task, ours, theirs)) for at in positions
         )
 
-    gained, lost = order[change[order] > 0], order.flip(0)[change[order.flip(0)] < 0]
+    gained, lost = order[change[order] > 0], order[::-1][change[order[::-1]] < 0]
     counts = f"{len(gained)} of {len(units)} images got better, {len(lost)} worse"
     return Strip(name, task, one.metric, panels(gained[:EACH_WAY]), panels(lost[:EACH_WAY]), counts)
 

@@ -17,6 +17,7 @@ from common.recipes import Count, Name, Node, Seed, load_recipe
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.finished import FinishedTasks
+from eval_suite.made_by import TaskDetails
 from eval_suite.predictions import Predictions
 from eval_suite.probes.base import ProbeNode
 from eval_suite.probes.classification import KnnProbe, ZeroShotProbe
@@ -34,7 +35,7 @@ from eval_suite.probes.probe3d_views import Probe3dViewsProbe
 from eval_suite.probes.retrieval import RetrievalProbe
 from eval_suite.probes.sam_instances import SamInstancesProbe
 from eval_suite.probes.vlm import VlmProbe
-from eval_suite.provenance import TaskDetails, details_of, made_by
+from eval_suite.provenance import details_of, made_by
 from eval_suite.readers.contracts import LabelledData
 from eval_suite.readers.nodes import FileReaderNode, expanded
 from eval_suite.readers.remembered import Remembered
@@ -183,7 +184,8 @@ def run_probes(
             details = task_details(suite, probe, data)
             made, test_set = made_by(details, made_of), probe.test_set(data[probe.data], suite.seed)
             units, called = units_of_task(suite, probe, data)
-            results = tuple(result.scored_on(test_set, called, units, made) for result in found)
+            numbers = None if units is None else units.numpy()
+            results = tuple(result.scored_on(test_set, called, numbers, made) for result in found)
             if finished is not None:
                 finished.keep(f"{probe.group}/{name}", made, suite.seed, results, predictions)
             yield Outcome(probe.group, name, results, None, time.perf_counter() - started, details)

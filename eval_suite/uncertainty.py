@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
@@ -132,7 +131,7 @@ def are_paired(one: Measured, other: Measured) -> bool:
     left, right = one.samples, other.samples
     if left is None or right is None or left.test_set != right.test_set:
         return False
-    return torch.equal(left.samples.units, right.samples.units)
+    return np.array_equal(left.samples.units, right.samples.units)
 
 
 def _estimate(
@@ -227,7 +226,7 @@ def _interaction(used: Sequence[int], side: Sequence[Measured], gradient: Array)
 
 def _add(tables: dict[str, Array], entry: SetSamples, own: Array) -> None:
     """Add deviations of some units of a test set to those already there; nan: a unit nobody scored."""
-    units = entry.samples.units.numpy()
+    units = entry.samples.units
     table = tables.get(entry.test_set, np.zeros(0))
     if (missing := int(units.max()) + 1 - len(table)) > 0:
         table = np.pad(table, (0, missing), constant_values=np.nan)
@@ -237,7 +236,7 @@ def _add(tables: dict[str, Array], entry: SetSamples, own: Array) -> None:
 
 def _deviations(entry: SetSamples) -> Array:
     """Of each unit, so that the sum of squares is the squared standard error of the mean."""
-    scores = entry.samples.scores.numpy()
+    scores = entry.samples.scores
     return np.asarray((scores - scores.mean()) / np.sqrt(len(scores) * (len(scores) - 1)))
 
 

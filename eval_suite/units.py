@@ -1,7 +1,8 @@
 """What was drawn independently: scenes rather than frames of a video, objects rather than the pairs they are in.
 
-Readers say of each image which unit it belongs to. The results of a probe come with a score for each image; here those
-of one unit are added up, so that the error, and the comparison of two rows, leave out whole units.
+Readers say of each image which unit it belongs to. The results of a probe come with a score for each image;
+`sample_scores.by_unit` adds up those of one unit, so that the error, and the comparison of two rows, leave out whole
+units.
 """
 
 import re
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.recipes import Node
-from eval_suite.metrics.score import Samples
 
 
 class UnitRule(Node):
@@ -64,19 +64,3 @@ def units_of(images: Any, rule: UnitRule | None, root: Path | None) -> Units | N
     if own is not None or rule is None or root is None or not hasattr(images, "files"):
         return own
     return units_of_files(rule, images.files, root)
-
-
-def by_unit(samples: Samples, value: float, units: Tensor) -> tuple[Samples | None, float | None]:
-    """Samples of images -> those of units, and the standard error over units; None for a single unit.
-
-    units [N]: of every image that the samples could number. The deviations of a unit's images are added up: the
-    jackknife over units to first order (cluster-robust variance, Liang & Zeger 1986).
-    """
-    members, where = torch.unique(units[samples.units], return_inverse=True)
-    count = len(members)
-    if count < 2:
-        return None, None
-    deviations = (samples.scores - samples.scores.mean()) / len(samples.scores)
-    together = torch.zeros(count, dtype=torch.float64).index_add_(0, where, deviations)
-    scores = value + count * together
-    return Samples(members, scores), float(scores.std() / count**0.5)

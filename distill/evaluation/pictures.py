@@ -24,9 +24,13 @@ from teachers.registry import load_backbone
 
 @dataclass(frozen=True)
 class Sheet:
-    """One teacher's pictures: `rows[title]` holds N pictures uint8 [H, W, 3], one per image."""
+    """One teacher's pictures: `rows[title]` holds N pictures uint8 [H, W, 3], one per image.
+
+    grids: tokens down x across, of the teacher and of what was made of it: "7x7 -> 14x14".
+    """
 
     teacher: str
+    grids: str
     rows: Mapping[str, Sequence[np.ndarray]]
 
 
@@ -45,9 +49,15 @@ def draw(arms: Mapping[str, Recipe], students: Mapping[str, ExportedStudent], im
             if projected is not None:
                 maps[f"student, {arm}"] = projected
         size = (int(images.shape[-2]), int(images.shape[-1]))
-        rows = {"image": to_pictures(images)} | {title: enlarge(rgb, size) for title, rgb in pca_colours(maps).items()}
-        sheets.append(Sheet(name, rows))
+        rows = {"image": to_pictures(images)}
+        rows |= {f"{title}, {grid_of(maps[title])}": enlarge(rgb, size) for title, rgb in pca_colours(maps).items()}
+        sheets.append(Sheet(name, " -> ".join(dict.fromkeys(grid_of(each) for each in maps.values())), rows))
     return sheets
+
+
+def grid_of(maps: Tensor) -> str:
+    """Tokens down x across of maps [N, C, h, w], e.g. "7x7"."""
+    return f"{maps.shape[-2]}x{maps.shape[-1]}"
 
 
 def save_sheet(sheet: Sheet, path: Path) -> Path:

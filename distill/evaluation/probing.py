@@ -18,9 +18,11 @@ from common.digests import digest_value
 from common.json_files import write_json
 from common.launcher import end_with_parent
 from distill.recipe import UNTRAINED, EvalNode, Recipe
+from eval_suite.finished import FinishedTasks
 from eval_suite.recorded import recall_or_run
 from eval_suite.results import Metrics, read_metrics, write_metrics
 from eval_suite.suite import Suite, load_suite
+from eval_suite.table_rows import ROWS
 from teachers.contracts import Backbone, identity_of
 from teachers.registry import load_backbone
 
@@ -67,7 +69,16 @@ def probe_all(arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: Pat
     titles = {name: f"teacher {name}" for name, _ in nodes}
     teachers = [ProbeJob(titles[name], titles[name], node.backbone, folder / "teachers" / name) for name, node in nodes]
     found = probe_jobs(first.eval, [*students, *teachers])
+    write_json(folder / ROWS, rows_below(students, folder))
     return ProbedRows(_by_row(students, found), _by_row(teachers, found))
+
+
+def rows_below(jobs: Sequence[ProbeJob], folder: Path) -> dict[str, list[str]]:
+    """Row -> the folders of its runs, relative to that of the comparison: what `eval_suite table FOLDER` reads."""
+    rows: dict[str, list[str]] = {}
+    for job in jobs:
+        rows.setdefault(job.row, []).append(os.path.relpath(job.folder, folder))
+    return rows
 
 
 def _by_row(jobs: Sequence[ProbeJob], found: Mapping[str, Metrics]) -> dict[str, list[Metrics]]:
@@ -109,15 +120,19 @@ def probe_job(node: EvalNode, job: ProbeJob) -> Path:
 
 
 def probe_once(row: str, backbone: Backbone, suite: Suite, folder: Path) -> Path:
-    """Probe a backbone as the table's `row`; what is on disk of these weights and this suite is used again."""
+    """Probe a backbone as the table's `row`; what is on disk of these weights and this suite is used again.
+
+    So are the probes that an interrupted call finished.
+    """
     metrics, receipt = folder / METRICS, folder / RECEIPT
     digest = hashlib.sha256(suite.model_dump_json().encode()).hexdigest()
     due = {"row": row, "backbone": digest_value(identity_of(backbone)), "suite": digest}
     if metrics.is_file() and receipt.is_file() and json.loads(receipt.read_text(encoding="utf-8")) == due:
         return metrics
-    found = dict(recall_or_run(backbone, suite, progress=False))
+    found = dict(recall_or_run(backbone, suite, progress=False, finished=metrics))
     found["backbone"] = {"name": row, "digest": backbone.spec.digest}
     receipt.unlink(missing_ok=True)  # never a receipt beside metrics it does not belong to
     write_metrics(metrics, found)
     write_json(receipt, due)
+    FinishedTasks.beside(metrics).clear()
     return metrics

@@ -20,7 +20,8 @@ from imagery.stream import ImageStream, to_float
 PICTURES = 4
 ANSWER = "The answer:"
 CAPTION = (
-    "Teacher {}: the three main axes of all these maps together as red, green and blue; equal colours, equal features"
+    "Teacher {} ({}): the three main axes of all these maps together as red, green and blue; "
+    "equal colours, equal features"
 )
 
 
@@ -37,7 +38,9 @@ def publish(probed: ProbedRows, arms: Mapping[str, Sequence[Recipe]], baseline: 
         table=tables[ANSWER],
         metrics_by_row=probed.rows,
         curves=curves(firsts),
-        pictures=[(CAPTION.format(sheet.teacher), path) for sheet, path in pictures(firsts, folder / "report")],
+        pictures=[
+            (CAPTION.format(sheet.teacher, sheet.grids), path) for sheet, path in pictures(firsts, folder / "report")
+        ],
         notes=notes(next(iter(firsts.values()))),
     )
     # The answer comes last: it is what stays on the screen.

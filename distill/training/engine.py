@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -144,7 +144,8 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
             cpu=several and plugins is None and not torch.cuda.is_available(),
             mixed_precision="no",  # the student brings its own autocast, the same under every engine
             log_with=list(recipe.log.trackers) or None,
-            project_dir=recipe.folder,
+            # trackers add the run's name to the place of their files, which makes it the run's folder
+            project_config=ProjectConfiguration(project_dir=str(recipe.folder), logging_dir=str(recipe.folder.parent)),
             deepspeed_plugins=plugins if first else None,
             kwargs_handlers=[_process_group(recipe.engine.patience)] if first else None,
         )

@@ -15,30 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import UserError
+from eval_suite.sample_scores import Samples
 
 #: sums [..., k] of per-image statistics -> values [...]
 Statistic = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """What each unit (image, pair) contributes to a metric: jackknife pseudo-values n v - (n - 1) v_without_it.
-
-    Their mean is the metric up to its jackknife bias (for a plain mean they are the units' own scores), and their
-    standard error is the metric's. With equal `units` in two runs they can be subtracted unit by unit.
-    """
-
-    units: Tensor  #: int64 [n], ascending: numbers of the units within the test set
-    scores: Tensor  #: float64 [n]
-
-    def __eq__(self, other: object) -> bool:
-        """By content: the one that dataclasses make would ask whole tensors for their truth."""
-        if not isinstance(other, Samples):
-            return NotImplemented
-        return torch.equal(self.units, other.units) and torch.equal(self.scores, other.scores)
-
-    def __hash__(self) -> int:
-        return hash((len(self.units), float(self.scores.sum())))
 
 
 @dataclass(frozen=True)
@@ -115,7 +95,8 @@ def score_of(
     others = leave_one_out(rows, statistic, total)[1]
     assert others is not None  # there is an error, so there are at least two units
     units = torch.arange(len(rows)) if units is None else units.long().cpu()
-    return Score(value, count, stderr, Samples(units, (len(rows) * value - (len(rows) - 1) * others).double().cpu()))
+    scores = (len(rows) * value - (len(rows) - 1) * others).double().cpu()
+    return Score(value, count, stderr, Samples(units.numpy(), scores.numpy()))
 
 
 def clustered_mean(values: Tensor, clusters: Tensor | None, *, scale: float = 1.0) -> Score:

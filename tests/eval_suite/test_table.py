@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from eval_suite.__main__ import main
 from eval_suite.results import write_metrics
 from eval_suite.table import build_table
 from eval_suite.table_formats import FORMATS, render
-from eval_suite.table_rows import read_rows
+from eval_suite.table_rows import ROWS, read_rows
 
 TABLE = build_table({"base": [metrics()], "a_b & c|d": [metrics(change=25.0)], "worse": [metrics(change=-0.1)]}, "base")
 
@@ -101,12 +103,49 @@ def test_unknown_format_suggests() -> None:
         render(TABLE, "htm")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recorded:tiny-dino", "recorded:tiny-sam", "--baseline", "tiny:dino", "--power", "1"]]
+)
+def test_a_table_does_not_wait_for_torch(arguments: list[str]) -> None:
+    """Numbers on the disk, per-image scores included, become a table with NumPy alone."""
+    code = (
+        "import sys; from common.errors import guard; from eval_suite.__main__ import main\n"
+        "try: code = guard(main, ['table', *sys.argv[1:]])\n"
+        "except SystemExit as end: code = end.code\n"
+        "sys.exit(code or ('torch' in sys.modules and 'torch was imported'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     write_metrics(tmp_path / "bilinear" / "metrics.json", metrics("run:bilinear"))
     write_metrics(tmp_path / "sharp" / "metrics.json", metrics("run:sharp", change=6.0))
     write_metrics(tmp_path / "again.json", metrics("run:sharp", change=8.0, seed=1))
     return tmp_path
+
+
+def test_the_folder_of_a_comparison_gives_its_rows(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "again.json").unlink()
+    assert list(read_rows([str(runs)])) == ["bilinear", "sharp"]
+    write_metrics(runs / "sharp-seed1" / "metrics.json", metrics("run:sharp", change=8.0, seed=1))
+    rows = {"sharp": ["sharp", "sharp-seed1"], "bilinear": ["bilinear"]}
+    (runs / ROWS).write_text(json.dumps(rows), encoding="utf-8")
+    assert {row: len(found) for row, found in read_rows([str(runs)]).items()} == {"sharp": 2, "bilinear": 1}
+    assert run(str(runs), "--baseline", "bilinear", "--format", "json") == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["rows"]["sharp"]["nyudv2"]["value"] == pytest.approx(7.0)
+    assert run(f"mine={runs}", "--baseline", "mine") == 2
+    assert "holds 2 rows" in capsys.readouterr().err
+    (runs / ROWS).write_text('{"sharp": "sharp"}', encoding="utf-8")
+    assert run(str(runs), "--baseline", "sharp") == 2
+    assert "a row is a list of folders" in capsys.readouterr().err
+
+
+def test_a_folder_without_metrics_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(tmp_path), "--baseline", "x") == 2
+    assert "probe the run first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", FORMATS)

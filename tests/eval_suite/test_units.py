@@ -9,12 +9,13 @@ import torch
 
 from common.errors import UserError
 from eval_suite.metrics.correspondence import pck
-from eval_suite.metrics.score import Samples, cluster_rows, clustered_mean, mean_at, score_of
+from eval_suite.metrics.score import cluster_rows, clustered_mean, mean_at, score_of
 from eval_suite.readers.navi import NaviNode
 from eval_suite.readers.revisited import RevisitedNode
 from eval_suite.readers.rgbd_pairs import RgbdPairsNode, ScanNet1500Node
 from eval_suite.results import Result
-from eval_suite.units import UnitRule, by_unit, units_of_files
+from eval_suite.sample_scores import Samples, by_unit
+from eval_suite.units import UnitRule, units_of_files
 
 
 def pck_of_drawn_objects(seed: int, *, shared: bool) -> tuple[float, float]:
@@ -49,20 +50,23 @@ def test_frames_of_a_sequence_are_one_draw() -> None:
     frames = score_of(rows, statistic, 1000)
     exact = score_of(cluster_rows(rows, sequence), statistic, 1000)
     assert frames.samples is not None and frames.stderr is not None
-    samples, stderr = by_unit(frames.samples, frames.value, sequence)
+    samples, stderr = by_unit(frames.samples, frames.value, sequence.numpy())
     assert samples is not None and len(samples.units) == 40
     assert stderr == pytest.approx(exact.stderr, rel=0.05) and stderr > 2.6 * frames.stderr
     assert float(samples.scores.mean()) == pytest.approx(frames.value)
 
 
 def test_one_sequence_says_nothing_of_others() -> None:
-    assert by_unit(Samples(torch.arange(5), torch.rand(5).double()), 0.5, torch.zeros(5).long()) == (None, None)
+    assert by_unit(Samples(np.arange(5), np.random.default_rng(0).random(5)), 0.5, np.zeros(5, np.int64)) == (
+        None,
+        None,
+    )
 
 
 def test_a_result_is_told_its_units_and_pairs_only_with_equal_ones() -> None:
     score = clustered_mean(torch.arange(6), None)
     result = Result.of(score, group="g", task="t", metric="m")
-    frames, sequences = result.scored_on("set"), result.scored_on("set", "sequence", torch.tensor([0, 0, 1, 1, 2, 2]))
+    frames, sequences = result.scored_on("set"), result.scored_on("set", "sequence", np.array([0, 0, 1, 1, 2, 2]))
     assert (frames.unit, frames.units, sequences.unit, sequences.units) == ("image", 6, "sequence", 3)
     assert frames.samples and sequences.samples and frames.samples.test_set != sequences.samples.test_set
 

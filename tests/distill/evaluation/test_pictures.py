@@ -37,9 +37,9 @@ def test_the_main_axes_carry_the_colour() -> None:
 def test_a_run_is_drawn_with_teachers_upsamplers_and_students(trained: Path, tmp_path: Path) -> None:
     recipe = read(trained / "recipe.yaml")
     sheets = draw({"tile": recipe}, {"tile": load(str(trained))}, torch.rand(2, 3, 32, 32))
-    assert [sheet.teacher for sheet in sheets] == ["coarse", "fine"]
-    assert list(sheets[0].rows) == ["image", "teacher coarse", "tile 2x", "student, tile"]
-    assert list(sheets[1].rows) == ["image", "teacher fine", "student, tile"]
+    assert [(sheet.teacher, sheet.grids) for sheet in sheets] == [("coarse", "2x2 -> 4x4"), ("fine", "4x4")]
+    assert list(sheets[0].rows) == ["image", "teacher coarse, 2x2", "tile 2x, 4x4", "student, tile, 4x4"]
+    assert list(sheets[1].rows) == ["image", "teacher fine, 4x4", "student, tile, 4x4"]
     assert all(
         picture.shape == (32, 32, 3) and picture.dtype == np.uint8 for p in sheets[0].rows.values() for picture in p
     )

@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from common.json_files import write_json
 from distill.evaluation import probing
-from distill.evaluation.probing import probe_once
+from distill.evaluation.probing import ProbeJob, probe_once, rows_below
 from distill.evaluation.report import missing_anywhere, unusable
-from eval_suite.results import Metrics, read_metrics, validate_metrics
+from eval_suite.finished import FinishedTasks
+from eval_suite.results import Metrics, read_metrics, validate_metrics, write_metrics
 from eval_suite.suite import Suite, load_suite
+from eval_suite.table_rows import ROWS, read_rows
 from teachers.contracts import Backbone
 from teachers.registry import load_backbone
 
@@ -59,7 +63,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     run = probing.recall_or_run
     monkeypatch.setattr(
-        probing, "recall_or_run", lambda backbone, suite, progress: ran.append(suite.name) or run(backbone, suite)
+        probing,
+        "recall_or_run",
+        lambda backbone, suite, **options: ran.append(suite.name) or run(backbone, suite, **options),
     )
     return ran
 
@@ -85,6 +91,40 @@ def test_metrics_without_their_receipt_are_made_again(
     (tmp_path / "probed.json").write_text(json.dumps(receipt | {"suite": "older"}))
     probe_once("arm", student, suites[0], tmp_path)
     assert len(runs) == 2
+
+
+def test_an_interrupted_judgement_keeps_its_finished_probes(
+    student: Backbone, tmp_path: Path, suites: list[Suite], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = suites[0].probes["knn"]
+    both = suites[0].model_copy(update={"probes": {"knn": node, "again": node.model_copy(update={"name": "again"})}})
+    asked, knn = [], type(node).run
+
+    def stopped_at_the_second(probe: Any, *arguments: Any) -> Any:
+        asked.append(probe.name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return knn(probe, *arguments)
+
+    monkeypatch.setattr(type(node), "run", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        probe_once("arm", student, both, tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+    found = read_metrics(probe_once("arm", student, both, tmp_path))
+    assert asked == ["knn", "again", "again"] and {result.task for result in found.results} == {"knn", "again"}
+    assert not FinishedTasks.beside(tmp_path / "metrics.json").folder.exists()
+
+
+def test_the_rows_of_a_comparison_are_found_below_its_folder(tmp_path: Path) -> None:
+    jobs = [
+        ProbeJob("a-seed0", "a", "run:x", tmp_path / "a-seed0"),
+        ProbeJob("a-seed1", "a", "run:x", tmp_path / "a-seed1"),
+        ProbeJob("untrained", "untrained", "run:x", tmp_path / "a-seed0" / "untrained"),
+    ]
+    for job in jobs:
+        write_metrics(job.folder / "metrics.json", metrics(kind=2.0))
+    write_json(tmp_path / ROWS, rows_below(jobs, tmp_path))
+    assert {row: len(runs) for row, runs in read_rows([str(tmp_path)]).items()} == {"a": 2, "untrained": 1}
 
 
 def test_what_cannot_be_compared_is_named() -> None:
