@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from common.interruption import Stopped, watching_signals
-from common.launcher import end_with_launcher
+from common.launcher import end_with_launcher, tell_launcher
 
 
 class UserError(Exception):
@@ -50,4 +50,5 @@ def guard(main: Callable[[list[str]], int | None], argv: list[str] | None = None
         if "--debug" in argv:
             raise
         print(f"error: {error}", file=sys.stderr)
+        tell_launcher(f"error: {error}")
         return error.exit_code

@@ -1,6 +1,7 @@
 """Processes that end with whoever started them: a launcher that is killed must not leave its workers training on."""
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -20,6 +21,23 @@ def end_with_launcher() -> None:
     """Where a launcher started this process: SIGTERM when it ends, and the end half a minute later, come what may."""
     if any(name in os.environ for name in LAUNCHED):
         end_with_parent()
+
+
+def tell_launcher(message: str) -> None:
+    """Where torchrun started this process, have it end its own report with the message; nothing happens elsewhere.
+
+    torchrun prints a traceback of itself and a table of failures after what the processes said. The table shows what
+    lies in the file named by TORCHELASTIC_ERROR_FILE, in the format of torch.distributed.elastic's ErrorHandler.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return
+    reply = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(reply, file)
+    except OSError:
+        pass  # it has been printed already
 
 
 def end_with_parent(grace: float = GRACE_SECONDS) -> None:

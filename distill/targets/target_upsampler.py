@@ -77,7 +77,7 @@ def plain_upsampler(name: str, node: TeacherNode, spec: BackboneSpec) -> Upsampl
     if any(True for _ in made.parameters()):
         known = ", ".join(node.adapters) or "none"
         raise UserError(
-            f'teachers.{name}: upsampler "{node.upsampler}" must be trained; give teachers.{name}.adapters.'
-            f"{node.upsampler}: FOLDER (adapters given: {known}), see featsharp_adapter/train.py"
+            f'teachers.{name}: upsampler "{node.upsampler}" must be trained; give teachers.{name}.adapters='
+            f"{{'{node.upsampler}': FOLDER}} (adapters given: {known}), see featsharp_adapter/train.py"
         )
     return made

@@ -309,7 +309,7 @@ def begin(arm: Arm) -> None:
         write_json(arm.folder / "environment.json", environment)
     for tracker in arm.recipe.log.trackers:
         if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
-            raise UserError(f'log.trackers: {tracker} is not installed; pip install "agglomerate[{tracker}]"')
+            raise UserError(f"log.trackers: {tracker} is not installed; pip install {tracker}")
     arm.accelerator.init_trackers(arm.recipe.name)
 
 

@@ -102,7 +102,7 @@ def add_lora(model: Any, recipe: VlmRecipe) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise UserError("tune: lora needs peft; install it with: pip install 'agglomerate[lora]'") from error
+        raise UserError("tune: lora needs the package peft: pip install 'peft>=0.15'") from error
     node = recipe.lora
     config = LoraConfig(
         r=node.rank,

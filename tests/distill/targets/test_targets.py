@@ -126,7 +126,10 @@ def test_denoising_alone_keeps_the_grid(tmp_path: Path, batches: list[Tensor]) -
     ("overrides", "message"),
     [
         (["teachers.fine.weight.summary=1"], "has no summary; set teachers.fine.weight.summary: 0"),
-        (["teachers.coarse.upsampler=featsharp"], "must be trained; give teachers.coarse.adapters.featsharp"),
+        (
+            ["teachers.coarse.upsampler=featsharp"],
+            r"must be trained; give teachers.coarse.adapters=\{'featsharp': FOLDER",
+        ),
         (["teachers.coarse.backbone=tmo:x"], 'did you mean "timm"'),
     ],
 )

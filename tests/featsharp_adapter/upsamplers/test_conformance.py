@@ -16,6 +16,7 @@ from featsharp_adapter.training.train_one import train_one
 from featsharp_adapter.upsamplers import table
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.conformance import check_upsampler
+from featsharp_adapter.upsamplers.options import check_options
 from featsharp_adapter.upsamplers.simple import BilinearUpsampler, resize_features
 from featsharp_adapter.upsamplers.table import UPSAMPLERS, build_upsampler
 
@@ -35,6 +36,16 @@ class Mine(Upsampler):
 
     def upsample(self, low: Tensor, tiles: Mapping[int, Tensor], guidance: Tensor) -> Tensor:
         return self.scale * self.mix(resize_features(low, self.factor))
+
+
+class Untyped(Mine):
+    def __init__(self, *, dim, factor, grid, scale=1.0):  # type: ignore[no-untyped-def]
+        super().__init__(dim=dim, factor=factor, grid=grid, scale=scale)
+
+
+class Unreadable(Mine):
+    def __init__(self, *, dim: "Nowhere", factor: int, grid: tuple[int, int]) -> None:  # type: ignore[name-defined]  # noqa: F821
+        super().__init__(dim=dim, factor=factor, grid=grid)
 
 
 class Unfinished(Upsampler):
@@ -73,6 +84,14 @@ def test_what_ships_conforms() -> None:
         options = {"featsharp": {"heads": 2, "hidden": 8}, "jafar": {"width": 16}, "loftup": {"frequencies": 3}}
         check_upsampler(name, options=options.get(name, {"width": 16, "groups": 2} if name == "resfu" else {}))
     check_upsampler(f"{OWN}Mine")
+
+
+def test_options_of_a_class_without_annotations_are_taken_as_they_are() -> None:
+    check_options(f"{OWN}Untyped", {"scale": 2.0})
+    with pytest.raises(UserError, match='no option "width"'):
+        check_options(f"{OWN}Untyped", {"width": 2})
+    with pytest.raises(UserError, match="annotations of its __init__ cannot be read: name 'Nowhere'"):
+        check_options(f"{OWN}Unreadable", {})
 
 
 @pytest.mark.parametrize(
