@@ -110,23 +110,25 @@ def advice(bad_update: NonFiniteUpdate, recipe: Recipe, folder: Path) -> str:
     line = bad_update.line
     return (
         f"step {bad_update.step}: loss {line['loss']}, gradient norm {line['grad_norm']} (not finite: "
-        f"{', '.join(bad_update.non_finite_terms())}); stopped before this is saved. {begin_again(recipe)}\n"
+        f"{', '.join(bad_update.non_finite_terms())}); stopped before this is saved. "
+        f"{begin_again(recipe, bad_update.step - 1)}\n"  # that one's weights, finite as they are, gave this
         f"where it began: python distill/run.py --replay {folder}"
     )
 
 
 def not_finite_advice(step: int, recipe: Recipe) -> str:
     """What to say of weights that are NaN or infinite after an update."""
-    return f"step {step}: weights are NaN or infinite, and are neither saved nor exported. {begin_again(recipe)}"
+    return f"step {step}: weights are NaN or infinite, and are neither saved nor exported. {begin_again(recipe, step)}"
 
 
-def begin_again(recipe: Recipe) -> str:
-    """The command of a new run from the last checkpoint, at half the rate."""
-    whole = StepFolders(recipe.folder / "checkpoints", keep=1).all()
+def begin_again(recipe: Recipe, bad: int) -> str:
+    """The command of a new run from the last checkpoint before step `bad`, at half the rate."""
+    folders = StepFolders(recipe.folder / "checkpoints", keep=1)
+    whole = [path for path in folders.all() if path < folders.path(bad)]
     slower = {"optim.lr": recipe.optim.lr / 2}
     slower |= {f"stages.{name}.lr": stage.lr / 2 for name, stage in recipe.stages.items() if stage.lr is not None}
     words = ["accelerate", "launch", "distill/run.py", str(recipe.folder / "recipe.yaml"), f"name={recipe.name}-slower"]
     words += [f"start_from={whole[-1]}"] if whole else []
     words += [f"{name}={value:g}" for name, value in slower.items() if math.isfinite(value)]
-    what = "Begin a new run from the last checkpoint" if whole else "Begin again"
+    what = "Begin a new run from the last checkpoint before" if whole else "Begin again"
     return f"{what} at a lower rate, e.g.: {shlex.join(words)}"

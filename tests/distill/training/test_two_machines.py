@@ -1,5 +1,6 @@
-"""Two network namespaces as two machines, one of which is cut off."""
+"""Two network namespaces as two machines: they train as one does, and where one is cut off the other ends in words."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from launching import assert_close
+from small_run import train
 
 from distill.recipe import read
 
@@ -47,6 +50,22 @@ def launch(machine: str, number: int, recipe: Path, *overrides: str) -> subproce
     command += ["--nproc-per-node", "1", "--node-rank", str(number), "--master-addr", "10.77.0.1"]
     command += ["--master-port", "29511", "distill/run.py", str(recipe), *overrides]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["off", "on"])
+def test_two_machines_train_as_one(machines: tuple[str, str], write_recipe: Callable[..., Path], engine: str) -> None:
+    """Plain and ZeRO-2: every loss and norm, and the student, within the tolerance of two processes on one machine."""
+    lamb = {"steps": 6, "batch_size": 4, "lr": 0.003, "warmup_steps": 2, "name": "lamb"}
+    path = write_recipe(optim=lamb)
+    settings = ["name=machines", f'engine.deepspeed="{engine}"', *(["engine.zero_stage=2"] if engine == "on" else [])]
+    both = [launch(machine, n, path, *settings) for n, machine in enumerate(machines)]
+    said = [process.communicate(timeout=600)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(said)[-3000:]
+    alone = train(read(path, ["name=alone"]))
+    assert_close(alone.with_name("machines"), alone)
+    environment = json.loads((alone.with_name("machines") / "environment.json").read_text())
+    assert environment["processes"] == 2 and (environment["deepspeed"] is not None) == (engine == "on")
 
 
 @pytest.mark.slow
