@@ -60,6 +60,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="where the backbone runs, e.g. cuda")
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the backbone's matrix products; a table does not mix them",
+    )
+    parser.add_argument(
         "--only",
         action="append",
         default=[],
@@ -131,8 +137,8 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WHAT",
-        help="what may differ between the rows' measurements: protocol, data, program, unrecorded (an older file), or "
-        "one option, e.g. protocol.k; may be repeated",
+        help="what may differ between the rows' measurements: protocol, data, program, dtype, unrecorded (an older "
+        "file), or one option, e.g. protocol.k; may be repeated",
     )
     add_debug_flag(parser)
 
@@ -144,6 +150,7 @@ def run(options: argparse.Namespace) -> None:
         from eval_suite.predictions import Predictions
         from eval_suite.processes import joined_processes, rank, world
         from eval_suite.suite import load_suite, run_suite
+        from teachers.frozen import in_dtype
         from teachers.registry import load_backbone
 
     suite = load_suite(options.suite, options.overrides).only(options.only)
@@ -154,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
         node = backbone_node(options.backbone)
         kept = Predictions() if options.keep_predictions else None
         metrics = run_suite(
-            load_backbone(node),
+            in_dtype(load_backbone(node), options.dtype, suite.batch_size),
             suite,
             progress=sys.stderr.isatty() and rank() == 0,
             samples=True,

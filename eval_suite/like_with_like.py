@@ -1,4 +1,4 @@
-"""Whether results can be compared: equal protocol, equal data, equal program, or the difference is named."""
+"""Whether results can be compared: equal protocol, data, program and dtype, or the difference is named."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from common.errors import UserError
 from eval_suite.made_by import MadeBy
 from eval_suite.results import Key, Metrics
 
-KINDS = ("protocol", "data", "program", "unrecorded")
+KINDS = ("protocol", "data", "program", "dtype", "unrecorded")
 MOST_NAMED = 3
 
 
@@ -86,6 +86,8 @@ def _between(
         yield Difference(reader.name, changed)
     if left.program != right.program:
         yield Difference("program", f"program {right.program} against {left.program}")
+    if left.dtype != right.dtype:
+        yield Difference("dtype", f"backbone in {right.dtype} against {left.dtype}")
 
 
 def _named(kind: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Difference:

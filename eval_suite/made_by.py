@@ -13,12 +13,13 @@ Digest = Annotated[str, Field(min_length=1)]
 
 
 class MadeBy(Node):
-    """What a result hangs on. Results with equal protocol, data and program can be compared."""
+    """What a result hangs on. Results with equal protocol, data, program and dtype can be compared."""
 
     protocol: Digest  #: every option of the probe at its resolved value
     data: Digest  #: images and labels, as the probe sees them
     backbone: Digest  #: the backbone's node with its options and weights
     program: str  #: version of the package, and revision of its probes
+    dtype: str = "float32"  #: of the backbone's matrix products, as `eval_suite run --dtype` said
 
 
 class TaskDetails(Node):

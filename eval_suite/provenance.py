@@ -108,11 +108,12 @@ def details_of(probe: Any, reader: Node, contents: Mapping[str, Digest]) -> Task
     )
 
 
-def made_by(details: TaskDetails, backbone: Digest) -> MadeBy:
-    """The digests of a task on one backbone."""
+def made_by(details: TaskDetails, backbone: Digest, dtype: str) -> MadeBy:
+    """The digests of a task on one backbone, whose products are computed in `dtype`."""
     return MadeBy(
         protocol=short(digest_value(details.options)),
         data=short(digest_value(details.contents)),
         backbone=short(backbone),
         program=program(),
+        dtype=dtype,
     )

@@ -45,6 +45,7 @@ from eval_suite.text import AbsentError
 from eval_suite.units import units_of
 from eval_suite.vlm.recipe import VlmRecipe
 from teachers.contracts import Backbone, identity_of
+from teachers.frozen import dtype_of
 
 OwnProbe = Annotated[
     KnnProbe
@@ -160,7 +161,7 @@ def run_probes(
     predictions: Predictions | None = None,
 ) -> Iterator[Outcome]:
     """The suite's probes one after the other; features are extracted once for each set of images."""
-    made_of = digest_value(identity_of(backbone))
+    made_of, dtype = digest_value(identity_of(backbone)), dtype_of(backbone)
     probed = ProbedBackbone(
         backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache, predictions=predictions
     )
@@ -169,7 +170,7 @@ def run_probes(
     for name, probe in bar:
         bar.set_postfix_str(name)
         started = time.perf_counter()
-        known = _known(suite, probe, data, made_of, finished, predictions)
+        known = _known(suite, probe, data, (made_of, dtype), finished, predictions)
         if known is not None:
             yield Outcome(probe.group, name, known, None, 0.0, task_details(suite, probe, data))
             continue
@@ -182,7 +183,7 @@ def run_probes(
             continue
         if processes.rank() == 0:
             details = task_details(suite, probe, data)
-            made, test_set = made_by(details, made_of), probe.test_set(data[probe.data], suite.seed)
+            made, test_set = made_by(details, made_of, dtype), probe.test_set(data[probe.data], suite.seed)
             units, called = units_of_task(suite, probe, data)
             numbers = None if units is None else units.numpy()
             results = tuple(result.scored_on(test_set, called, numbers, made) for result in found)
@@ -195,7 +196,7 @@ def _known(
     suite: Suite,
     probe: ProbeNode,
     data: Mapping[str, Remembered],
-    made_of: str,
+    made_of: tuple[str, str],
     finished: FinishedTasks | None,
     predictions: Predictions | None,
 ) -> tuple[Result, ...] | None:
@@ -204,7 +205,7 @@ def _known(
         return None
     found = None
     if processes.rank() == 0 and finished.folder.is_dir():
-        made = made_by(task_details(suite, probe, data), made_of)
+        made = made_by(task_details(suite, probe, data), *made_of)
         found = finished.get(f"{probe.group}/{probe.name}", made, suite.seed, predictions)
     there = processes.all_say(found is not None)[0]
     return (found or ()) if there else None

@@ -20,6 +20,7 @@ LIBRARIES = ("timm", "open_clip", "transformers", "tiny", "sharp", "run")
 SETTINGS = (
     "digest", "pretrained", "image_size", "patch_size", "summary", "spatial", "resizable", "mean", "std", "licence",
     "model_args", "chunk", "fit", "overlap", "max_memory", "dtype", "passes", "published_views",
+    "adapter_dtype",
 )  # fmt: skip
 #: Arguments of `timm.create_model` that make it read files or a configuration of the file's own.
 READING = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_cfg_file", "cache_dir")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from teachers.contracts import Backbone, Features, capability, chunked
+from teachers.contracts import Adaptor, Backbone, Features, capability, chunked
 
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +44,7 @@ class FrozenBackbone(Backbone):
         if capability(backbone, "encode_text"):
             self.encode_text = self._encode_text
         if capability(backbone, "adaptor"):
-            self.adaptor = backbone.adaptor
+            self.adaptor = self._adaptor
 
     def train(self, mode: bool = True) -> "FrozenBackbone":
         """Stays in eval mode whatever is asked."""
@@ -74,6 +74,9 @@ class FrozenBackbone(Backbone):
         with self._casting(device):
             return self.backbone.encode_text(texts).float()
 
+    def _adaptor(self, name: str) -> Adaptor:
+        return CastAdaptor(self.backbone.adaptor(name), self)
+
     @contextmanager
     def _casting(self, device: torch.device) -> Iterator[None]:
         """Autocast to `dtype`. Without torch's fast path for attention, which the CPU takes for bf16 and GPUs never."""
@@ -87,6 +90,32 @@ class FrozenBackbone(Backbone):
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(before)
+
+
+def in_dtype(backbone: Backbone, dtype: str, chunk: int) -> Backbone:
+    """The backbone as it is for float32, else frozen and in that dtype, `chunk` images at a time."""
+    return backbone if dtype == "float32" else FrozenBackbone(backbone, dtype, chunk)
+
+
+def dtype_of(backbone: Backbone) -> str:
+    """What a backbone computes its matrix products in: "float32" unless it is frozen in another dtype."""
+    dtype = backbone.dtype if isinstance(backbone, FrozenBackbone) else None
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+class CastAdaptor:
+    """A frozen backbone's adaptor: computes as the backbone does, answers in float32."""
+
+    def __init__(self, adaptor: Adaptor, frozen: FrozenBackbone) -> None:
+        self.name, self._adaptor, self._frozen = adaptor.name, adaptor, frozen
+        if capability(adaptor, "encode_text"):  # by a network that is loaded as it is
+            self.encode_text = adaptor.encode_text
+
+    @torch.no_grad()
+    def project(self, features: Features) -> Features:
+        """As the adaptor's own."""
+        with self._frozen._casting(features.spatial.device):
+            return _float(self._adaptor.project(features))
 
 
 def hold_matrices(module: nn.Module, dtype: torch.dtype) -> None:

@@ -20,7 +20,7 @@ from distill.recipe import Recipe, StudentNode, TeacherNode
 from distill.schedule import Grid, Pass, View, views
 from distill.student.model import HeadSpec, Student
 from distill.student.spectral import ReparametrisedLinear
-from distill.targets.target_upsampler import plain_upsampler
+from distill.targets.target_upsampler import adapter_dtype, plain_upsampler
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
 from featsharp_adapter.adapter.folder import find_folder, read_description
@@ -65,7 +65,9 @@ class PlannedTeacher:
             return None if node.upsampler == "none" else plain_upsampler(self.name, node, self.spec)
         with torch.device("meta"), SkipInit():
             meta = adapter_meta(folder, node, self.spec)
-            return Adapter.build(meta, new_normaliser(meta.normaliser, self.spec.spatial_dim))
+            made = Adapter.build(meta, new_normaliser(meta.normaliser, self.spec.spatial_dim))
+        made.dtype = adapter_dtype(node)
+        return made
 
     def tile_grids(self, node: TeacherNode) -> tuple[int, ...]:
         """Of a pass."""

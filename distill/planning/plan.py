@@ -12,6 +12,7 @@ from distill.planning.counting import as_fake
 from distill.planning.gpus import Gpu
 from distill.recipe import Recipe
 from distill.schedule import Pass, Stage, schedule
+from distill.targets.target_upsampler import adapter_dtype
 from distill.targets.targets import head_spec
 from distill.training.data import Role, roles
 
@@ -187,7 +188,10 @@ class Plan:
             (
                 one.student / rate,
                 sum(one.teachers.values()) / rate,
-                sum(one.adapters.values()) / (gpu.fp32 * TERA * share),
+                sum(
+                    flops / ((gpu.bf16 if adapter_dtype(one.part.teachers[name]) else gpu.fp32) * TERA * share)
+                    for name, flops in one.adapters.items()
+                ),
             )
             for one in stage.passes
         ]

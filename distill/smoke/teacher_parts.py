@@ -14,6 +14,7 @@ from distill.planning.weightless_backbones import ON_META, shapes_only
 from distill.recipe import Recipe, TeacherNode
 from distill.schedule import Grid, View, schedule, student_patch, views
 from distill.smoke.measured import Part, run_part
+from distill.targets.target_upsampler import adapter_dtype
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.normalisers import new_normaliser
 from featsharp_adapter.model.phi_s import PhiS
@@ -124,6 +125,7 @@ def adapter_parts(
     spec: BackboneSpec = planned.spec
     meta = adapter_meta(node.adapters[node.upsampler], node, spec)
     adapter = Adapter.build(meta, new_normaliser(meta.normaliser, spec.spatial_dim)).eval()
+    adapter.dtype = adapter_dtype(node)
     images = torch.rand(PICTURES, 3, *shown)
     with fakes:
         expected, target = planned.sharpen(node, torch.empty(PICTURES, 3, *shown), low)

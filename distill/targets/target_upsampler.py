@@ -1,5 +1,6 @@
 """What stands between a teacher's views and its target map: nothing, an upsampler without weights, or an adapter."""
 
+import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -29,6 +30,7 @@ class TargetUpsampler(nn.Module):
         if folder is not None:
             self.adapter = Adapter.from_pretrained(folder, backbone_spec=spec, trusted=node.upsampler)
             check_adapter(name, node, folder, self.adapter)
+            self.adapter.dtype = adapter_dtype(node)
         elif node.upsampler != "none":
             self.plain = plain_upsampler(name, node, spec)
         if node.passes is not None:
@@ -55,6 +57,11 @@ class TargetUpsampler(nn.Module):
         if self.adapter is None:
             return views.low
         return self.adapter.denoise(views.low) if self.denoise_only else self.adapter(views, images)
+
+
+def adapter_dtype(node: TeacherNode) -> torch.dtype | None:
+    """What the products of a node's adapter are computed in; None: float32, as its weights."""
+    return torch.bfloat16 if node.adapter_dtype == "bfloat16" else None
 
 
 def check_adapter(name: str, node: TeacherNode, folder: str, adapter: Adapter) -> None:

@@ -79,13 +79,20 @@ class Engine:
         self.optimiser.step()
         self.optimiser.zero_grad()
 
-    def anywhere(self, found: bool) -> bool:
-        """Whether any process found something; with several, all must call it. The signals' wishes go along."""
+    def anywhere(self, found: bool | Tensor) -> bool:
+        """Whether any process found something; with several, all must call it. The signals' wishes go along.
+
+        found: a tensor may be of the device. The one wait for the device in an update is here.
+        """
         stop = [self.wishes.stop == number for number in STOPPING]
-        told = [found, self.wishes.save, *stop]
+        told = [False, self.wishes.save, *stop]
         if self.accelerator.num_processes > 1:
-            flags = torch.tensor(told, dtype=torch.float32, device=self.accelerator.device)
+            device = self.accelerator.device
+            flags = torch.tensor(told, dtype=torch.float32).to(device, non_blocking=True)
+            flags[0] += found
             told = [flag > 0 for flag in self.accelerator.reduce(flags, "sum").tolist()]
+        else:
+            told[0] = bool(found)
         self.agreed.save = self.agreed.save or told[1]
         self.agreed.stop = self.agreed.stop or next(
             (n for n, asked in zip(STOPPING, told[2:], strict=True) if asked), 0

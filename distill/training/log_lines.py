@@ -31,9 +31,13 @@ def mean_result(results: Sequence[StepResult]) -> StepResult:
     )
 
 
-def not_finite(*values: Tensor | float) -> bool:
-    """Whether any of these numbers is NaN or infinite. Waits for the device."""
-    return not math.isfinite(sum(float(torch.as_tensor(value).detach()) for value in values))
+def not_finite(*values: Tensor | float) -> Tensor | bool:
+    """Whether any of these numbers is NaN or infinite: a flag where the tensors are, for which nothing has waited."""
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        return True
+    tensors = [value.detach().float().reshape(()) for value in values if isinstance(value, Tensor)]
+    together = [value.to(tensors[0].device, non_blocking=True) for value in tensors]
+    return ~torch.isfinite(torch.stack(together)).all() if together else False
 
 
 def log_values(result: StepResult, norm: float | Tensor, accelerator: Accelerator, *, by_ranks: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -42,6 +43,8 @@ class Adapter(nn.Module):
         super().__init__()
         self.normaliser, self.bias, self.upsampler, self.meta = normaliser, bias, upsampler, meta
         self.conditional = conditional
+        #: of the upsampler's matrix products (autocast); None: as its weights. PHI-S and bias stay in float32.
+        self.dtype: torch.dtype | None = None
 
     @classmethod
     def build(cls, meta: AdapterMeta, normaliser: Normaliser) -> "Adapter":
@@ -69,7 +72,10 @@ class Adapter(nn.Module):
         """As `forward`, but left in PHI-S space, where training and fidelity live."""
         low = self.denoise_normalised(views.low)
         tiles = {n: self.denoise_normalised(views.tiles[n], n) for n in self.tile_grids}
-        return self.upsampler(low, tiles, guidance, views.chosen)
+        if self.dtype is None:
+            return self.upsampler(low, tiles, guidance, views.chosen)
+        with torch.autocast(low.device.type, self.dtype):
+            return self.upsampler(low, tiles, guidance, views.chosen).float()
 
     def views(self, backbone: Backbone, images: Tensor, *, chunk: int = 64, passes: float | None = None) -> Views:
         """What this adapter needs of its teacher for images [B, 3, H, W] in [0, 1] of any size.

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.errors import UserError
@@ -77,6 +78,8 @@ def sharpened_spec(
     parts = f"{teacher.digest} {state_digest(adapter)}"
     if passes is not None:
         parts += f" passes {passes}"
+    if adapter.dtype is not None:
+        parts += f" adapter in {adapter.dtype}"
     if settings is not None:
         parts += f" {settings.fit} {settings.overlap}"
     height, width = teacher.native_size
@@ -108,13 +111,15 @@ def load(
     upsampler: str | None = None,
     passes: float | None = None,
     frozen: bool = True,
+    adapter_dtype: str | None = None,
 ) -> SharpenedBackbone:
     """Load an adapter folder (or `builtin:NAME`, or a Hub repository) and the teacher it names.
 
     teacher: a backbone node that loads the same weights from elsewhere; the digest is checked either way.
     chunk: tiles in the teacher at a time. fit: without one, k times the teacher's size is the only size; auto, squash,
     resize and windows take any (sharpener.py), where overlap (a share of a tile) and max_memory ("2G") are settings.
-    dtype: bfloat16 or float16, of the teacher's matrix products, of a frozen one. The adapter stays in float32.
+    dtype: bfloat16 or float16, of the teacher's matrix products, of a frozen one. The adapter stays in float32, unless
+    adapter_dtype: bfloat16 says otherwise (how far that moves the map: docs/adapters.md).
     frozen: False lets gradients reach the teacher's and the adapter's weights.
     passes: a budget of teacher passes an image, counted over a batch (adapter/budget.py).
     upsampler: the class:PACKAGE.MODULE.NAME that the adapter may run, where it is not of this package.
@@ -129,6 +134,9 @@ def load(
     adapter = Adapter.from_pretrained(folder, backbone.spec, trusted=upsampler)
     if passes is not None:
         check_passes(adapter.upsampler, passes)
+    if adapter_dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f'adapter_dtype is float32 or bfloat16, got "{adapter_dtype}"')
+    adapter.dtype = torch.bfloat16 if adapter_dtype == "bfloat16" else None
     adapter.requires_grad_(not frozen)
     return SharpenedBackbone(backbone, adapter, folder, chunk=chunk, settings=settings, passes=passes)
 

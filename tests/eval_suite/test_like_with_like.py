@@ -13,15 +13,17 @@ from eval_suite.provenance import program
 from eval_suite.results import Metrics, read_metrics, validate_metrics, write_metrics
 from eval_suite.suite import load_suite, run_suite
 from eval_suite.table import build_table, caption
+from teachers.frozen import in_dtype
 from teachers.registry import load_backbone
 
 SUITE = Path(__file__).parents[2] / "recipes" / "suites" / "embedded_debug.yaml"
 
 
-def probed(*overrides: str) -> Metrics:
+def probed(*overrides: str, dtype: str = "float32") -> Metrics:
     suite = load_suite(SUITE, overrides).only(["classification"])
     suite = suite.model_copy(update={"probes": {"knn": suite.probes["knn"]}})
-    found = run_suite(load_backbone("tiny:dino"), suite, progress=False, samples=True)
+    backbone = in_dtype(load_backbone("tiny:dino"), dtype, suite.batch_size)
+    found = run_suite(backbone, suite, progress=False, samples=True)
     return validate_metrics({key: value for key, value in found.items() if key != "samples"}, "run")
 
 
@@ -94,6 +96,18 @@ def test_another_program_and_an_older_file_are_told_apart(base: Metrics) -> None
         build_table({"a": [base], "b": [old]}, "a")
     assert build_table({"a": [base], "b": [old]}, "a", allow=["unrecorded"]).allowed
     assert not build_table({"a": [old], "b": [old]}, "a").allowed  # old files among themselves are read as ever
+
+
+def test_another_dtype_of_the_backbone_is_told_apart(base: Metrics) -> None:
+    fast = probed(dtype="bfloat16")
+    ours, theirs = base.results[0].made_by, fast.results[0].made_by
+    assert ours is not None and theirs is not None and (ours.dtype, theirs.dtype) == ("float32", "bfloat16")
+    assert ours.backbone != theirs.backbone
+    with pytest.raises(UserError, match=r"backbone in bfloat16 against float32.*--allow dtype"):
+        build_table({"a": [base], "b": [fast]}, "a")
+    assert build_table({"a": [base], "b": [fast]}, "a", allow=["dtype"]).allowed
+    with pytest.raises(UserError, match="the same run twice"):
+        build_table({"a": [base, fast], "b": [base]}, "a", allow=["dtype"])
 
 
 def test_one_run_given_twice_is_refused(base: Metrics) -> None:

@@ -15,6 +15,7 @@ from distill.student.model import HeadSpec, Student
 from distill.targets.targets import Targets
 from distill.training.arms import UNTRAINED
 from teachers.contracts import Backbone, Features, capability
+from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 
 
@@ -100,3 +101,11 @@ def test_the_untrained_student_is_another_one_of_the_same_kind(
 def test_the_card_names_teachers_and_licences(trained: Path) -> None:
     card = (trained / "student" / "README.md").read_text()
     assert "| coarse | timm:vit_tiny_patch16_224 | tile 2x |" in card and "licence" in card
+
+
+def test_in_bf16_its_adaptors_answer_in_float32(trained: Path, student: Backbone, images: Tensor) -> None:
+    half = FrozenBackbone(load_backbone(f"run:{trained}"), "bfloat16")
+    exact = student.adaptor("fine").project(student(images)).spatial
+    found = half.adaptor("fine").project(half(images)).spatial
+    assert found.dtype == torch.float32
+    assert 0 < float((found - exact).norm() / exact.norm()) < 0.03
