@@ -183,6 +183,16 @@ def test_hours_are_flops_over_what_the_gpu_reaches(tmp_path: Path) -> None:
         assert "whole run" in text and max(map(len, text.splitlines())) <= 140
 
 
+def test_adapters_in_bf16_take_the_rate_of_bf16(tmp_path: Path) -> None:
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        teachers = {"clip": SHARPENED["clip"] | {"adapter_dtype": dtype}}
+        made = Plan(recipe_of(tmp_path, teachers=teachers), 1)
+        found.append(made.seconds(made.stages[0], Gpu("toy", 80, bf16=4, fp32=2), 0.5))
+    exact, half = found
+    assert half[2] == pytest.approx(exact[2] / 2) and half[:2] == exact[:2]
+
+
 def test_zero_shares_out_and_deepspeed_is_asked_too(tmp_path: Path) -> None:
     made = Plan(recipe_of(tmp_path), 8)
     count = made.parameters
