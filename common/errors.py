@@ -2,8 +2,12 @@
 
 import argparse
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
+
+from safetensors import SafetensorError
 
 from common.interruption import Stopped, watching_signals
 from common.launcher import end_with_launcher, tell_launcher
@@ -46,9 +50,22 @@ def guard(main: Callable[[list[str]], int | None], argv: list[str] | None = None
         if str(stopped):
             print(stopped, file=sys.stderr)
         return stopped.exit_code
-    except UserError as error:
-        if "--debug" in argv:
+    except (UserError, OSError, SafetensorError) as caught:
+        error = caught if isinstance(caught, UserError) else _of_a_full_disk(caught)
+        if error is None or "--debug" in argv:
             raise
         print(f"error: {error}", file=sys.stderr)
         tell_launcher(f"error: {error}")
         return error.exit_code
+
+
+def _of_a_full_disk(error: OSError | SafetensorError) -> UserError | None:
+    """In words, where a disk is full or turned read-only; safetensors tells the system's number in its text alone."""
+    numbers = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+    found = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, SafetensorError):
+        found = next((number for number in numbers if f"(os error {number})" in str(error)), None)
+    if found not in numbers or found is None:
+        return None
+    where = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    return UserError(f"cannot write{where}: {os.strerror(found)}. Make room, and start again")

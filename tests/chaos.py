@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.chaos_worlds import WORLDS, Started, World, begin, fresh, outcome
 
-SECONDS = 120.0  #: after which a run is called hung
+SECONDS, TIMES = 120.0, 20  #: after which, and after how many times an undisturbed run's length, it is called hung
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -72,9 +72,9 @@ class Trial:
     def start(self, prepare: Any = None) -> Started:
         return begin(self.world, self.folder, 20000 + (os.getpid() * 7 + time.monotonic_ns() // 1000) % 30000, prepare)
 
-    def finish(self, running: Started, seconds: float = SECONDS) -> tuple[int, str]:
+    def finish(self, running: Started) -> tuple[int, str]:
         """Wait for the end; exit code and words. Tracebacks, hangs and damage that goes unsaid are noted."""
-        ends = time.monotonic() + seconds
+        ends = time.monotonic() + max(SECONDS, TIMES * self.length)  # a busy machine is not a hung run
         while (code := running.ended()) is None:
             if time.monotonic() > ends:
                 self.faults.append(("hung", running.words()[-400:]))
