@@ -93,6 +93,8 @@ def validate(schema: type[N], data: Any, source: str) -> N:
         if first["type"] == "missing":
             raise UserError(f"{source}: set {', '.join(missing)}; there is no default") from error
         said = first["msg"].removeprefix("Value error, ")
+        if isinstance(first["input"], dict) and first["type"] == "value_error":  # of several fields: it names them
+            raise UserError(f"{source}: {where + ': ' if where else ''}{said}") from error
         raise UserError(f"{source}: {where or 'recipe'}: {said} (got {first['input']!r:.80})") from error
     except (ArithmeticError, RecursionError, TypeError, AttributeError) as error:  # a check that met another type
         raise UserError(f"{source}: a value of another kind than its field takes ({error})") from error

@@ -42,7 +42,7 @@ class Residual(Upsampler):
 def main(out: Path) -> None:
     check_upsampler(NAME, options={"width": 8})
     print("the upsampler keeps the contract")
-    short = ["optim.steps=20", "optim.batch_size=2", "data.images=16", "data.held_out_images=8"]
+    short = ["optim.steps=20", "optim.warmup=2", "optim.batch_size=2", "data.images=16", "data.held_out_images=8"]
     recipe = "adapters/tiny_clip.yaml"
     adapter = agglomerate.train_adapter(
         recipe, f"upsampler={NAME}", "options={width: 8}", f"out={out / 'own_adapter'}", *short

@@ -39,7 +39,7 @@ class TeacherTarget(nn.Module):
         self.node = node
         self.backbone = backbone
         self.head = head_spec(name, nodes, self.spec)
-        different = {how(each): each for each in [*nodes, node]}
+        different = {_module_name(each): each for each in [*nodes, node]}
         upsamplers = nn.ModuleDict({key: TargetUpsampler(name, each, self.spec) for key, each in different.items()})
         self.target_upsamplers: Mapping[str, TargetUpsampler] = upsamplers  # type: ignore[assignment]  # its stubs do not say of what it is
         self.normaliser = PhiS(self.spec.spatial_dim)
@@ -57,7 +57,7 @@ class TeacherTarget(nn.Module):
 
     def upsampler_for(self, node: TeacherNode) -> TargetUpsampler:
         """What sharpens the teacher as it is in `node`."""
-        return self.target_upsamplers[how(node)]
+        return self.target_upsamplers[_module_name(node)]
 
     def plain_views(self, seen: BatchViews, node: TeacherNode, patch: int) -> Views:
         """The small view that the pass of `node` shows the teacher, without tiles; `patch` the student's."""
@@ -257,3 +257,8 @@ def head_spec(name: str, nodes: Sequence[TeacherNode], spec: BackboneSpec) -> He
         summary_dim=spec.summary_dim if whole.summary else None,
         spatial_dim=spec.spatial_dim if whole.spatial else None,
     )
+
+
+def _module_name(node: TeacherNode) -> str:
+    """`how(node)` without the dots of `class:PACKAGE.MODULE.NAME`, which PyTorch allows in no module's name."""
+    return how(node).replace(".", ":")

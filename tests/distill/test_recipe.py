@@ -122,3 +122,8 @@ def test_deepspeed_takes_further_settings_but_not_those_of_the_recipe(tmp_path: 
     ):
         with pytest.raises(UserError, match=said):
             config(own)
+
+
+def test_what_several_fields_contradict_is_said_without_the_whole_recipe(write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"there are only 1 steps; lower it$"):
+        read(write_recipe(optim={"steps": 1, "warmup_steps": 3, "batch_size": 2, "lr": 1e-3}))
