@@ -27,6 +27,7 @@ from distill.targets.targets import Targets
 from distill.training.arm_groups import group, upstream
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
+from distill.training.engine_state import read_student
 from imagery.sources import open_source
 from teachers.registry import load_backbone
 
@@ -138,7 +139,7 @@ def test_the_average_is_exported_baked(whole: Path, student: ExportedStudent) ->
     bodies = [name for name in baked if name.startswith("vit.")]
     assert len(bodies) < len([name for name in average if name.startswith("vit.")])
     assert all(torch.equal(state[name], baked[name]) for name in bodies)
-    trained = load_file(whole / "checkpoints" / "step-00000005" / "engine" / "model.safetensors")
+    trained = read_student(whole / "checkpoints" / "step-00000005")
     assert not torch.equal(trained["vit.norm.weight"], state["vit.norm.weight"])
     assert student.config["averaged"] == 0.9 and not student.config["student"]["spectral"]
     assert "moving average over training (decay 0.9)" in (whole / "student" / "README.md").read_text()

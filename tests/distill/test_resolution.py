@@ -25,6 +25,7 @@ from distill.targets.targets import Targets
 from distill.training.arm_groups import group
 from distill.training.arms import Arm, run_together
 from distill.training.engine import start
+from distill.training.engine_state import read_student
 from imagery.sources import open_source
 from teachers.contracts import Features
 
@@ -91,7 +92,7 @@ def test_the_cosine_starts_again_in_every_stage(trained_stages: Path) -> None:
 
 
 def test_the_body_is_frozen_at_the_start_of_the_stage_that_says_so(trained_stages: Path) -> None:
-    states = [load_file(path / "engine" / "model.safetensors") for path in checkpoints(trained_stages)]
+    states = [read_student(path) for path in checkpoints(trained_stages)]
     moved = [
         not torch.equal(before["vit.blocks.0.attn.qkv.weight"], after["vit.blocks.0.attn.qkv.weight"])
         for before, after in itertools.pairwise(states)

@@ -94,7 +94,7 @@ def test_dense_folders_splits_by_number_or_by_list(tmp_path: Path) -> None:
         ({"root": "${NO_SUCH_VARIABLE}/x"}, "NO_SUCH_VARIABLE is not set"),
         ({"root": "missing_folder"}, "set data.toy.root"),
         ({"limit": {"val": 3}}, "train or test"),
-        ({"size": 0}, "positive"),
+        ({"size": 0}, "greater than"),
     ],
 )
 def test_dense_folders_mistakes_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:

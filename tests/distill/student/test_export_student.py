@@ -14,6 +14,7 @@ from distill.recipe import Recipe, StudentNode
 from distill.student.model import HeadSpec, Student
 from distill.targets.targets import Targets
 from distill.training.arms import UNTRAINED
+from distill.training.engine_state import read_student
 from teachers.contracts import Backbone, Features, capability
 from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
@@ -37,7 +38,7 @@ def test_round_trip_equals_the_trained_student(trained: Path, student: Backbone,
     node = StudentNode(model="vit_tiny_patch16_224", patch_size=8, embed_dim=24, depth=2, num_heads=2)
     net = Student(node, (32, 32), {"coarse": HeadSpec(24, 24), "fine": HeadSpec(None, 12)}).eval()
     checkpoint = trained / "checkpoints" / "step-00000006"
-    net.load_state_dict(load_file(checkpoint / "engine" / "model.safetensors"))
+    net.load_state_dict(read_student(checkpoint))
     features = student(images)
     tokens, spatial = net.tokens(images)
     assert torch.equal(features.spatial, spatial) and torch.equal(features.summary, tokens[:, 0])

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.jsonl import read_log, without_time
 from distill.recipe import OptimNode, StudentNode, read
 from distill.student.model import HeadSpec, Student
+from distill.training.engine_state import read_student
 from distill.training.lamb import Lamb
 from distill.training.optim import (
     Place,
@@ -96,7 +97,7 @@ def test_a_frozen_body_stands_still_while_the_heads_learn(write_recipe: Callable
     path = write_recipe(optim=optim, checkpoint={"every": 2, "keep": 3}, engine={"threads": 1, "checkpointing": True})
     folder = train(read(path), export_untrained=True)
     first = load_file(folder / "untrained" / "student" / "model.safetensors")
-    frozen, last = (load_file(folder / f"checkpoints/step-{n:08d}/engine/model.safetensors") for n in (2, 3))
+    frozen, last = (read_student(folder / f"checkpoints/step-{n:08d}") for n in (2, 3))
     body = [name for name in first if name.startswith("vit.")]
     assert all(torch.equal(first[name], frozen[name]) for name in body)
     assert not torch.equal(first["summary_heads.coarse.out.weight"], frozen["summary_heads.coarse.out.weight"])
