@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from common.checksums import entry_of, write_manifest
 from common.errors import UserError
 from distill.exported import from_pretrained
 from distill.recipe import StudentNode
@@ -162,5 +163,6 @@ def test_a_kept_update_s_recipe(tmp_path: Path) -> None:
     recipe = yaml.safe_load(Path(__file__).parents[1].joinpath("recipes/debug.yaml").read_text())
     recipe["teachers"] = {"coarse": {"backbone": CODE}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    write_manifest(folder, {path.name: entry_of(path) for path in folder.iterdir()})
     with pytest.raises(UserError, match=r"a file may not name.*--replay: teachers\.coarse\.backbone=NODE"):
         replay(folder, torch.device("cpu"))

@@ -106,7 +106,7 @@ def test_a_backbone_is_named_with_options_or_by_a_file(tmp_path: Path) -> None:
     assert backbone_node("{spec: timm:x, pretrained: false}") == {"spec": "timm:x", "pretrained": False}
     file = make.text(tmp_path / "b.yaml", "spec: tiny:dino\n")
     assert backbone_node(str(file)) == {"spec": "tiny:dino"}
-    with pytest.raises(UserError, match="not YAML"):
+    with pytest.raises(UserError, match="not valid YAML"):
         backbone_node("{spec: [}")
 
 
@@ -156,13 +156,16 @@ def test_what_cannot_be_done_is_said_before_or_instead_of_the_work(
 
     assert "is a folder; name a file in it" in said(out="squares")[2]
     assert "--device quantum" in said(device="quantum")[2]
-    zero_shot = 'probes.names={probe: zero_shot, data: squares, templates: ["a {}"]}'
+    kinds = make.class_tree(suite.parent / "kinds")
+    zero_shot = 'probes.names={probe: zero_shot, data: kinds, templates: ["a {}"]}'
+    data = f"data.kinds={{reader: class_folders, root: {kinds}, size: 32}}"
     few = "probes.seg={probe: segmentation, data: squares, labels: semantic, steps: 1}"
-    code, printed, _ = said(few, zero_shot)
+    code, printed, _ = said(few, data, zero_shot)
     assert code == 0 and "1 results written" in printed
     assert "not measured: classification/names: tiny:dino has no text tower and no adaptor to one" in printed
     only = suite.with_name("only.yaml")
-    only.write_text(suite.read_text().split("probes:")[0] + f"probes: {{names: {zero_shot.split('=', 1)[1]}}}\n")
+    kinds_only = f"data: {{kinds: {data.split('=', 1)[1]}}}\nprobes: {{names: {zero_shot.split('=', 1)[1]}}}\n"
+    only.write_text("name: only\n" + kinds_only)
     code = guard(main, ["run", "--backbone", "tiny:dino", "--suite", str(only), "--out", str(suite.parent / "n.json")])
     assert code == 2 and "nothing could be measured" in capsys.readouterr().err
     assert not (suite.parent / "n.json").exists()
