@@ -22,9 +22,11 @@ HINT = "normaliser.load takes a run's folder, one of its checkpoints, or a targe
 
 
 def find(path: Path) -> Path:
-    """The file behind a run's folder (its newest checkpoint), a checkpoint or the file itself; UserError for none."""
+    """The file behind a run's folder (what it fitted, else its newest checkpoint), a checkpoint or the file itself; UserError for none."""
+    if path.is_file():
+        return path
     folders = [path, path / FITTED, *reversed(StepFolders(path / "checkpoints", keep=1).all())]
-    for candidate in (path, *(folder / TARGETS for folder in folders)):
+    for candidate in (folder / TARGETS for folder in folders):
         if candidate.is_file():
             return candidate
     raise UserError(f"normaliser.load: no {TARGETS} at {path}; {HINT}")

@@ -340,4 +340,5 @@ def test_questions_of_any_length_are_answered_as_if_alone() -> None:
             assert not logits[image, asked, len(words) :].any()
             total = total + (one * weights[image, asked, : len(words)]).sum()
     for ours, twin in zip(together, torch.autograd.grad(total, list(model.parameters())), strict=True):
-        torch.testing.assert_close(ours, twin, atol=2e-5, rtol=1e-4)
+        # Sums in another order: within 1e-5 of each gradient's largest value, on every processor tried.
+        torch.testing.assert_close(ours, twin, atol=1e-5 * max(1.0, float(twin.abs().max())), rtol=1e-4)

@@ -15,6 +15,8 @@ from featsharp_adapter.model.downsampler import AverageDownsampler
 from featsharp_adapter.training import teacher_data
 from teachers.contracts import Backbone, BackboneSpec, Features
 
+UNTRAINED = {"upsampler": "bilinear", "options": {}, "optim__steps": 1, "optim__warmup": 1}
+
 
 class Colours(Backbone):
     """The mean colour of each 8 x 8 patch, of images of any size: its map at twice the size is what its views show."""
@@ -29,7 +31,9 @@ class Colours(Backbone):
 
 
 def test_a_map_that_does_not_change_with_scale_explains_its_views(tmp_path: Path, monkeypatch) -> None:
-    recipe = small_recipe(image_folder(tmp_path / "images"), upsampler="bilinear", options={}, optim__steps=1)
+    recipe = small_recipe(
+        image_folder(tmp_path / "images"), upsampler="bilinear", options={}, optim__steps=1, optim__warmup=1
+    )
     colours = Colours(replace(SmallTeacher().spec, resizable=True))
     monkeypatch.setattr(teacher_data, "load_backbone", lambda node: colours)
     data = teacher_data.open_teacher_data(recipe, [recipe])
@@ -46,6 +50,8 @@ def test_a_map_that_does_not_change_with_scale_explains_its_views(tmp_path: Path
 
 
 def test_a_teacher_of_one_size_has_no_such_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small_recipe(image_folder(tmp_path / "images"), upsampler="bilinear", options={}, optim__steps=1)
+    recipe = small_recipe(
+        image_folder(tmp_path / "images"), upsampler="bilinear", options={}, optim__steps=1, optim__warmup=1
+    )
     with pytest.raises(UserError, match="takes one size only, so there is no map of it at 2x"):
         evaluate_true_resolution(recipe, small_teacher_data(recipe, monkeypatch))
