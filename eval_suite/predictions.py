@@ -152,12 +152,14 @@ def _pck(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
     return {f"pck_{plain['alpha']:g}": pck(**arrays, alpha=plain["alpha"])}
 
 
+def _fields(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a question as they were before JSON made lists of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in item.items()}
+
+
 def _replies(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
     """plain: rule, replies, and questions as AskedQuestion's fields; rule "words" compares word for word by kind."""
-    asked = [
-        AskedQuestion(**{name: tuple(value) if isinstance(value, list) else value for name, value in item.items()})
-        for item in plain["questions"]
-    ]
+    asked = [AskedQuestion(**_fields(item)) for item in plain["questions"]]
     if plain["rule"] != "words":
         return score_replies(plain["rule"], plain["replies"], asked)
     scores = {}

@@ -53,7 +53,7 @@ def by_unit(samples: Samples, value: float, units: NDArray[np.int64]) -> tuple[S
         return None, None
     deviations = (samples.scores - samples.scores.mean()) / len(samples.scores)
     scores = value + count * np.bincount(where, weights=deviations, minlength=count)
-    return Samples(members, scores), float(scores.std(ddof=1) / count**0.5)
+    return Samples(members, scores.astype(np.float64)), float(scores.std(ddof=1) / count**0.5)
 
 
 @dataclass(frozen=True)

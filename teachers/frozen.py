@@ -109,7 +109,7 @@ class CastAdaptor:
     def __init__(self, adaptor: Adaptor, frozen: FrozenBackbone) -> None:
         self.name, self._adaptor, self._frozen = adaptor.name, adaptor, frozen
         if capability(adaptor, "encode_text"):  # by a network that is loaded as it is
-            self.encode_text = adaptor.encode_text
+            self.encode_text = adaptor.encode_text  # type: ignore[attr-defined]  # optional, and it is there
 
     @torch.no_grad()
     def project(self, features: Features) -> Features:

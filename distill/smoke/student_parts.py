@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def export_parts(recipe: Recipe) -> Iterator[Part]:
     sizes = dict.fromkeys(size for stage in schedule(recipe) for part in stage.passes for size in part.sizes)
     for size in sizes:
         with torch.no_grad():
-            part, found = run_part(f"features at {size[0]}x{size[1]} px", lambda s=size: student(torch.rand(1, 3, *s)))
+            part, found = run_part(f"features at {size[0]}x{size[1]} px", partial(student, torch.rand(1, 3, *size)))
         if not bool(torch.isfinite(found.spatial).all()):
             raise UserError(f"{recipe.name}: features at {size[0]}x{size[1]} px are not finite")
         yield part

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ def view_parts(
             expected, _, _ = planned.look(View(view.what, view.size, PICTURES), PICTURES, PICTURES)
         images = torch.rand(PICTURES, 3, *view.size)
         what = f"{name}: one pass of {view.what} at {view.size[0]}x{view.size[1]} px"
-        yield run_part(what, lambda images=images: frozen(images), without_pixels(expected, view.size))[0]
+        yield run_part(what, partial(frozen, images), without_pixels(expected, view.size))[0]
 
 
 def without_pixels(cost: Cost, size: Grid) -> Cost:
@@ -63,8 +64,8 @@ def load_or_build(node: TeacherNode) -> tuple[Backbone, str]:
         made, how = load_backbone(node.backbone), "its own weights"
     except UserError:
         made, how = random_weights(node), "random weights"
-    if hasattr(made, "drop_text"):
-        made.drop_text()
+    if callable(drop := getattr(made, "drop_text", None)):
+        drop()
     return made.eval(), how
 
 

@@ -22,7 +22,7 @@ HINT = "normaliser.load takes a run's folder, one of its checkpoints, or a targe
 
 
 def find(path: Path) -> Path:
-    """The file behind a run's folder (what it fitted, else its newest checkpoint), a checkpoint or the file itself; UserError for none."""
+    """The file behind a run's folder (what it fitted, else its newest checkpoint), a checkpoint, or itself."""
     if path.is_file():
         return path
     folders = [path, path / FITTED, *reversed(StepFolders(path / "checkpoints", keep=1).all())]

@@ -14,6 +14,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def write_capture(
     write_tensors(folder / rank, images | rng_state)
     entries: Entries = {name: entry_of(folder / name) for name in [*own, rank]}
     for name, content in pieces.items():
-        entries[name] = write_checked(folder / name, lambda file, content=content: torch.save(content, file))
+        entries[name] = write_checked(folder / name, partial(torch.save, content))
     written = gather_objects(entries)
     if accelerator.is_main_process:
         folders.commit(bad_update.step, {name: entry for each in written for name, entry in each.items()})

@@ -227,7 +227,7 @@ def test_statistics_of_another_run_are_taken_as_they_are(whole: Path, tmp_path: 
     assert known_statistics.find(file.parent) == known_statistics.find(file) == file
     fitted = known_statistics.find(whole)  # kept as soon as it is fitted, before the first checkpoint
     assert fitted == whole / "normaliser" / "targets.safetensors" and same(load_file(fitted), load_file(file))
-    recipe = read(write(tmp_path), [f"normaliser.load={whole}", "optim.steps=1"])
+    recipe = read(write(tmp_path), [f"normaliser.load={whole}", "optim.steps=1", "optim.warmup_steps=1"])
     folder = train(recipe)
     ours = load_file(folder / "checkpoints" / "step-00000001" / "targets.safetensors")
     assert same(ours, load_file(file))
