@@ -15,10 +15,11 @@ from common.errors import guard
 from common.interruption import Stopped, heeding
 
 def main(argv):
-    print("begun", flush=True)
     if argv[0] == "no loop":
+        print("begun", flush=True)
         time.sleep(60)
     with heeding(grace=2.0) as wishes:
+        print("begun", flush=True)
         while not (wishes.stop and argv[0] == "heeds"):
             time.sleep(0.02)
             if wishes.save:
