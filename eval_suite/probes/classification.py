@@ -9,7 +9,7 @@ from eval_suite.features import FeatureTable, ProbedBackbone
 from eval_suite.metrics.classification import cosine_logits, knn_predict, top1
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.probes.prompts import prompt_list
-from eval_suite.readers.contracts import TEST, TRAIN, LabelledData
+from eval_suite.readers.contracts import TEST, TRAIN, ClassifiedImages, LabelledData
 from eval_suite.results import Result
 from eval_suite.text import AbsentError, text_path
 
@@ -35,15 +35,7 @@ class KnnProbe(ProbeNode):
         predicted = knn_predict(
             bank, known.labels, queries, classes=len(known.names), k=self.k, temperature=self.temperature
         )
-        self.keep(
-            backbone,
-            "classes",
-            asked.images,
-            asked.rows,
-            lambda: {"predicted": predicted, "labels": asked.labels},
-            classes=len(asked.names),
-            names=asked.names,
-        )
+        keep_classes(self, backbone, asked, predicted)
         return [self.result("top1", top1(predicted, asked.labels), seed)]
 
     def _vectors(self, backbone: ProbedBackbone, table: FeatureTable) -> Tensor:
@@ -85,14 +77,19 @@ class ZeroShotProbe(ProbeNode):
         vectors = path.images(backbone.vectors(asked.images).pick(asked.rows))
         predicted = cosine_logits(vectors, prototypes).argmax(1)
         score = top1(predicted, asked.labels)
-        self.keep(
-            backbone,
-            "classes",
-            asked.images,
-            asked.rows,
-            lambda: {"predicted": predicted, "labels": asked.labels},
-            classes=len(asked.names),
-            names=asked.names,
-        )
+        keep_classes(self, backbone, asked, predicted)
         named = f"zero-shot-{self.templates}" if isinstance(self.templates, str) else None
         return [self.result("top1", score, seed, protocol=named)]
+
+
+def keep_classes(probe: ProbeNode, backbone: ProbedBackbone, asked: ClassifiedImages, predicted: Tensor) -> None:
+    """Keep the predicted classes, int64 [N], of the images that were asked about."""
+    probe.keep(
+        backbone,
+        "classes",
+        asked.images,
+        asked.rows,
+        lambda: {"predicted": predicted, "labels": asked.labels},
+        classes=len(asked.names),
+        names=asked.names,
+    )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.plugins import CLASS
 from featsharp_adapter.adapter.budget import check_passes, choose_tiles, encode_tiles, with_tiles
 from featsharp_adapter.adapter.card import adapter_card
 from featsharp_adapter.adapter.description import AdapterMeta
@@ -25,7 +26,7 @@ from featsharp_adapter.model.views import Views, teacher_views
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.checkout import CONSENT
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import CLASS, build_upsampler
+from featsharp_adapter.upsamplers.table import build_upsampler
 from teachers.contracts import Backbone, BackboneSpec, chunked, resize_images
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from common.errors import UserError, nearest
 from common.plain_yaml import parse_yaml
+from common.plugins import CLASS
 from common.recipes import apply_override, validate
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import CLASS, check_upsampler_name
+from featsharp_adapter.upsamplers.table import check_upsampler_name
 
 #: A row that is no upsampler: the teacher itself at k times its size (`true_resolution.py`).
 TRUE_RESOLUTION = "true_resolution"

@@ -1,11 +1,10 @@
 """Upsamplers by name: the table of this package, entry points of others, and any class by its dotted path."""
 
 import inspect
-from importlib.metadata import entry_points
 from typing import Any
 
 from common.errors import UserError, nearest, unknown
-from common.plugins import find
+from common.plugins import CLASS, load_plugin, registered
 from featsharp_adapter.model.jbu import RADIUS
 from featsharp_adapter.upsamplers.base import Upsampler
 from featsharp_adapter.upsamplers.featsharp import FeatSharpUpsampler
@@ -26,8 +25,7 @@ UPSAMPLERS: dict[str, type[Upsampler]] = {
     "ridge_block": RidgeBlockUpsampler,
     **GUIDES,
 }
-#: Entry points of other packages, by name; and the prefix of a class that is in no package's entry points.
-GROUP, CLASS = "featsharp_adapter.upsamplers", "class:"
+GROUP = "featsharp_adapter.upsamplers"  #: the entry point group of upsamplers that other packages add
 _GIVEN = ("dim", "factor", "grid")
 
 
@@ -38,12 +36,9 @@ def upsampler_class(name: str) -> type[Upsampler]:
     """
     if name in UPSAMPLERS:
         return UPSAMPLERS[name]
-    if name.startswith(CLASS):
-        return _checked(name, find(name.removeprefix(CLASS)))
-    installed = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in installed:
+    if not name.startswith(CLASS) and name not in (installed := registered(GROUP)):
         raise unknown("upsampler", name, (*UPSAMPLERS, *installed))
-    return _checked(name, installed[name].load())
+    return _checked(name, load_plugin(name, GROUP))
 
 
 def check_upsampler_name(name: str) -> str:

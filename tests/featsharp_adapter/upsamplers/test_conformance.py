@@ -9,6 +9,7 @@ import torch
 from small_recipes import image_folder, small_recipe, small_teacher_data
 from torch import Tensor, nn
 
+from common import plugins
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.compare.variants import parse_variant
@@ -126,7 +127,7 @@ def test_a_wrong_class_is_told_what_is_missing(name: str, message: str) -> None:
 
 def test_an_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("mine", f"{__name__}:Mine", table.GROUP)]
-    monkeypatch.setattr(table, "entry_points", lambda group: points if group == table.GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == table.GROUP else [])
     assert isinstance(build_upsampler("mine", dim=4, factor=2, grid=(3, 3)), Mine)
     with pytest.raises(UserError, match='did you mean "mine"'):
         build_upsampler("mien", dim=4, factor=2, grid=(3, 3))
