@@ -18,7 +18,7 @@ from distill.planning.plan import Plan
 from distill.planning.weightless_backbones import shapes_only
 from distill.recipe import Recipe
 from distill.schedule import schedule
-from distill.smoke.measured import GIB, Part, run_part
+from distill.smoke.measured import GIB, Part, run_device, run_part
 from distill.smoke.stand_in import stand_in_node
 from distill.training.arms import Arm, run_arm
 from distill.training.engine import start, wants_bf16
@@ -52,11 +52,13 @@ def smoke_recipe(recipe: Recipe, out: Path) -> Recipe:
     return validate(Recipe, data, f"the smoke of {recipe.name}")
 
 
-def student_parts(recipe: Recipe, out: Path) -> Iterator[Part]:
-    """Train from nothing to the end, go on from the last checkpoint but one, export, look at images with the export."""
-    small = smoke_recipe(recipe, out)
+def student_parts(small: Recipe) -> Iterator[Part]:
+    """Train from nothing to the end, go on from the last checkpoint but one, export, look at images with the export.
+
+    small: of `smoke_recipe`.
+    """
     shutil.rmtree(small.folder, ignore_errors=True)
-    bf16 = wants_bf16(small.engine, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    bf16 = wants_bf16(small.engine, run_device())
     plan = Plan(small, 1, bf16=bf16)
     trained, _ = run_part(f"student: {small.optim.steps} updates", lambda: train(small), planned_cost(plan))
     yield trained
@@ -103,12 +105,14 @@ def export_parts(recipe: Recipe) -> Iterator[Part]:
     """The export's size, and features of one image at every size of the schedule."""
     folder = recipe.folder / "student"
     began = time.perf_counter()
-    student = from_pretrained(folder)
+    student = from_pretrained(folder).to(run_device())
     yield Part("load the export", time.perf_counter() - began, note=f"{folder_bytes(folder) / GIB:.2f} GiB on the disk")
     sizes = dict.fromkeys(size for stage in schedule(recipe) for part in stage.passes for size in part.sizes)
     for size in sizes:
         with torch.no_grad():
-            part, found = run_part(f"features at {size[0]}x{size[1]} px", partial(student, torch.rand(1, 3, *size)))
+            part, found = run_part(
+                f"features at {size[0]}x{size[1]} px", partial(student, torch.rand(1, 3, *size, device=run_device()))
+            )
         if not bool(torch.isfinite(found.spatial).all()):
             raise UserError(f"{recipe.name}: features at {size[0]}x{size[1]} px are not finite")
         yield part

@@ -27,28 +27,29 @@ from teachers.registry import load_backbone, parse_spec
 PICTURES = 1  #: images of a forward pass
 
 
-def teacher_parts(recipe: Recipe, name: str, *, bf16: bool) -> Iterator[Part]:
+def teacher_parts(recipe: Recipe, name: str, device: torch.device, *, bf16: bool) -> Iterator[Part]:
     """Load it; one forward pass of every distinct view; what sharpens it; and a step of training that."""
     nodes = [part.teachers[name] for stage in schedule(recipe) for part in stage.passes if name in part.teachers]
     planned = PlannedTeacher(name, recipe.teachers[name], nodes, bf16)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    yield from view_parts(recipe, name, planned, fakes, bf16=bf16)
+    yield from view_parts(recipe, name, planned, fakes, device, bf16=bf16)
     for node, low, shown in distinct_adapters(recipe, name, planned):
-        yield from adapter_parts(name, node, planned, fakes, low, shown)
+        yield from adapter_parts(name, node, planned, fakes, low, shown, device)
 
 
 def view_parts(
-    recipe: Recipe, name: str, planned: PlannedTeacher, fakes: FakeTensorMode, *, bf16: bool
+    recipe: Recipe, name: str, planned: PlannedTeacher, fakes: FakeTensorMode, device: torch.device, *, bf16: bool
 ) -> Iterator[Part]:
     """The teacher's weights, and a forward pass of every distinct view; it is let go of at the end."""
     loaded, (backbone, how) = run_part(f"{name}: load", lambda: load_or_build(recipe.teachers[name]))
-    frozen = FrozenBackbone(backbone, torch.bfloat16 if bf16 else None)
+    frozen = FrozenBackbone(backbone, torch.bfloat16 if bf16 else None).to(device)
     size = sum(parameter.nbytes for parameter in backbone.parameters())
-    yield Part(f"{name}: {how}", loaded.seconds, Cost(0.0, size), Cost(0.0, planned.bytes_of_teacher))
+    weights = Cost(0.0, size), Cost(0.0, planned.bytes_of_teacher)
+    yield Part(f"{name}: {how}", loaded.seconds, *weights, process=loaded.process)
     for view in distinct_views(recipe, name, planned):
         with fakes:
             expected, _, _ = planned.look(View(view.what, view.size, PICTURES), PICTURES, PICTURES)
-        images = torch.rand(PICTURES, 3, *view.size)
+        images = torch.rand(PICTURES, 3, *view.size, device=device)
         what = f"{name}: one pass of {view.what} at {view.size[0]}x{view.size[1]} px"
         yield run_part(what, partial(frozen, images), without_pixels(expected, view.size))[0]
 
@@ -120,21 +121,29 @@ def distinct_adapters(recipe: Recipe, name: str, planned: PlannedTeacher) -> lis
 
 
 def adapter_parts(
-    name: str, node: TeacherNode, planned: PlannedTeacher, fakes: FakeTensorMode, low: Grid, shown: Grid
+    name: str,
+    node: TeacherNode,
+    planned: PlannedTeacher,
+    fakes: FakeTensorMode,
+    low: Grid,
+    shown: Grid,
+    device: torch.device,
 ) -> Iterator[Part]:
     """The adapter as it sharpens in a pass, and one step of training it: forward, backward and update."""
     spec: BackboneSpec = planned.spec
     meta = adapter_meta(node.adapters[node.upsampler], node, spec)
-    adapter = Adapter.build(meta, new_normaliser(meta.normaliser, spec.spatial_dim)).eval()
+    adapter = Adapter.build(meta, new_normaliser(meta.normaliser, spec.spatial_dim)).eval().to(device)
     adapter.dtype = adapter_dtype(node)
-    images = torch.rand(PICTURES, 3, *shown)
+    images = torch.rand(PICTURES, 3, *shown, device=device)
     with fakes:
         expected, target = planned.sharpen(node, torch.empty(PICTURES, 3, *shown), low)
-    tiles = {n: torch.randn(PICTURES, spec.spatial_dim, n * low[0], n * low[1]) for n in adapter.tile_grids}
-    seen = Views(None, torch.randn(PICTURES, spec.spatial_dim, *low), tiles)
+    tiles = {
+        n: torch.randn(PICTURES, spec.spatial_dim, n * low[0], n * low[1], device=device) for n in adapter.tile_grids
+    }
+    seen = Views(None, torch.randn(PICTURES, spec.spatial_dim, *low, device=device), tiles)
     grids = f"{low[0]}x{low[1]} to {target[0]}x{target[1]} tokens, {spec.spatial_dim} wide"
 
-    targets_space = PhiS(spec.spatial_dim)  # the run's own, which every target passes through
+    targets_space = PhiS(spec.spatial_dim).to(device)  # the run's own, which every target passes through
 
     @torch.no_grad()
     def sharpen() -> None:

@@ -11,13 +11,14 @@ from distill.recipe import Recipe, read
 from distill.smoke.measured import Part, as_table
 from distill.smoke.smoke import smoke
 from distill.smoke.stand_in import StandIn, stand_in_node
-from distill.smoke.student_parts import student_parts
+from distill.smoke.student_parts import smoke_recipe, student_parts
 from distill.smoke.teacher_parts import teacher_parts
 from teachers.registry import load_backbone
 
 OVERLAY = Path(__file__).parents[3] / "recipes" / "debug_overlays" / "radio_l_debug.yaml"
 #: Of what the plan says: FLOPs exactly, memory to the small change of what a kernel asks for beside its results.
 MEMORY = 0.15
+CPU = torch.device("cpu")
 
 
 def recipe(tmp_path: Path, *changes: str) -> Recipe:
@@ -35,7 +36,7 @@ def assert_as_planned(parts: list[Part]) -> None:
 
 def test_a_teacher_and_its_adapter_are_as_planned(tmp_path: Path) -> None:
     """The adapter is not trained yet: one of the upsampler's own options stands for it, and trains a step."""
-    made = list(teacher_parts(recipe(tmp_path, "teachers.dfn_clip.upsampler=featsharp"), "dfn_clip", bf16=False))
+    made = list(teacher_parts(recipe(tmp_path, "teachers.dfn_clip.upsampler=featsharp"), "dfn_clip", CPU, bf16=False))
     assert_as_planned(made)
     shown = [part.what for part in made]
     assert shown[1] == "dfn_clip: one pass of small at 32x32 px"
@@ -52,15 +53,26 @@ def test_a_stand_in_has_its_teachers_shapes() -> None:
 
 
 def test_the_table_says_how_far_the_plan_was_off() -> None:
-    text = as_table("title", [Part("a", 1.26, Cost(3e12, 2**30), Cost(2e12, 2**31), "note")])
-    assert text.splitlines()[-1] == "| a (note) | 1.3 | 1 | 2 | -50.0 % | 3 | 2 | +50.0 % |"
+    text = as_table("title", [Part("a", 1.26, Cost(3e12, 2**30), Cost(2e12, 2**31), "note", 3 * 2**29)])
+    assert text.splitlines()[-1] == "| a (note) | 1.3 | 1 | 2 | -50.0 % | 1.50 | 3 | 2 | +50.0 % |"
     with pytest.raises(UserError, match="--part nobody: the parts of radio_l_debug are student, dfn_clip"):
         smoke(recipe(Path("unused")), ["nobody"])
 
 
+def test_what_went_through_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another recipe that shows the teacher the same takes its rows too; one that shows it other sizes does not."""
+    first = smoke(recipe(tmp_path), ["dinov2"])
+    assert "measured before" not in capsys.readouterr().out
+    again = smoke(recipe(tmp_path, "name=other", "student.embed_dim=16"), ["dinov2"])
+    assert "dinov2: measured before" in capsys.readouterr().out
+    assert again.splitlines()[2:] == first.splitlines()[2:]
+    smoke(recipe(tmp_path, "stages.first.partitions.low.sizes=[24]"), ["dinov2"])
+    assert "measured before" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_student_trains_resumes_and_is_exported(tmp_path: Path) -> None:
-    made = {part.what: part for part in student_parts(recipe(tmp_path), tmp_path)}
+    made = {part.what: part for part in student_parts(smoke_recipe(recipe(tmp_path), tmp_path))}
     whole = made["student: 3 updates"]
     assert whole.real is not None and whole.planned is not None
     assert whole.real.peak == pytest.approx(whole.planned.peak, rel=MEMORY)
