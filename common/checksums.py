@@ -72,6 +72,12 @@ def write_manifest(folder: Path, entries: Mapping[str, list[Any]]) -> None:
     (folder / MANIFEST).write_text(_text(dict(sorted(entries.items()))), encoding="utf-8")
 
 
+def seal(folder: Path) -> None:
+    """Write down what the folder holds, when all that belongs to it is there."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    write_manifest(folder, {str(path.relative_to(folder)): entry_of(path) for path in files})
+
+
 def read_manifest(folder: Path) -> Entries:
     """What a folder must hold. Damaged where the manifest is missing, or not as it was written."""
     try:
@@ -93,6 +99,13 @@ def check_folder(folder: Path, share: tuple[int, int] = (0, 1)) -> None:
     """Damaged unless every file is as it was written. share: (which, of how many) to check this part of the files."""
     files = sorted(read_manifest(folder).items())
     check_files(folder, files[share[0] :: share[1]])
+
+
+def check_file(path: Path) -> None:
+    """Damaged unless a file is as the manifest beside it says; a file without one passes."""
+    if (path.parent / MANIFEST).is_file():
+        entries = read_manifest(path.parent)
+        check_files(path.parent, [(path.name, entries[path.name])] if path.name in entries else [])
 
 
 def check_files(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> None:

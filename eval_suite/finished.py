@@ -1,20 +1,25 @@
 """Finished probes of a run that is not: what a killed `eval_suite run` finds when it is started again."""
 
-import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.atomic import remove, replacing_folder
+from common.checksums import Damaged, check_folder, seal
 from common.digests import digest_value, short
 from eval_suite.made_by import MadeBy
 from eval_suite.predictions import Predictions, read_predictions
 from eval_suite.results import BackboneName, Metrics, Result, read_metrics, samples_of, write_metrics
 
-SUFFIX = ".unfinished"
+SUFFIX, METRICS = ".unfinished", "metrics.json"
 
 
 @dataclass(frozen=True)
 class FinishedTasks:
-    """A folder with a metrics file for each finished task, found by all that its results hang on."""
+    """A folder with one for each finished task, found by all that its results hang on: metrics, samples, predictions.
+
+    Their checksums lie beside them: a damaged task is probed again, and told.
+    """
 
     folder: Path
 
@@ -28,8 +33,14 @@ class FinishedTasks:
 
         With `predictions` only if those were kept, too; they are added to it.
         """
-        path = self._path(task, made, seed)
-        if not path.is_file():
+        folder = self._path(task, made, seed)
+        path = folder / METRICS
+        if not folder.is_dir():
+            return None
+        try:
+            check_folder(folder)
+        except Damaged as damage:
+            print(f"{folder} is damaged ({damage}); probing {task} again", file=sys.stderr)
             return None
         kept = read_predictions(path)
         if predictions is not None:
@@ -45,12 +56,14 @@ class FinishedTasks:
         backbone = BackboneName(name="unfinished", digest=made.backbone)
         whole = Metrics(schema=1, backbone=backbone, suite="unfinished", results=results)
         parts = {"samples": samples_of(whole), "predictions": predictions and predictions.of(task)}
-        write_metrics(self._path(task, made, seed), whole.to_dict() | parts)
+        with replacing_folder(self._path(task, made, seed)) as folder:
+            write_metrics(folder / METRICS, whole.to_dict() | parts)
+            seal(folder)
 
     def clear(self) -> None:
         """Remove the folder: the whole is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def _path(self, task: str, made: MadeBy, seed: int) -> Path:
         digest = digest_value([task, made.model_dump(), seed])
-        return self.folder / f"{task.replace('/', '-')}-{short(digest, 12)}.json"
+        return self.folder / f"{task.replace('/', '-')}-{short(digest, 12)}"

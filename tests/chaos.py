@@ -24,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.chaos_worlds import WORLDS, Started, World, begin, fresh, outcome
 
 SECONDS, TIMES = 120.0, 20  #: after which, and after how many times an undisturbed run's length, it is called hung
@@ -45,7 +47,8 @@ class Trial:
 
     def go(self) -> None:
         """Disturb, then let it end, then compare."""
-        deeds = [self.kill, self.signal, self.flip, self.cut, self.lose, self.litter, self.small_files, self.two]
+        deeds = [self.kill, self.kill, self.signal, self.flip, self.cut, self.lose, self.litter]
+        deeds += [self.small_files, self.two] + ([] if self.world.checkpoints is None else [self.spoil_log])
         deeds += [self.read_only] if can_mount() else []
         for _ in range(self.random.randint(1, 3)):
             self.random.choice(deeds)()
@@ -54,7 +57,7 @@ class Trial:
             if code == 0:
                 break
             if code == 2 and "no older checkpoint is whole" in said and self._damaged:
-                shutil.rmtree(self.folder / self.world.checkpoints)  # what the message says
+                shutil.rmtree(self.folder / str(self.world.checkpoints))  # what the message says
                 self._damaged = None
                 continue
             if attempt == 2 or code != 2:
@@ -72,31 +75,40 @@ class Trial:
     def start(self, prepare: Any = None) -> Started:
         return begin(self.world, self.folder, 20000 + (os.getpid() * 7 + time.monotonic_ns() // 1000) % 30000, prepare)
 
-    def finish(self, running: Started) -> tuple[int, str]:
-        """Wait for the end; exit code and words. Tracebacks, hangs and damage that goes unsaid are noted."""
+    def finish(self, *started: Started) -> tuple[int, str]:
+        """Wait for the end of all; the last one's exit code and the words of all.
+
+        Tracebacks, hangs and damage that goes unsaid are noted.
+        """
+        codes = [self.wait(running) for running in started]
+        said = "".join(running.words() for running in started)
+        if TRACEBACK in said:
+            self.faults.append(("traceback", said[said.index(TRACEBACK) :][-1500:]))
+        if self._damaged and self._damaged not in said and 0 in codes:
+            self.faults.append(("silent", f"{self._damaged} was damaged, and nothing was said"))
+        if self._damaged and self._damaged in said and "no older" not in said:
+            self._damaged = None
+        return codes[-1], said
+
+    def wait(self, running: Started) -> int:
+        """Until a run and all its workers have ended; its exit code. A hang is noted, with what it used meanwhile."""
         ends = time.monotonic() + max(SECONDS, TIMES * self.length)  # a busy machine is not a hung run
         while (code := running.ended()) is None:
             if time.monotonic() > ends:
-                self.faults.append(("hung", running.words()[-400:]))
+                states = [state_of(pid) for pid in {running.pid, *running.workers}]
+                self.faults.append(("hung", f"{states}: {running.words()[-400:]}"))
                 for pid in {running.pid, *running.workers}:
                     _kill(pid, signal.SIGKILL)
                 os.waitpid(running.pid, 0)
-                return -9, running.words()
+                return -9
             time.sleep(0.01)
         for pid in running.workers:  # of a launcher that was killed: they must follow it
             while alive(pid) and pid != running.pid:
                 if time.monotonic() > ends:
-                    self.faults.append(("orphans", f"worker {pid} outlived its launcher"))
+                    self.faults.append(("orphans", f"worker {pid} outlived its launcher: {state_of(pid)}"))
                     _kill(pid, signal.SIGKILL)
                 time.sleep(0.01)
-        said = running.words()
-        if TRACEBACK in said:
-            self.faults.append(("traceback", said[said.index(TRACEBACK) :][-1500:]))
-        if self._damaged and "going on after" not in said and self._damaged not in said and code == 0:
-            self.faults.append(("silent", f"{self._damaged} was damaged, and nothing was said"))
-        if code in (0, 2) and self._damaged and self._damaged in said and "no older" not in said:
-            self._damaged = None
-        return code, said
+        return code
 
     def wait_a_while(self, running: Started) -> bool:
         """Somewhere in the run; False where it has ended before."""
@@ -110,7 +122,7 @@ class Trial:
     def kill(self) -> None:
         """kill -9 of the launcher, a worker, or all."""
         running = self.start()
-        whom = self.random.choice(["launcher", "worker", "all"]) if self.world.processes > 1 else "all"
+        whom = self.random.choice(["launcher", "worker", "all"]) if self.world.launched else "all"
         if self.wait_a_while(running):
             pids = {"launcher": [running.pid], "worker": [self.random.choice(running.workers)]}
             for pid in pids.get(whom, [running.pid, *running.workers]):
@@ -122,21 +134,29 @@ class Trial:
         """A signal to the launcher or a worker."""
         number, running = self.random.choice(SIGNALS), self.start()
         one = self.random.choice([running.pid, *running.workers])
-        if self.world.processes > 1 and number == signal.SIGUSR1:
+        if self.world.launched and number == signal.SIGUSR1:
             one = self.random.choice(running.workers)
         if self.wait_a_while(running):
             _kill(one, number)
-        self.deeds.append(signal.Signals(number).name)
+        self.deeds.append(f"{signal.Signals(number).name} to {'the launcher' if one == running.pid else 'a worker'}")
         code, said = self.finish(running)
         if code not in (0, 128 + number, -number, 1):
             self.faults.append(("exit code", f"{number}: {code}: {said[-300:]}"))
 
     def victim(self) -> Path | None:
-        """A file of the newest checkpoint, after an interrupted run; None where there is none."""
+        """A file that the next start reads, after an interrupted run; None where there is none.
+
+        Of the newest checkpoint, whose damage must be told; or one that can be made again.
+        """
         self.kill()
-        newest = max((self.folder / self.world.checkpoints).glob("step-????????"), default=None)
-        if newest is None or (self.folder / "run" / "student").exists():  # nobody reads those of a finished run
+        if (self.folder / self.world.end).exists():  # nobody reads those of a finished run
             return None
+        newest = None
+        if self.world.checkpoints is not None:
+            newest = max((self.folder / self.world.checkpoints).glob("step-????????"), default=None)
+        kept = [path for pattern in self.world.kept for path in self.folder.glob(pattern) if path.is_file()]
+        if newest is None or (kept and self.random.random() < 0.2):
+            return self.random.choice(sorted(kept)) if kept else None
         self._damaged = newest.name
         return self.random.choice(sorted(path for path in newest.rglob("*") if path.is_file()))
 
@@ -166,12 +186,23 @@ class Trial:
     def litter(self) -> None:
         """What others, and killed writers, leave in the folder of checkpoints."""
         self.kill()
-        folder = self.folder / self.world.checkpoints
+        folder = self.folder / (self.world.checkpoints or "run/metrics.json.unfinished")
+        if (self.folder / self.world.end).exists():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("step-00000099.bak", "step-100", ".writing-step-00000004", ".removing-step-00000001"):
             (folder / name).mkdir(exist_ok=True)
             (folder / name / "state.json").write_text("{")
         self.deeds.append("litter")
+
+    def spoil_log(self) -> None:
+        """Zeros at the end of the log, as some file systems leave them after a crash, and half a line."""
+        self.kill()
+        log = self.folder / "run" / "log.jsonl"
+        if log.exists() and not (self.folder / self.world.end).exists():
+            with log.open("ab") as file:
+                file.write(self.random.choice([bytes(100), b'{"step": 3, "lo', b"\n\xff\xfe\n"]))
+            self.deeds.append("spoilt log")
 
     def small_files(self) -> None:
         """A disk that takes no file over some size."""
@@ -205,11 +236,11 @@ class Trial:
         first = self.start()
         self.wait_a_while(first)
         second = self.start()
-        code, said = self.finish(second)
-        before, _ = self.finish(first)
-        if code == 2 and "is in use" not in said and not self._damaged:
+        damaged = self._damaged
+        code, said = self.finish(first, second)
+        if code == 2 and "is in use" not in said and not damaged:
             self.faults.append(("two", f"refused otherwise: {said[-300:]}"))
-        self.deeds.append(f"two starters: exits {before}, {code}")
+        self.deeds.append(f"two starters: the second exits {code}")
 
 
 def alive(pid: int) -> bool:
@@ -218,6 +249,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (OSError, IndexError):
         return False
+
+
+def state_of(pid: int) -> str:
+    """What a process is at, and the processor time it has used: a slow one has used much, a hung one little."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return f"{process.status()}, {sum(process.cpu_times()[:2]):.1f} s of processor time"
+    return "gone"
 
 
 def _kill(pid: int, number: int) -> None:
@@ -271,7 +310,8 @@ def main(argv: list[str]) -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     faults = Counter(kind for line in done for kind in {fault[0] for fault in line["faults"]})
     print(f"trials {len(done)}, by world {dict(Counter(line['world'] for line in done))}")
-    print(f"deeds {sum(len(line['deeds']) for line in done)}")
+    deeds = Counter(deed.split(":")[0] for line in done for deed in line["deeds"])
+    print(f"deeds {sum(deeds.values())}: {dict(deeds.most_common())}")
     print(
         f"differing bits {faults['differing']}, tracebacks {faults['traceback']}, silent acceptances {faults['silent']}"
     )

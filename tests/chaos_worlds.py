@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -36,8 +37,12 @@ for module in ("distill.preflight", "distill.training.arms", "distill.training.p
     importlib.import_module(module)
 for module in ("deepspeed", "small_recipes", "small_teacher", "teachers.timm_backbone", "transformers", "peft"):
     importlib.import_module(module)
+for module in ("eval_suite.__main__", "eval_suite.suite", "eval_suite.predictions", "teachers.tiny.backbone"):
+    importlib.import_module(module)
 
 VOLATILE = {"identity", "ds_config", "ds_version"}
+#: What accelerate's launcher tells a single process, and torchrun each of several.
+ACCELERATE, TORCHRUN = {"ACCELERATE_MIXED_PRECISION": "no"}, {"TORCHELASTIC_RUN_ID": "chaos"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,11 @@ class World:
 
     name: str
     run: Callable[[Path], int]
-    checkpoints: str  #: its folder of checkpoints, below the trial's
+    checkpoints: str | None = "run/checkpoints"  #: its folder of checkpoints, below the trial's
+    kept: tuple[str, ...] = ()  #: patterns of files that a start reads again, and makes again where they are damaged
+    end: str = "run/student"  #: what is there when it is finished
     processes: int = 1
+    launched: bool = False  #: by a launcher of its own, which a single process does without
     deepspeed: bool = False
 
 
@@ -105,14 +113,30 @@ def vlm(folder: Path) -> int:
     return guard(lambda _: trained(Oracle(), recipe, {"toy": ToyData(8, 4)}, 0, where) and None, [])
 
 
+def probing(folder: Path) -> int:
+    """eval_suite run: a few probes of a shipped backbone on a few scenes, with kept features and predictions."""
+    from eval_suite import __main__ as program
+
+    suite = folder / "suite.yaml"
+    if not suite.exists():
+        shipped = ROOT / "recipes" / "suites" / "embedded_debug.yaml"
+        suite.write_text(yaml.safe_dump({"extends": str(shipped), "data": {"scenes": {"train": 8, "test": 6}}}))
+    chosen = [word for group in ("classification", "dense", "retrieval") for word in ("--only", group)]
+    command = ["run", "--backbone", "tiny:clip", "--suite", str(suite), "--out", str(folder / "run" / "metrics.json")]
+    return guard(program.main, [*command, "--cache", str(folder / "run" / "cache"), "--keep-predictions", *chosen])
+
+
+FITTED = ("run/normaliser/*",)
 WORLDS = {
     world.name: world
     for world in (
-        World("plain", distillation, "run/checkpoints"),
-        World("two processes", distillation, "run/checkpoints", processes=2),
-        World("ZeRO-2", distillation, "run/checkpoints", processes=2, deepspeed=True),
-        World("adapter", adapter, "run/checkpoints"),
-        World("vlm", vlm, "run/checkpoints"),
+        World("plain", distillation, kept=FITTED),
+        World("accelerate launch", distillation, kept=FITTED, launched=True),
+        World("two processes", distillation, kept=FITTED, processes=2, launched=True),
+        World("ZeRO-2", distillation, kept=FITTED, processes=2, launched=True, deepspeed=True),
+        World("adapter", adapter, end="run/adapter"),
+        World("vlm", vlm),
+        World("probing", probing, None, ("run/*.unfinished/**/*", "run/cache/**/*"), "run/metrics.json"),
     )
 }
 
@@ -145,7 +169,7 @@ def begin(world: World, folder: Path, port: int, prepare: Callable[[], None] | N
     pid = os.fork()
     if pid == 0:
         _child(world, folder, port, said, pids, prepare)
-    if world.processes == 1:
+    if not world.launched:
         return Started(pid, [pid], said)
     ends = time.monotonic() + 60
     while not pids.exists() and time.monotonic() < ends:
@@ -159,7 +183,7 @@ def _child(world: World, folder: Path, port: int, said: Path, pids: Path, prepar
     os.dup2(output, 2)
     code = 1
     try:
-        code = _work(world, folder, prepare) if world.processes == 1 else _launch(world, folder, port, pids, prepare)
+        code = _launch(world, folder, port, pids, prepare) if world.launched else _work(world, folder, prepare)
     except BaseException:
         import traceback
 
@@ -182,17 +206,7 @@ def _launch(world: World, folder: Path, port: int, pids: Path, prepare: Callable
     for rank in range(world.processes):
         pid = os.fork()
         if pid == 0:
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world.processes),
-                "LOCAL_WORLD_SIZE": str(world.processes),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "TORCHELASTIC_RUN_ID": "chaos",
-            }
-            if world.deepspeed:
-                os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+            os.environ |= TORCHRUN | told(world, rank, port) if world.processes > 1 else ACCELERATE
             code = 1
             try:
                 code = _work(world, folder, prepare)
@@ -207,9 +221,12 @@ def _launch(world: World, folder: Path, port: int, pids: Path, prepare: Callable
         workers.append(pid)
     pids.with_suffix(".new").write_text(" ".join(map(str, workers)))
     pids.with_suffix(".new").rename(pids)
-    stop = lambda number, frame: [_kill(worker, number) for worker in workers]  # noqa: E731
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    if world.processes > 1:  # accelerate's launcher of one process passes nothing on, and dies
+        stop = lambda number, frame: [_kill(worker, number) for worker in workers]  # noqa: E731
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     codes: dict[int, int] = {}
     while len(codes) < len(workers):
         pid, status = os.wait()
@@ -221,6 +238,15 @@ def _launch(world: World, folder: Path, port: int, pids: Path, prepare: Callable
     return (bad[0] if bad[0] > 0 else 128 - bad[0]) if bad else 0
 
 
+def told(world: World, rank: int, port: int) -> dict[str, str]:
+    """What a launcher of several puts into the environment of each."""
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    own |= {"WORLD_SIZE": str(world.processes), "LOCAL_WORLD_SIZE": str(world.processes)}
+    if world.deepspeed:
+        own |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    return own
+
+
 def _kill(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -228,11 +254,16 @@ def _kill(pid: int, number: int) -> None:
 
 def outcome(world: World, folder: Path) -> dict[str, str]:
     """What a finished training left: digests of the numbers in its last checkpoint, its student or model, its log."""
-    newest = max((folder / world.checkpoints).glob("step-????????"))
-    found: dict[str, str] = {"checkpoint": newest.name}
-    for path in sorted(newest.rglob("*")):
-        if path.is_file() and path.name not in ("manifest.json", "state.json"):
-            found[str(path.relative_to(newest))] = digest(contents(path))
+    found: dict[str, str] = {}
+    if world.checkpoints is not None:
+        newest = max((folder / world.checkpoints).glob("step-????????"))
+        found["checkpoint"] = newest.name
+        for path in sorted(newest.rglob("*")):
+            if path.is_file() and path.name not in ("manifest.json", "state.json"):
+                found[str(path.relative_to(newest))] = digest(contents(path))
+    else:
+        for path in sorted((folder / "run").glob("metrics*")):
+            found[path.name] = digest(contents(path) if path.is_file() else "left over")
     for path in sorted((folder / "run").glob("*/*.safetensors")):
         found[str(path.relative_to(folder))] = digest(contents(path))
     log = folder / "run" / "log.jsonl"
@@ -249,6 +280,9 @@ def contents(path: Path) -> Any:
         return load_file(path)
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8"))
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {name: arrays[name].tolist() for name in arrays.files}
     return torch.load(path, weights_only=False, map_location="cpu")
 
 

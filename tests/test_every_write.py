@@ -10,8 +10,11 @@ from safetensors.torch import load_file
 
 from common.json_files import read_json
 from distill.exported import find_student
+from distill.targets.statistics import fitted_before, keep_fitted
 from distill.training.export import write_student
-from eval_suite.results import read_metrics, write_metrics
+from eval_suite.finished import FinishedTasks
+from eval_suite.made_by import MadeBy
+from eval_suite.results import Result, read_metrics, write_metrics
 from eval_suite.vlm.checkpoints import Checkpoints as VlmCheckpoints
 from eval_suite.vlm.checkpoints import Progress
 from featsharp_adapter.adapter.folder import find_folder, read_description, read_weights, write_folder
@@ -28,6 +31,11 @@ STUDENT = {
         "a": {"spec": {"name": "a", "licence": "x", "source": "y"}, "upsampler": "none", "factor": 1, "adapter": None}
     },
 }
+
+
+RESULT = Result(
+    group="dense", task="a", metric="miou", value=0.0, higher_is_better=True, seed=None, n=None, stderr=None
+)
 
 
 class Learned(torch.nn.Linear):
@@ -93,14 +101,36 @@ def read_adapter_checkpoint(folder: Path) -> dict[str, Any]:
     return found[0]
 
 
+def statistics(folder: Path, value: float) -> None:
+    keep_fitted(folder, {"seed": value}, {"a.mean": torch.full((3,), value)})
+
+
+def read_statistics(folder: Path) -> list[float | None]:
+    found = [fitted_before(folder, {"seed": value}) for value in (1.0, 2.0)]
+    return [None if each is None else float(each["a.mean"][0]) for each in found]
+
+
+def finished_task(folder: Path, value: float) -> None:
+    made = MadeBy(backbone="sha256:0", dtype="float32", protocol="p", data="d", program="x")
+    FinishedTasks(folder).keep("dense/a", made, 0, (RESULT.model_copy(update={"value": value}),), None)
+
+
+def read_finished_task(folder: Path) -> float | None:
+    made = MadeBy(backbone="sha256:0", dtype="float32", protocol="p", data="d", program="x")
+    found = FinishedTasks(folder).get("dense/a", made, 0, None)
+    return None if found is None else found[0].value
+
+
 WRITES: dict[str, tuple[Callable[[Path, float], None], Callable[[Path], Any]]] = {
     "adapter": (adapter, read_adapter),
     "vlm checkpoint": (vlm, read_vlm),
     "student": (student, read_student),
     "metrics": (metrics, read_metrics_value),
     "adapter checkpoint": (adapter_checkpoint, read_adapter_checkpoint),
+    "statistics": (statistics, read_statistics),
+    "finished task": (finished_task, read_finished_task),
 }
-FOLDERS = ("adapter", "student")
+FOLDERS = ("adapter", "student", "statistics")
 CASES = [(name, True) for name in WRITES] + [(name, False) for name in FOLDERS]
 
 

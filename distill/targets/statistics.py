@@ -1,6 +1,7 @@
 """PHI-S and dispersion statistics of an earlier run, in the place of estimating them (`normaliser.load`)."""
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from common.atomic import replacing_folder
+from common.atomic import recover, replacing_folder
+from common.checksums import Damaged, check_file, check_folder, seal
 from common.errors import UserError
 from common.json_files import read_json_object, write_json
 from common.step_folders import StepFolders
@@ -36,8 +38,9 @@ def load(path: Path, targets: Targets) -> dict[str, Tensor]:
     """The statistics of all teachers of `targets`; UserError where they are of other teachers, or damaged."""
     file = find(path)
     try:
+        check_file(file)
         state = load_file(file)
-    except SafetensorError as error:
+    except (SafetensorError, Damaged) as error:
         raise UserError(f"normaliser.load: {file} cannot be read: {error}; {HINT}") from error
     _check_digests(file, targets)
     own = targets.normaliser_state()
@@ -53,12 +56,24 @@ def keep_fitted(run: Path, identity: Mapping[str, Any], state: Mapping[str, Tens
     with replacing_folder(run / FITTED) as folder:
         write_tensors(folder / TARGETS, state)
         write_json(folder / "state.json", {"identity": dict(identity)})
+        seal(folder)
 
 
-def fitted_before(run: Path, identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """What `keep_fitted` wrote for a run of this very identity; None where there is nothing, or of another run."""
-    folder = run / FITTED
-    if not (folder / TARGETS).is_file() or read_json_object(folder / "state.json").get("identity") != dict(identity):
+def fitted_before(run: Path, identity: Mapping[str, Any], *, main: bool = True) -> dict[str, Tensor] | None:
+    """What `keep_fitted` wrote for a run of this very identity; None where there is nothing, or of another run.
+
+    None where it is damaged, which the `main` process says: the same images give the same numbers again.
+    """
+    folder = recover(run / FITTED)
+    if not folder.is_dir():
+        return None
+    try:
+        check_folder(folder)
+    except Damaged as damage:
+        if main:
+            print(f"{folder} is damaged ({damage}); estimating anew", file=sys.stderr)
+        return None
+    if read_json_object(folder / "state.json").get("identity") != dict(identity):
         return None
     return load_file(folder / TARGETS)
 

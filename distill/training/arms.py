@@ -326,7 +326,7 @@ def fit_targets(unfinished: Sequence[UnfinishedArm], stream: Streams) -> None:
         state = known_statistics.load(Path(recipe.normaliser.load), first)
     elif (beginning := find_beginning(recipe, first)) is not None and beginning.statistics is not None:
         state = known_statistics.load(beginning.statistics, first)
-    elif (fitted := known_statistics.fitted_before(unfinished[0].arm.folder, unfinished[0].identity)) is not None:
+    elif (fitted := fitted_before(unfinished[0])) is not None:
         state = fitted
     else:
         device, room = unfinished[0].arm.accelerator.device, margin(recipe, first.patch)
@@ -339,6 +339,12 @@ def fit_targets(unfinished: Sequence[UnfinishedArm], stream: Streams) -> None:
                 known_statistics.keep_fitted(found.arm.folder, found.identity, state)
     for found in unfinished:
         found.targets.load_normalisers(state)
+
+
+def fitted_before(found: UnfinishedArm) -> dict[str, Tensor] | None:
+    """What an earlier start of the same run has estimated and kept, None where there is nothing."""
+    main = bool(found.arm.accelerator.is_main_process)
+    return known_statistics.fitted_before(found.arm.folder, found.identity, main=main)
 
 
 def report_data(accelerator: Accelerator, stream: Streams, folders: Sequence[Path]) -> None:

@@ -33,7 +33,7 @@ def test_an_interrupted_run_goes_on_after_its_finished_probes(tmp_path: Path) ->
     backbone, passes = load_backbone("tiny:clip"), []
     backbone.register_forward_hook(lambda *_: passes.append(1))
     first = next(run_probes(backbone, suite, progress=False, finished=folder))  # stopped after one probe
-    assert len(passes) > 0 and len(list(folder.folder.glob("*.json"))) == 1
+    assert len(passes) > 0 and len(list(folder.folder.glob("*/metrics.json"))) == 1
     seen = len(passes)
     again = next(run_probes(backbone, suite, progress=False, finished=folder))
     assert [one.to_dict() for one in again.results] == [one.to_dict() for one in first.results]
