@@ -12,6 +12,10 @@ from safetensors import SafetensorError
 from common.interruption import Stopped, watching_signals
 from common.launcher import end_with_launcher, tell_launcher
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+#: What torch.save says where a file takes no more; the system's number is lost.
+_TORCH_CANNOT_WRITE = ("iostream error", "unexpected pos", "PytorchStreamWriter failed")
+
 
 class UserError(Exception):
     """Something the user can put right; the message says what is wrong and what to do, in one or two lines."""
@@ -50,7 +54,7 @@ def guard(main: Callable[[list[str]], int | None], argv: list[str] | None = None
         if str(stopped):
             print(stopped, file=sys.stderr)
         return stopped.exit_code
-    except (UserError, OSError, SafetensorError) as caught:
+    except (UserError, OSError, SafetensorError, RuntimeError) as caught:
         error = caught if isinstance(caught, UserError) else _of_a_full_disk(caught)
         if error is None or "--debug" in argv:
             raise
@@ -59,13 +63,20 @@ def guard(main: Callable[[list[str]], int | None], argv: list[str] | None = None
         return error.exit_code
 
 
-def _of_a_full_disk(error: OSError | SafetensorError) -> UserError | None:
-    """In words, where a disk is full or turned read-only; safetensors tells the system's number in its text alone."""
-    numbers = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-    found = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, SafetensorError):
-        found = next((number for number in numbers if f"(os error {number})" in str(error)), None)
-    if found not in numbers or found is None:
-        return None
-    where = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    return UserError(f"cannot write{where}: {os.strerror(found)}. Make room, and start again")
+def _of_a_full_disk(error: BaseException | None) -> UserError | None:
+    """In words, where a disk is full or turned read-only, or such an error led to this one.
+
+    safetensors tells the system's number in its text alone, and torch.save has texts of its own.
+    """
+    while error is not None:
+        found = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, SafetensorError):
+            found = next((number for number in _NO_ROOM if f"(os error {number})" in str(error)), None)
+        if found in _NO_ROOM:
+            where = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
+            return UserError(f"cannot write{where}: {os.strerror(found)}. Make room, and start again")
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _TORCH_CANNOT_WRITE):
+            reason = next(text for text in _TORCH_CANNOT_WRITE if text in str(error))
+            return UserError(f"cannot write a file of tensors ({reason}): is the disk full? Make room, and start again")
+        error = error.__cause__ or error.__context__
+    return None

@@ -72,6 +72,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="GROUP",
         help="run this group of probes, e.g. vlm; may be repeated",
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="of several processes: how long one waits for another that does not answer",
+    )
     add_take_over_flag(parser)
     add_debug_flag(parser)
 
@@ -156,8 +163,11 @@ def run(options: argparse.Namespace) -> None:
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)
     check_device(options.device)
+    if not 0 < options.patience < 1e6:
+        raise UserError(f"--patience {options.patience:g}: give a positive number of minutes")
     mine = options.out if int(os.environ.get("RANK", "0")) == 0 else None  # one of several processes writes
-    with maybe_locked(mine, is_file=True, take_over=options.take_over), joined_processes(options.device) as device:
+    locked = maybe_locked(mine, is_file=True, take_over=options.take_over)
+    with locked, joined_processes(options.device, options.patience) as device:
         node = backbone_node(options.backbone)
         kept = Predictions() if options.keep_predictions else None
         metrics = run_suite(

@@ -15,15 +15,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.other_processes import in_words
 from eval_suite.metrics.score import Tally
 
 _joined = False
-PATIENCE = timedelta(days=2)  #: the first process may train a probe for long while the others wait
+_patient: Any = None  #: for meeting before a probe
+PATIENCE = 10.0  #: minutes that a process waits for another in the middle of what they do together
+LONG = timedelta(hours=12)  #: the first process may train a probe for long while the others wait for the next one
 
 
 @contextmanager
-def joined_processes(device: str) -> Iterator[str]:
-    """Join the processes that a launcher started, and leave them at the end; gives the device of this one."""
+def joined_processes(device: str, patience: float = PATIENCE) -> Iterator[str]:
+    """Join the processes that a launcher started, and leave them at the end; gives the device of this one.
+
+    patience: minutes after which a process that waits for another ends with a UserError.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
         return
@@ -31,14 +37,19 @@ def joined_processes(device: str) -> Iterator[str]:
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
-    global _joined
-    _joined = True
+    backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+    global _joined, _patient
     try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=patience))
+        _patient = dist.new_group(backend="gloo", timeout=LONG)
+        _joined = True
         yield str(place)
+    except RuntimeError as error:
+        raise in_words(error, "Finished probes are kept") or error from error
     finally:
-        _joined = False
-        dist.destroy_process_group()
+        _joined, _patient = False, None
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def world() -> int:
@@ -99,12 +110,12 @@ def gather(*metrics: Tally) -> None:
             metric.gather()
 
 
-def all_say(value: Any) -> list[Any]:
-    """What every process says, in rank order."""
+def all_say(value: Any, *, patient: bool = False) -> list[Any]:
+    """What every process says, in rank order. patient: they may be far apart, as before a probe."""
     if world() == 1:
         return [value]
     out: list[Any] = [None] * world()
-    dist.all_gather_object(out, value)
+    dist.all_gather_object(out, value, group=_patient if patient else None)
     return out
 
 

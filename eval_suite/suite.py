@@ -168,6 +168,7 @@ def run_probes(
     data = {name: Remembered(node.open(name)) for name, node in suite.data.items()}
     bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
     for name, probe in bar:
+        processes.all_say(None, patient=True)  # the first one may come from hours of a probe that it ran alone
         bar.set_postfix_str(name)
         started = time.perf_counter()
         known = _known(suite, probe, data, (made_of, dtype), finished, predictions)
@@ -207,7 +208,7 @@ def _known(
     if processes.rank() == 0 and finished.folder.is_dir():
         made = made_by(task_details(suite, probe, data), *made_of)
         found = finished.get(f"{probe.group}/{probe.name}", made, suite.seed, predictions)
-    there = processes.all_say(found is not None)[0]
+    there = processes.all_say(found is not None, patient=True)[0]  # it reads all the data to know
     return (found or ()) if there else None
 
 

@@ -67,15 +67,29 @@ def fitted_before(run: Path, identity: Mapping[str, Any], *, main: bool = True) 
     folder = recover(run / FITTED)
     if not folder.is_dir():
         return None
-    try:
-        check_folder(folder)
-    except Damaged as damage:
+    if (damage := _damage(folder)) is not None:
         if main:
             print(f"{folder} is damaged ({damage}); estimating anew", file=sys.stderr)
         return None
     if read_json_object(folder / "state.json").get("identity") != dict(identity):
         return None
     return load_file(folder / TARGETS)
+
+
+def mend_fitted(run: Path, identity: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write it again from a checkpoint's state, and say so, where it is damaged: other runs may load it."""
+    folder = recover(run / FITTED)
+    if folder.is_dir() and (damage := _damage(folder)) is not None:
+        print(f"{folder} is damaged ({damage}); written again from the checkpoint", file=sys.stderr)
+        keep_fitted(run, identity, state)
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        check_folder(folder)
+    except Damaged as damage:
+        return str(damage)
+    return None
 
 
 def digest(path: Path) -> str:

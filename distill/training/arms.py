@@ -322,6 +322,8 @@ def fit_targets(unfinished: Sequence[UnfinishedArm], stream: Streams) -> None:
     first, recipe = unfinished[0].targets, unfinished[0].arm.recipe
     if begun and begun.latest:
         state = begun.checkpoints.read_targets(begun.latest)
+        if begun.arm.accelerator.is_main_process:
+            known_statistics.mend_fitted(begun.arm.folder, begun.identity, state)
     elif recipe.normaliser.load is not None:
         state = known_statistics.load(Path(recipe.normaliser.load), first)
     elif (beginning := find_beginning(recipe, first)) is not None and beginning.statistics is not None:

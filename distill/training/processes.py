@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from common.errors import UserError
+from common.other_processes import in_words
 from common.run_lock import RunLock
 from distill.training.data import gather_objects
 
@@ -89,22 +90,11 @@ def alone_in(folder: Path, accelerator: Accelerator, *, take_over: bool) -> Iter
     try:
         yield
     except RuntimeError as error:
-        if accelerator.num_processes > 1 and _is_of_another(error):
-            reason = str(error).splitlines()[0][-200:]
-            raise UserError(
-                f"another process of this run ended, hangs or cannot be reached ({reason}); what it said last tells "
-                "why. The last checkpoint stays; start again to go on"
-            ) from error
-        raise
+        words = in_words(error, "The last checkpoint stays") if accelerator.num_processes > 1 else None
+        raise words or error from error
     finally:
         if accelerator.is_main_process:
             lock.__exit__(None, None, None)
-
-
-def _is_of_another(error: RuntimeError) -> bool:
-    """Whether the error is one of talking to other processes: of torch.distributed, gloo or NCCL."""
-    named = isinstance(error, dist.DistError)
-    return named or any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "ProcessGroup"))
 
 
 def leave_together(accelerator: Accelerator) -> bool:

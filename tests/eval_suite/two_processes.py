@@ -24,8 +24,8 @@ def _one(rank: int, folder: str, work: Callable[..., Any], given: tuple[Any, ...
     torch.set_num_threads(1)
     os.environ.update(GLOO_SOCKET_IFNAME="lo", RANK=str(rank), WORLD_SIZE="2")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    processes._joined = True
+    processes._joined, processes._patient = True, dist.new_group(backend="gloo")
     torch.save(work(*given), f"{folder}/{rank}.pt")
     dist.barrier()
-    processes._joined = False
+    processes._joined, processes._patient = False, None
     dist.destroy_process_group()

@@ -63,6 +63,12 @@ def test_killed_between_estimating_and_saving(tmp_path: Path, capsys: pytest.Cap
     assert "targets.safetensors is not as it was written); estimating anew" in capsys.readouterr().err
     assert without_time(read_log(damaged / "log.jsonl")) == expected
 
+    (damaged / "student").rename(tmp_path / "student")  # not finished, and goes on from its last checkpoint
+    (damaged / FITTED / TARGETS).unlink()
+    train(recipe(tmp_path / "damaged"))
+    assert "targets.safetensors is missing); written again from the checkpoint" in capsys.readouterr().err
+    assert (damaged / FITTED / TARGETS).read_bytes() == (folder / FITTED / TARGETS).read_bytes()
+
     flip(damaged / FITTED / TARGETS)
     loading = recipe(tmp_path / "other", normaliser={"load": str(damaged)})
     with pytest.raises(UserError, match="not as it was written"):
