@@ -96,6 +96,8 @@ def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
         if node.denoise is None:
             wanted = {"upsampler": node.upsampler, "factor": node.factor}
             command += [f"{key}={value}" for key, value in wanted.items() if value != recipe.model_dump()[key]]
+            if node.upsampler != recipe.upsampler and recipe.options:  # they are of the recipe's own upsampler
+                command += ["options={}"]
         return tuple(command)
     return None
 

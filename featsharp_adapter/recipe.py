@@ -9,7 +9,7 @@ from common.recipes import Count, Node, Norm, Seed, Workers
 from featsharp_adapter.model.multiview import ViewSettings
 from featsharp_adapter.model.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.options import check_options
-from featsharp_adapter.upsamplers.table import check_upsampler_name
+from featsharp_adapter.upsamplers.table import check_upsampler_name, upsampler_class
 from imagery.augment import Augment
 
 
@@ -128,7 +128,7 @@ class AdapterRecipe(Node):
     published_views: bool = False  #: resize what the teacher sees without antialiasing, as published code does
     bias: bool = True  #: learn the denoising bias
     conditional: ConditionalNode | None = None  #: a second, input-dependent bias; None: none
-    border_weight: float = Field(1.0, gt=0)  #: of the loss at borders between tiles
+    border_weight: float = Field(1.0, gt=0)  #: of the loss at borders between tiles, solved or trained
     losses: LossNode = LossNode()
     uncertainty: bool = False  #: learn where views cannot agree (`uncertainty.py`); in the code, not in the paper
     spectral: bool = False  #: reparametrise linear layers while training (`spectral.py`); likewise
@@ -156,6 +156,19 @@ class AdapterRecipe(Node):
     @model_validator(mode="after")
     def _options_exist(self) -> Self:
         check_options(self.upsampler, self.options)
+        return self
+
+    @model_validator(mode="after")
+    def _a_solution_knows_no_steps(self) -> Self:
+        asked = {
+            "losses": any(self.losses.model_dump().values()),
+            "uncertainty": self.uncertainty,
+            "spectral": self.spectral,
+            "conditional": self.conditional is not None,
+        }
+        if upsampler_class(self.upsampler).closed_form and any(asked.values()):
+            names = ", ".join(name for name, there in asked.items() if there)
+            raise ValueError(f"{self.upsampler} is solved and takes no gradient steps: leave out {names}")
         return self
 
     @model_validator(mode="after")

@@ -2,10 +2,10 @@
 
 Writes into the recipe's `out`: recipe.yaml, log.jsonl, checkpoints/, and adapter/ (with its fidelity on held-out
 images); `out` stands for it wherever an adapter is named. Started again after an interruption it goes on from there.
+`ridge`, which is solved, takes several processes (`--num_processes`), each with its share of the images.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from common.recipes import dump, load_recipe
 from common.run_lock import RunLock, add_take_over_flag
 from featsharp_adapter.adapter.folder import TRAINED
 from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.training.processes import Place, joined, launched
 from featsharp_adapter.training.teacher_data import open_teacher_data
-from featsharp_adapter.training.train_one import train_one
+from featsharp_adapter.training.train_one import fit_one, train_one
+from featsharp_adapter.upsamplers.table import upsampler_class
 
 
 def main(argv: list[str]) -> int:
@@ -28,12 +30,24 @@ def main(argv: list[str]) -> int:
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     recipe = load_recipe(AdapterRecipe, arguments.recipe, arguments.overrides)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("an adapter is trained by one process: accelerate launch --num_processes 1, or plain python")
+    if launched() > 1 and not upsampler_class(recipe.upsampler).closed_form:
+        raise UserError(
+            f"{recipe.upsampler} is trained by one process (accelerate launch --num_processes 1, or plain python); "
+            "only what is solved, ridge, takes several"
+        )
+    with joined() as place:
+        if place.rank:
+            fit_one(recipe, open_teacher_data(recipe, [recipe], place))
+            return 0
+        return first_process(recipe, place, take_over=arguments.take_over)
+
+
+def first_process(recipe: AdapterRecipe, place: Place, *, take_over: bool) -> int:
+    """The one that writes; often the only one."""
     out = Path(recipe.out)
-    with RunLock(out, take_over=arguments.take_over):
+    with RunLock(out, take_over=take_over):
         write_text(out / "recipe.yaml", dump(recipe))
-        adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe]), folder=out)
+        adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe], place), folder=out)
         folder = adapter.save_pretrained(out / TRAINED)
     for name, value in fidelity.items():
         print(f"held-out error, {name} downsampler: {value.mse:.4f} ± {value.stderr:.4f} (fidelity {value.ratio:.2f})")

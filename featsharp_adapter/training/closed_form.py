@@ -2,7 +2,8 @@
 
 For a view with homography h, target t and average downsampler D: D(warp(low + W phi + b)) - t is linear in (W, b), so
 the consistency loss is a least-squares problem with inputs D(warp(phi)), targets t - D(warp(low)) and, as weights, the
-share of each cell that is inside the image. Views of every fifth image choose the ridges; then all are solved together.
+share of each cell that is inside the image (times the weight of borders between tiles). Views of every fifth image
+choose the ridges; then all are solved together.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,18 +40,25 @@ class Rows:
 
 
 @torch.no_grad()
-def fit_linear(adapter: Adapter, samples: Callable[[], Iterable[Sample]], *, reweight: bool = False) -> Solution:
+def fit_linear(
+    adapter: Adapter,
+    samples: Callable[[], Iterable[Sample]],
+    *,
+    reweight: bool = False,
+    places: Tensor | None = None,
+) -> Solution:
     """Solve the adapter's linear map and put it in place. samples(): every training image once.
 
     reweight: solve a second time, with cells that no linear map explains (outlier tokens) counting less.
+    places: [1, 1, k*g, k*g'], how much each place of the sharpened map counts; None: all the same.
     """
     upsampler = adapter.upsampler
     if not isinstance(upsampler, RidgeUpsampler):
         raise UserError(f"{adapter.meta.upsampler} has no closed form; ridge and ridge_block have")
     adapter.eval()
-    solution = _solve(adapter, upsampler, samples(), None)
+    solution = _solve(adapter, upsampler, samples(), None, places)
     if reweight:
-        solution = _solve(adapter, upsampler, samples(), solution)
+        solution = _solve(adapter, upsampler, samples(), solution, places)
     weight = solution.weight.to(upsampler.linear.weight)
     upsampler.linear.weight.copy_(weight[:-1].T[:, :, None, None])
     bias_of(upsampler.linear).copy_(weight[-1])
@@ -59,7 +67,13 @@ def fit_linear(adapter: Adapter, samples: Callable[[], Iterable[Sample]], *, rew
     return solution
 
 
-def _solve(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample], before: Solution | None) -> Solution:
+def _solve(
+    adapter: Adapter,
+    upsampler: RidgeUpsampler,
+    samples: Iterable[Sample],
+    before: Solution | None,
+    places: Tensor | None,
+) -> Solution:
     device = upsampler.linear.weight.device
     size = (sum(upsampler.widths), upsampler.dim)
     train, held_back = (LeastSquaresSums(*size, device) for _ in range(2))
@@ -67,7 +81,7 @@ def _solve(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample
         chosen = sample.positions % HELD_BACK == HELD_BACK - 1
         for sums, index in ((train, ~chosen), (held_back, chosen)):
             if bool(index.any()):
-                rows = view_rows(adapter, upsampler, sample.take(index.nonzero()[:, 0]))
+                rows = view_rows(adapter, upsampler, sample.take(index.nonzero()[:, 0]), places)
                 sums.update(rows.inputs, rows.targets, _weights(rows, before))
     train.all_reduce()
     held_back.all_reduce()
@@ -110,8 +124,8 @@ def _fit_gains(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sa
     upsampler.gain.bias.copy_(weight[-1])
 
 
-def view_rows(adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample) -> Rows:
-    """The least-squares rows of all views of these images."""
+def view_rows(adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample, places: Tensor | None = None) -> Rows:
+    """The least-squares rows of all views of these images; places: as in `fit_linear`."""
     low = adapter.denoise_normalised(sample.views.low)
     tiles = {n: adapter.denoise_normalised(sample.views.tiles[n], n) for n in adapter.tile_grids}
     phi, base = upsampler.phi(low, tiles, sample.guidance()), resize_features(low, upsampler.factor)
@@ -122,7 +136,10 @@ def view_rows(adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample) -> Ro
         target = adapter.denoise_normalised(sample.targets[:, view])
         inputs.append(_tokens(pool(warp(phi, homographies))))
         targets.append(_tokens(target - pool(warp(base, homographies))))
-        weights.append(inside_share(homographies, (target.shape[-2], target.shape[-1])).flatten())
+        inside = inside_share(homographies, (target.shape[-2], target.shape[-1]))
+        if places is not None:
+            inside = inside * pool(warp(places.expand(len(low), -1, -1, -1), homographies))
+        weights.append(inside.flatten())
     return Rows(torch.cat(inputs), torch.cat(targets), torch.cat(weights))
 
 

@@ -1,4 +1,7 @@
-"""A teacher and its features of the training and held-out images, computed once for all upsamplers compared."""
+"""A teacher and its features of the training and held-out images, computed once for all upsamplers compared.
+
+Of several processes each holds its share of the training images, and the first alone the held-out ones.
+"""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +14,7 @@ from tqdm import tqdm
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.training.processes import ALONE, Place
 from featsharp_adapter.training.samples import SampleMaker, SampleStore, StreamedSamples, fill_store, sample_bytes
 from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
 from featsharp_adapter.upsamplers.table import build_upsampler, upsampler_class
@@ -32,9 +36,10 @@ class TeacherData:
     backbone: Backbone
     maker: SampleMaker
     statistics: CovarianceStatistics  #: of the teacher's tokens, which any normaliser is fitted to
-    training: SampleStore | StreamedSamples  #: of data.images images
+    training: SampleStore | StreamedSamples  #: of data.images images, or this process' share of them
     held_out: SampleStore | StreamedSamples
     device: torch.device
+    images: int  #: for training, over all processes
 
     @property
     def store(self) -> SampleStore | None:
@@ -47,7 +52,7 @@ class TeacherData:
         return self.backbone.spec
 
 
-def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -> TeacherData:
+def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe], place: Place = ALONE) -> TeacherData:
     """Load the teacher and compute its features of the images once, with the tiles that any of `recipes` needs."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if recipe.teacher_dtype == "bfloat16" else None
@@ -65,32 +70,34 @@ def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe]) -
         antialias=not recipe.published_views,
     )
     spec, data = backbone.spec, recipe.data
+    images, held_out_images = place.share_of(data.images, FILL_BATCH), 0 if place.rank else data.held_out_images
     for source in dict.fromkeys((data.train, data.held_out)):
         print("\n".join(summary(open_once(source))))
 
     def training(batch_size: int) -> ImageStream:
-        return open_stream(recipe, spec, data.train, batch_size, recipe.seed)
+        return open_stream(recipe, spec, data.train, batch_size, recipe.seed, place)
 
     def evaluated(batch_size: int) -> ImageStream:
         return open_stream(recipe, spec, data.held_out, batch_size, recipe.seed)
 
     train: SampleStore | StreamedSamples
     held_out: SampleStore | StreamedSamples
-    if fits_in_memory(recipe, spec, grids):
-        train = _fill(data.images, training(FILL_BATCH), maker, "training views")
-        held_out = _fill(data.held_out_images, evaluated(FILL_BATCH), maker, "held-out views")
+    if fits_in_memory(recipe, spec, grids, images + held_out_images):
+        train = _fill(images, training(FILL_BATCH), maker, "training views")
+        held_out = _fill(held_out_images, evaluated(FILL_BATCH), maker, "held-out views")
         maps: Iterable[Tensor] = (sample.views.low for sample in train.in_order(FILL_BATCH))
     else:
-        train = StreamedSamples(data.images, training, maker)
-        held_out = StreamedSamples(data.held_out_images, evaluated, maker)
-        maps = _low_maps(data.images, training(FILL_BATCH), maker)
-    return TeacherData(backbone, maker, statistics_of(maps), train, held_out, device)
+        train = StreamedSamples(images, training, maker)
+        held_out = StreamedSamples(held_out_images, evaluated, maker)
+        maps = _low_maps(images, training(FILL_BATCH), maker)
+    statistics = statistics_of(maps, spec.spatial_dim)
+    statistics.all_reduce()
+    return TeacherData(backbone, maker, statistics, train, held_out, device, data.images)
 
 
-def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...]) -> bool:
-    """Whether the views of all images may be kept; says which, since it decides how long training takes."""
+def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...], images: int) -> bool:
+    """Whether the views of so many may be kept; says which, since it decides how long training takes."""
     data = recipe.data
-    images = data.images + data.held_out_images
     needed = images * sample_bytes(spec, recipe.factor, grids, recipe.views.count) / 2**30
     fits = needed <= data.cache_gib
     how = "kept in memory" if fits else f"more than data.cache_gib ({data.cache_gib:g}): made at every step"
@@ -131,7 +138,9 @@ def open_once(source: str) -> Source | SequentialSource:
     return open_source(source)
 
 
-def open_stream(recipe: AdapterRecipe, spec: BackboneSpec, source: str, batch_size: int, seed: int) -> ImageStream:
+def open_stream(
+    recipe: AdapterRecipe, spec: BackboneSpec, source: str, batch_size: int, seed: int, place: Place = ALONE
+) -> ImageStream:
     """Random crops, `factor` times the teacher's native size."""
     return ImageStream(
         open_once(source),
@@ -142,16 +151,16 @@ def open_stream(recipe: AdapterRecipe, spec: BackboneSpec, source: str, batch_si
         augment=recipe.data.augment(),
         workers=recipe.data.workers,
         max_bad_share=recipe.data.max_bad_share,
+        rank=place.rank,
+        world=place.world,
     )
 
 
-def statistics_of(maps: Iterable[Tensor]) -> CovarianceStatistics:
-    """Of all tokens of low-resolution maps [B, C, g, g']; there is at least one."""
-    statistics: CovarianceStatistics | None = None
+def statistics_of(maps: Iterable[Tensor], dim: int) -> CovarianceStatistics:
+    """Of all tokens of low-resolution maps [B, C, g, g'], C = dim."""
+    statistics = CovarianceStatistics(dim)
     for low in maps:
-        statistics = statistics or CovarianceStatistics(low.shape[1])
         statistics.update(low)
-    assert statistics is not None
     return statistics
 
 

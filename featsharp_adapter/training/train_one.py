@@ -17,7 +17,7 @@ from featsharp_adapter.training.closed_form import fit_linear
 from featsharp_adapter.training.evaluation import Fidelity, evaluate_held_out
 from featsharp_adapter.training.samples import LiveSamples, Samples, StoredSamples
 from featsharp_adapter.training.teacher_data import FILL_BATCH, TeacherData, open_stream
-from featsharp_adapter.training.trainer import Trainer, seeded, train_adapter
+from featsharp_adapter.training.trainer import Trainer, place_weights, seeded, train_adapter
 from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
 from featsharp_adapter.upsamplers.table import upsampler_class
 
@@ -52,7 +52,8 @@ def fit_one(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:
 def solve_linear(adapter: Adapter, recipe: AdapterRecipe, teacher_data: TeacherData) -> None:
     """Put the closed form's weights in place, and say on the card what was chosen."""
     training = teacher_data.training
-    solution = fit_linear(adapter, lambda: training.in_order(FILL_BATCH), reweight=recipe.ridge.reweight)
+    places = place_weights(adapter, recipe.border_weight)
+    solution = fit_linear(adapter, lambda: training.in_order(FILL_BATCH), reweight=recipe.ridge.reweight, places=places)
     facts = {"ridges": list(solution.ridges), "error": solution.error}
     adapter.meta = replace(adapter.meta, training=adapter.meta.training | {"closed form": facts})
 
@@ -90,7 +91,7 @@ def new_adapter(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:
         normaliser=recipe.normaliser,
         conditional_heads=None if recipe.conditional is None else recipe.conditional.heads,
         published_views=recipe.published_views,
-        training=training_facts(recipe, teacher_data.training.size, stored=teacher_data.store is not None),
+        training=training_facts(recipe, teacher_data.images, stored=teacher_data.store is not None),
     )
     return Adapter.build(meta, fit_normaliser(recipe.normaliser, teacher_data.statistics)).to(teacher_data.device)
 

@@ -45,7 +45,7 @@ class Trainer:
         if not self.parameters:
             raise UserError(f"nothing to train: {recipe.upsampler} without bias and with an average downsampler")
         self.optimiser = build_optimiser(adapter, downsampler, recipe.optim, self.uncertainty, scales)
-        self.weights = self._weights()
+        self.weights = place_weights(adapter, recipe.border_weight)
 
     def step(self, number: int, sample: Sample) -> dict[str, Tensor]:
         """One update; a function of (state, sample, seed, number) alone. Returns detached {loss, grad_norm}."""
@@ -127,12 +127,13 @@ class Trainer:
             self.uncertainty.load_state_dict(state["uncertainty"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def _weights(self) -> Tensor | None:
-        if self.recipe.border_weight == 1 or not self.adapter.tile_grids:
-            return None
-        grid = self.adapter.meta.teacher.native_grid
-        weights = border_weights(grid, self.adapter.factor, self.recipe.border_weight)
-        return weights.to(self.parameters[0].device)
+
+def place_weights(adapter: Adapter, border_weight: float) -> Tensor | None:
+    """[1, 1, k*g, k*g'], how much each place of the sharpened map counts in the loss; None: all the same."""
+    if border_weight == 1 or not adapter.tile_grids:
+        return None
+    weights = border_weights(adapter.meta.teacher.native_grid, adapter.factor, border_weight)
+    return weights.to(adapter.bias.buffer.device)
 
 
 def train_adapter(

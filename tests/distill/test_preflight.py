@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from common.errors import UserError
+from common.recipes import load_recipe
 from distill import preflight as missing
 from distill.preflight import Missing, find_missing, make, refuse
-from distill.recipe import Recipe, read
+from distill.recipe import Recipe, read, read_arms
+from featsharp_adapter.recipe import AdapterRecipe
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "runs/adapters/of/nowhere"
@@ -28,6 +30,8 @@ def quickstart(*overrides: str) -> Recipe:
 
 def test_the_quickstart_needs_nothing() -> None:
     assert find_missing([quickstart()]) == []
+    for name in ("quickstart.yaml", "ablations/quickstart_upsamplers.yaml"):
+        assert find_missing(read_arms(ROOT / "recipes" / name, ["seeds=[]"]).values()) == []
     refuse([])
 
 
@@ -50,6 +54,16 @@ def test_an_adapter_comes_with_its_command(upsampler: str, factor: int, extra: t
         f"out={NOWHERE}",
         *extra,
     )
+
+
+def test_a_command_leaves_out_what_another_upsampler_was_told() -> None:
+    """The recipe is FeatSharp's, with options that ridge does not have; the command must be one that starts."""
+    wanted = ["teachers.dfn_clip.upsampler=ridge", f"teachers.dfn_clip.adapters.ridge={NOWHERE}"]
+    found = missing.missing_adapters(read(ROOT / "recipes" / "radio_l.yaml", wanted))
+    (command,) = {each.command for each in found if NOWHERE in each.what}
+    assert command is not None
+    made = load_recipe(AdapterRecipe, command[2], command[3:])
+    assert (made.upsampler, made.factor, made.options, made.out) == ("ridge", 3, {}, NOWHERE)
 
 
 def test_all_is_listed_at_once() -> None:

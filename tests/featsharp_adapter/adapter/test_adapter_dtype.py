@@ -11,7 +11,14 @@ from imagery.sources import open_source
 from imagery.stream import to_float
 
 #: |bf16 - fp32| / |fp32 - its mean over the map|, in the norm over a whole sharpened map: what docs/adapters.md states.
-PARITY = {"featsharp": 0.01, "featup": 0.01}
+PARITY = {"featsharp": 0.01, "featup": 0.01, "ridge": 0.01}
+NAMES = [
+    "tiny-clip-featsharp-2x",
+    "tiny-clip-featup-2x",
+    "tiny-dino-featsharp-2x",
+    "tiny-clip-ridge-2x",
+    "tiny-dino-ridge-2x",
+]
 
 
 def scenes(size: int) -> Tensor:
@@ -19,7 +26,7 @@ def scenes(size: int) -> Tensor:
     return to_float(torch.stack([torch.from_numpy(source.load(number)).permute(2, 0, 1) for number in range(2)]))
 
 
-@pytest.mark.parametrize("name", ["tiny-clip-featsharp-2x", "tiny-clip-featup-2x", "tiny-dino-featsharp-2x"])
+@pytest.mark.parametrize("name", NAMES)
 def test_bf16_is_fp32_within_the_stated_share(name: str) -> None:
     exact, fast = load(f"builtin:{name}"), load(f"builtin:{name}", adapter_dtype="bfloat16")
     images = scenes(exact.spec.native_size[0])

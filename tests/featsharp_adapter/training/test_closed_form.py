@@ -11,12 +11,13 @@ from torch import Tensor
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.downsampler import AverageDownsampler
 from featsharp_adapter.model.least_squares import RIDGES
-from featsharp_adapter.model.multiview import inside_share, warp
+from featsharp_adapter.model.multiview import consistency_loss, inside_share, warp
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.sharpening.sharpener import Sharpener, SharpenSettings
 from featsharp_adapter.training.closed_form import view_rows
 from featsharp_adapter.training.teacher_data import TeacherData
 from featsharp_adapter.training.train_one import fit_one, new_trainer, open_samples, train_one
+from featsharp_adapter.training.trainer import place_weights
 from featsharp_adapter.upsamplers.ridge import INPUTS, RidgeUpsampler
 from featsharp_adapter.upsamplers.simple import resize_features
 from featsharp_adapter.upsamplers.table import build_upsampler
@@ -124,6 +125,35 @@ def test_the_harness_solves_saves_and_sharpens(world, tmp_path: Path) -> None:
     whole = Sharpener(data.backbone, adapter, settings)(images).spatial
     small = Sharpener(data.backbone, again, SharpenSettings(fit="windows", max_memory=2**20))(images).spatial
     assert torch.allclose(whole, small, atol=1e-4)
+
+
+def test_borders_between_tiles_count_as_they_do_in_training(world) -> None:
+    """The rows' squared residuals, weighted and averaged, are the trainer's loss wherever whole views are inside."""
+    recipe, data = world
+    recipe = recipe.model_copy(update={"border_weight": 3.0})
+    adapter = fit_one(recipe, data).requires_grad_(False)
+    places = place_weights(adapter, recipe.border_weight)
+    sample = next(iter(data.training.in_order(4)))
+    rows = view_rows(adapter, adapter.upsampler, sample, places)
+    inside = view_rows(adapter, adapter.upsampler, sample).weights.view(3, 4, -1)
+    weight, bias = adapter.upsampler.linear.weight[..., 0, 0], adapter.upsampler.linear.bias
+    residual = (rows.targets - rows.inputs @ weight.T - bias).square().mean(dim=1) * rows.weights
+    cells = inside.sum(dim=-1).clamp(min=inside.shape[-1] / 2)
+    ours = (residual.view(3, 4, -1).sum(dim=-1) / cells).mean()
+    sharp, pool = adapter.forward_normalised(sample.views, sample.guidance()), AverageDownsampler(adapter.factor)
+    targets = [adapter.denoise_normalised(sample.targets[:, view]) for view in range(3)]
+    views = zip(targets, sample.homographies.unbind(1), strict=True)
+    theirs = [consistency_loss(sharp, target, homographies, pool, places) for target, homographies in views]
+    assert ours.item() == pytest.approx(torch.stack(theirs).mean().item(), rel=1e-4)
+    plain = fit_one(recipe.model_copy(update={"border_weight": 1.0}), data)
+    assert not torch.allclose(plain.upsampler.linear.weight, adapter.upsampler.linear.weight, atol=1e-5)
+
+
+def test_what_only_steps_can_do_is_refused(world) -> None:
+    recipe, _ = world
+    for change in ({"uncertainty": True}, {"spectral": True}, {"losses": {"tv": 0.1}}, {"conditional": {"heads": 2}}):
+        with pytest.raises(ValueError, match=f"takes no gradient steps: leave out {next(iter(change))}"):
+            AdapterRecipe.model_validate(recipe.model_dump() | change)
 
 
 def test_a_second_solve_counts_outlier_tokens_less(world) -> None:

@@ -25,7 +25,7 @@ def test_equals_equation_seven_over_all_valid_cells(trainer_and_held_out, normal
     trainer, held_out = trainer_and_held_out
     adapter = trainer.adapter.eval()
     sample = held_out.gather(torch.arange(4))
-    adapter.normaliser = fit_normaliser(normaliser, statistics_of([sample.views.low]))
+    adapter.normaliser = fit_normaliser(normaliser, statistics_of([sample.views.low], sample.views.low.shape[1]))
     error = raw_error = cells = 0.0
     sharp = adapter.forward_normalised(sample.views, sample.guidance())
     targets, weights = [], []
