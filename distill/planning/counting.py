@@ -76,7 +76,8 @@ class CostCounter(PeakMemory):
             return func(*args, **(kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
         formula = FORMULAS.get(func._overloadpacket)
-        if formula is not None:
+        # A plan that is made while something real is counted computes nothing.
+        if formula is not None and (args[0].untyped_storage().device.type == "meta") == self.meta:
             self.flops += int(formula(*args, **(kwargs or {}), out_val=out))
         return out
 

@@ -67,7 +67,7 @@ class StudentFlops:
         with torch.random.fork_rng(devices=()), torch.device("meta"):
             student = Student(self._node, self._size, self._heads)
             images = torch.empty(1, 3, *size)
-            with CostCounter() as counted:
+            with CostCounter(meta=True) as counted:
                 answers = student(images)
                 parts = [part for features in answers.values() for part in features if part is not None]
                 torch.stack([part.sum() for part in parts]).sum().backward()

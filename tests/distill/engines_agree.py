@@ -2,12 +2,13 @@
 
     engines_agree.py ddp|zero KIND...
 
-Each process has half of every batch. Prints the largest difference of a weight from plain training, over how far the
-weights moved, for every optimiser and stage; the test judges it.
+Each process has half of every batch. Prints for every optimiser and stage the largest difference of a weight from plain
+training, over how far the weights moved, and of a loss, over the loss; the test judges it.
 """
 
 import json
 import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,10 @@ KINDS = {
     "lamb": {"name": "lamb", "weight_decay": 0.1},
     "lamb graded": {"name": "lamb", "weight_decay": 0.1, "layer_decay": 0.7, "freeze_body_steps": 2},
     "adamw": {"name": "adamw", "layer_decay": 0.7},
+    "adamw of epsilon 1e-5": {"name": "adamw", "layer_decay": 0.7},
 }
+EPSILON = {"adamw of epsilon 1e-5": 1e-5}  #: other than torch's 1e-8
+Found = tuple[dict[str, Tensor], list[float]]  #: weights, and the losses of the updates
 
 
 def student() -> Student:
@@ -45,35 +49,50 @@ def loss_of(model: nn.Module, images: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(answer.summary, wanted) + 0.1 * answer.spatial.square().mean()
 
 
-def plainly(node: OptimNode) -> dict[str, Tensor]:
+def with_epsilon(optimiser: Any, epsilon: float | None) -> None:
+    for group in optimiser.param_groups if epsilon else []:
+        group["eps"] = epsilon
+
+
+def plainly(node: OptimNode, epsilon: float | None) -> Found:
     """The slow twin: whole batches, torch's own clipping, one process."""
     model = student()
     optimiser = build_optimiser(model, node)
+    with_epsilon(optimiser, epsilon)
+    losses = []
     places = [group.get("place") for group in optimiser.param_groups]
     for update in range(UPDATES):
         for group, share in zip(optimiser.param_groups, rate_shares(update, node, places), strict=True):
             group["lr"] = learning_rate(update, node) * share
-        loss_of(model, *batch(update)).backward()
+        loss = loss_of(model, *batch(update))
+        losses.append(float(loss))
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), node.clip)
         optimiser.step()
         optimiser.zero_grad()
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}, losses
 
 
-def on_engine(accelerator: Accelerator, name: str, recipe: Recipe) -> dict[str, Tensor]:
+def on_engine(accelerator: Accelerator, name: str, recipe: Recipe, epsilon: float | None) -> Found:
     engine = prepare(accelerator, name, student(), recipe)
+    with_epsilon(engine.optimiser, epsilon)
+    losses = []
     rank, world = accelerator.process_index, accelerator.num_processes
     for update in range(UPDATES):
         engine.activate()
         engine.set_learning_rate(update)
         images, wanted = (whole.chunk(world)[rank] for whole in batch(update))
         pieces = list(zip(images.chunk(ACCUMULATE), wanted.chunk(ACCUMULATE), strict=True))
+        shares = []
         for number, piece in enumerate(pieces, 1):
             with engine.accumulating(number == ACCUMULATE):
-                engine.backward(loss_of(engine.model, *piece))
+                loss = loss_of(engine.model, *piece)
+                shares.append(loss.detach())
+                engine.backward(loss)
+        losses.append(float(accelerator.reduce(torch.stack(shares).mean(), "mean")))
         engine.clip()
         engine.update()
-    return engine.student_state()
+    return engine.student_state(), losses
 
 
 def furthest(some: dict[str, Tensor], others: dict[str, Tensor]) -> float:
@@ -102,10 +121,12 @@ def main() -> None:
     first, wanted, found = student().state_dict(), {}, {}
     for name, recipe in recipes.items():
         kind = name.partition(",")[0]
-        wanted[kind] = wanted.get(kind) or plainly(recipe.optim)
-        ours = on_engine(accelerators[name], name, recipe)
+        wanted[kind] = wanted.get(kind) or plainly(recipe.optim, EPSILON.get(kind))
+        weights, losses = on_engine(accelerators[name], name, recipe, EPSILON.get(kind))
         if accelerators[name].is_main_process:  # ZeRO-3 gathers for the first process alone
-            found[name] = furthest(ours, wanted[kind]) / furthest(first, wanted[kind])
+            theirs, plain = wanted[kind]
+            apart = max(abs(one - other) / other for one, other in zip(losses, plain, strict=True))
+            found[name] = furthest(weights, theirs) / furthest(first, theirs), apart
     print(json.dumps(found) if found else "")
 
 

@@ -66,3 +66,11 @@ def test_a_known_gpus_peak_is_its_data_sheets(monkeypatch: pytest.MonkeyPatch) -
     assert peak_of(torch.device("cuda"), bf16=True) == 989e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU of next year")
     assert peak_of(torch.device("cuda"), bf16=True) is None
+
+
+def test_what_is_planned_meanwhile_is_not_counted() -> None:
+    """A run counts its student on tensors without numbers while its own operations are counted."""
+    node = StudentNode(model="vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=2, num_heads=2)
+    with CostCounter() as counted:
+        planned = StudentFlops(node, (64, 64), {"a": HeadSpec(32, 48)}).per_image((64, 64))
+    assert planned > 0 and counted.flops == 0

@@ -16,9 +16,13 @@ from common.jsonl import read_log
 from distill.training.lamb import Lamb, Layout, Piece
 from distill.training.zero_layout import fit_to_zero
 
-#: Largest difference of a weight after ten updates, over the largest movement of one. Sums run in another order, and
-#: AdamW divides by roots near its epsilon of 1e-8 (LAMB's is 1e-6), where the last bits of a gradient count for more.
-TOLERANCE = {"lamb": 1e-5, "lamb graded": 1e-5, "adamw": 1e-4}
+#: Largest difference of a weight after ten updates, over the largest movement of one: sums run in another order.
+#: AdamW's is not of the engines: the bias of attention's keys has a gradient of zero in exact arithmetic (softmax does
+#: not see it), and what float32 leaves of it, 1e-12, is divided by its own root and an epsilon of 1e-8; other weights of
+#: next to no gradient follow. With an epsilon of 1e-5 AdamW holds 1e-5 too. (Plain training in float32 is 1e-4 from the
+#: same in float64.)
+TOLERANCE = {"lamb": 1e-5, "lamb graded": 1e-5, "adamw": 1e-4, "adamw of epsilon 1e-5": 1e-5}
+LOSSES = 1e-5  #: largest relative difference of a loss, whatever the optimiser
 
 
 def tensors() -> list[torch.Tensor]:
@@ -94,20 +98,21 @@ def test_an_optimiser_of_norms_is_refused_under_zero() -> None:
         fit_to_zero(object(), Lamb(parameters))
 
 
-def furthest(processes: int, engine: str, *kinds: str) -> dict[str, float]:
-    """What engines_agree.py found: by optimiser and stage, how far its weights are from plain training's."""
+def furthest(processes: int, engine: str, *kinds: str) -> dict[str, list[float]]:
+    """What engines_agree.py found: by optimiser and stage, how far weights and losses are from plain training's."""
     stage = 2 if engine == "zero" else None
     script = ("tests/distill/engines_agree.py", engine, *kinds)
     command, environment = command_line(*script, processes=processes, stage=stage)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
     return next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
 
 
-def assert_near(found: dict[str, float], kinds: Iterable[str], engines: list[str]) -> None:
+def assert_near(found: dict[str, list[float]], kinds: Iterable[str], engines: list[str]) -> None:
     assert set(found) == {f"{kind}, {engine}" for kind in kinds for engine in engines}
-    for name, difference in found.items():
-        assert difference < TOLERANCE[name.partition(",")[0]], found
+    for name, (weights, losses) in found.items():
+        assert weights < TOLERANCE[name.partition(",")[0]] and losses < LOSSES, found
 
 
 @pytest.mark.slow
