@@ -18,9 +18,9 @@ from distill.training.zero_layout import fit_to_zero
 
 #: Largest difference of a weight after ten updates, over the largest movement of one: sums run in another order.
 #: AdamW's is not of the engines: the bias of attention's keys has a gradient of zero in exact arithmetic (softmax does
-#: not see it), and what float32 leaves of it, 1e-12, is divided by its own root and an epsilon of 1e-8; other weights of
-#: next to no gradient follow. With an epsilon of 1e-5 AdamW holds 1e-5 too. (Plain training in float32 is 1e-4 from the
-#: same in float64.)
+#: not see it), and what float32 leaves of it, 1e-12, is divided by its own root and an epsilon of 1e-8; other weights
+#: of next to no gradient follow. With an epsilon of 1e-5 AdamW holds 1e-5 too. (Plain training in float32 is 1e-4 from
+#: the same in float64.)
 TOLERANCE = {"lamb": 1e-5, "lamb graded": 1e-5, "adamw": 1e-4, "adamw of epsilon 1e-5": 1e-5}
 LOSSES = 1e-5  #: largest relative difference of a loss, whatever the optimiser
 
