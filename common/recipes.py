@@ -29,13 +29,32 @@ def safe_name(name: str) -> str:
     return name
 
 
+def safe_place(place: str) -> str:
+    """A folder or file: ValueError for a blank one, and for characters that no screen shows."""
+    if not place.strip() or not place.isprintable():
+        raise ValueError(f"{place!r} is no place on a disk: it is blank, or has characters that cannot be seen")
+    return place
+
+
+Place = Annotated[str, AfterValidator(safe_place)]
 Name = Annotated[str, AfterValidator(safe_name)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]  #: products of it stay within what random generators take
 Count = Annotated[int, Field(ge=1, le=10**9)]  #: of steps, images, ...
 Pixels = Annotated[int, Field(ge=1, le=2**15)]  #: of a side
 Threads = Annotated[int, Field(ge=1, le=1024)]  #: more end in crashes of the libraries that start them
 Workers = Annotated[int, Field(ge=0, le=1024)]
+Rate = Annotated[float, Field(gt=0, le=1e3)]  #: of learning
 Norm = Annotated[float, Field(ge=1e-8)]  #: largest norm of a gradient; less stops all learning
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """ValueError where one comes twice."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"{list(values)} names one twice")
+    return values
+
+
+Distances = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], AfterValidator(distinct)]
 
 
 class Node(BaseModel):

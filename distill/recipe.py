@@ -13,7 +13,21 @@ from torch import nn
 
 from common.errors import UserError, nearest
 from common.plugins import is_plugin
-from common.recipes import Count, Name, Node, Norm, Pixels, Seed, Threads, Workers, read_recipe, safe_name, validate
+from common.recipes import (
+    Count,
+    Name,
+    Node,
+    Norm,
+    Pixels,
+    Place,
+    Rate,
+    Seed,
+    Threads,
+    Workers,
+    read_recipe,
+    safe_name,
+    validate,
+)
 from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNode
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 from teachers.registry import parse_spec
@@ -25,10 +39,13 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 TAKEN = frozenset({*dir(nn.ModuleDict), UNTRAINED})
 
 
+Mixed = Annotated[dict[str, Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1)]
+
+
 class DataNode(Node):
     """Where images come from and at what size the student sees them."""
 
-    train: str | dict[str, float]  #: `imagery.sources.open_source` form, or several of them with weights
+    train: str | Mixed  #: `imagery.sources.open_source` form, or several of them with weights
     size: tuple[Pixels, Pixels]  #: (height, width) in pixels
     augment: AugmentNode = AugmentNode()
     workers: Workers = 0  #: threads or processes that decode ahead
@@ -176,7 +193,7 @@ class OptimNode(Node):
 
     steps: Count
     batch_size: Count  #: over all processes
-    lr: float = Field(1e-3, gt=0)  #: this and weight decay as in PHI-S (arXiv 2410.01680), table 10
+    lr: Rate = 1e-3  #: this and weight decay as in PHI-S (arXiv 2410.01680), table 10
     weight_decay: float = Field(0.02, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.95)
     warmup_steps: int = Field(0, ge=0)
@@ -290,7 +307,7 @@ class Recipe(Node):
     """A whole distillation; with `arms`, a whole ablation."""
 
     name: Name
-    out: str = Field("runs", min_length=1)
+    out: Place = "runs"
     seed: Seed = 0
     data: DataNode
     student: StudentNode

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from common.recipes import Count, Node, Pixels
+from common.recipes import Count, Node, Pixels, Rate
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 from imagery.augment import Augment
 
@@ -86,6 +86,6 @@ class StageNode(Node):
     partitions: dict[str, PartitionNode] = Field(default_factory=lambda: {"all": PartitionNode()}, min_length=1)
     #: step: every process does all partitions, one after the other; ranks: every process does one of them
     split: Literal["step", "ranks"] = "step"
-    lr: float | None = Field(None, gt=0)  #: peak; None: optim.lr
+    lr: Rate | None = None  #: peak; None: optim.lr
     warmup_steps: int | None = Field(None, ge=0)  #: None: optim.warmup_steps
     freeze_body_steps: int | None = Field(None, ge=0)  #: None: optim.freeze_body_steps

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from common.errors import unknown
-from common.recipes import Count, Node, Norm, Seed, Workers
+from common.recipes import Count, Node, Norm, Place, Rate, Seed, Workers
 from featsharp_adapter.model.multiview import ViewSettings
 from featsharp_adapter.model.normalisers import NORMALISERS
 from featsharp_adapter.upsamplers.options import check_options
@@ -22,7 +22,9 @@ class DataNode(Node):
     held_out_images: Count = 256
     zoom: tuple[float, float] = (1.0, 2.0)  #: of the crop that image and views share, `imagery.augment.Augment`
     hflip: float = 0.0
-    cache_gib: float = Field(4.0, ge=0)  #: memory for the views of training images; 0 keeps the teacher in the loop
+    cache_gib: float = Field(
+        4.0, ge=0, le=1e6
+    )  #: memory for the views of training images; 0 keeps the teacher in the loop
     workers: Workers = 0  #: threads that decode ahead
     max_bad_share: float = Field(0.05, ge=0, le=1)  #: more unreadable images than this is an error
 
@@ -55,8 +57,8 @@ class ViewsNode(Node):
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
-        if not 0 < self.zoom[0] <= self.zoom[1]:
-            raise ValueError(f"zoom is a range low, high with 0 < low <= high, got {self.zoom}")
+        if not 0.01 <= self.zoom[0] <= self.zoom[1] <= 100:
+            raise ValueError(f"zoom is a range low, high with 0.01 <= low <= high <= 100, got {self.zoom}")
         if not 0 <= self.perspective[0] <= self.perspective[1] <= 0.25:  # beyond, corners cross
             raise ValueError(f"perspective is a range low, high with 0 <= low <= high <= 0.25, got {self.perspective}")
         if self.per_step > self.count:
@@ -92,10 +94,10 @@ class OptimNode(Node):
     steps: Count = 3000
     batch_size: Count = 32
     micro_batch: Count | None = None  #: images on the device at a time; their gradients add up to one step
-    lr: float = Field(1e-4, gt=0)
-    lr_guide: float = Field(1e-4, gt=0)  #: of the few parameters of the image-guided kernel
-    lr_fitted: float = Field(3e-4, gt=0)  #: of weights that a closed form has solved before (`ridge_block`)
-    lr_uncertainty: float = Field(1e-5, gt=0)  #: of the uncertainty network, where there is one
+    lr: Rate = 1e-4
+    lr_guide: Rate = 1e-4  #: of the few parameters of the image-guided kernel
+    lr_fitted: Rate = 3e-4  #: of weights that a closed form has solved before (`ridge_block`)
+    lr_uncertainty: Rate = 1e-5  #: of the uncertainty network, where there is one
     warmup: int = Field(100, ge=0)
     clip: Norm = 5.0  #: largest norm of the gradient
     first_clip: Norm = 1e-4  #: the same during the first `first_clip_steps`, while NAdam's moments settle
@@ -139,7 +141,7 @@ class AdapterRecipe(Node):
     ridge: RidgeNode = RidgeNode()
     checkpoint: CheckpointNode = CheckpointNode()
     seed: Seed = 0
-    out: str = Field(min_length=1)  #: folder to write
+    out: Place  #: folder to write
 
     @field_validator("upsampler")
     @classmethod

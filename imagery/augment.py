@@ -33,10 +33,10 @@ class Augment:
     random_crop: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.zoom[0] <= self.zoom[1]:
-            raise UserError(f"augment.zoom is a range low, high with 1 <= low <= high, got {self.zoom}")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise UserError(f"augment.aspect is a range low, high with 0 < low <= high, got {self.aspect}")
+        if not 1 <= self.zoom[0] <= self.zoom[1] <= 100:
+            raise UserError(f"augment.zoom is a range low, high with 1 <= low <= high <= 100, got {self.zoom}")
+        if not 0.01 <= self.aspect[0] <= self.aspect[1] <= 100:
+            raise UserError(f"augment.aspect is a range low, high with 0.01 <= low <= high <= 100, got {self.aspect}")
         if not 0 <= self.hflip <= 1:
             raise UserError(f"augment.hflip is a probability, got {self.hflip}")
 

@@ -1,11 +1,15 @@
 """Mutated recipes and suites through the loading paths of the four commands: words, or a recipe that makes sense.
 
-    python -m tests.fuzz_recipes --count 1000 --seed 0 [--show]
+    python -m tests.fuzz_recipes --count 1000 --seed 0 [--show] [--deep]
 
-prints how many were accepted, refused, slow, and what was raised otherwise; with --show what was accepted.
+prints how many were accepted, refused, slow (in processor time), and what was raised otherwise; with --show what was
+accepted. A recipe's backbones and places are judged when they are loaded: with --deep those of what was accepted are
+asked for too, as the commands do before the first step (set HF_HUB_OFFLINE=1, or it downloads).
 """
 
 import argparse
+import functools
+import json
 import random
 import shutil
 import tempfile
@@ -20,10 +24,14 @@ import yaml
 
 from common.errors import UserError
 from common.recipes import load_recipe
+from distill.preflight import find_missing
 from distill.recipe import read, read_arms
 from distill.schedule import schedule
-from eval_suite.suite import load_suite
+from eval_suite.data_check import check_suite
+from eval_suite.suite import Suite, load_suite
 from featsharp_adapter.recipe import AdapterRecipe
+from imagery.sources import open_sources
+from teachers.registry import load_backbone
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SLOW_SECONDS = 5.0
@@ -152,7 +160,29 @@ def dumped(data: Any) -> bytes:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
-def try_one(original: Path, folder: Path, draw: random.Random) -> Outcome:
+def ask(recipe: Any) -> None:
+    """Load what a recipe or suite names; UserError for what cannot be had or makes no sense."""
+    if isinstance(recipe, Suite):
+        problems = [str(each) for each in check_suite(recipe, thorough=False) if each.problem]
+    elif isinstance(recipe, AdapterRecipe):
+        had(json.dumps(recipe.teacher))
+        open_sources(recipe.data.train)
+        problems = []
+    else:
+        problems = [str(each) for each in find_missing([recipe])]
+        for teacher in recipe.teachers.values():
+            had(json.dumps(teacher.backbone))
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+@functools.cache
+def had(node: str) -> None:
+    """Load a backbone, or know that it loads; what is refused is refused again."""
+    load_backbone(json.loads(node))
+
+
+def try_one(original: Path, folder: Path, draw: random.Random, deep: bool = False) -> Outcome:
     """Change one thing in a copy of a shipped file, or lay one override over it, and load it."""
     name, load = command_of(original)
     file, overrides = folder / original.relative_to(RECIPES), []
@@ -167,26 +197,29 @@ def try_one(original: Path, folder: Path, draw: random.Random) -> Outcome:
         content, what = mutate(data, draw)
     what = f"{name}: {original.relative_to(RECIPES)}: {what}"
     file.write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
-        load(file, overrides)
-        return Outcome(what, True, time.perf_counter() - start)
+        recipe = load(file, overrides)
+        taken = time.process_time() - start
+        if deep:
+            ask(recipe)
+        return Outcome(what, True, taken)
     except UserError as error:
-        return Outcome(what, False, time.perf_counter() - start, said=str(error))
+        return Outcome(what, False, time.process_time() - start, said=str(error))
     except BaseException:
-        return Outcome(what, False, time.perf_counter() - start, traceback.format_exc())
+        return Outcome(what, False, time.process_time() - start, traceback.format_exc())
     finally:
         file.write_bytes(before)
 
 
-def fuzz(count: int, seed: int) -> list[Outcome]:
+def fuzz(count: int, seed: int, deep: bool = False) -> list[Outcome]:
     """`count` mutations, decided by `seed`."""
     draw = random.Random(seed)
     files = sorted(RECIPES.rglob("*.yaml"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "recipes"
         shutil.copytree(RECIPES, folder)
-        return [try_one(draw.choice(files), folder, draw) for _ in range(count)]
+        return [try_one(draw.choice(files), folder, draw, deep) for _ in range(count)]
 
 
 def main() -> None:
@@ -194,8 +227,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print what was accepted")
+    parser.add_argument("--deep", action="store_true", help="also load what the accepted ones name")
     options = parser.parse_args()
-    found = fuzz(options.count, options.seed)
+    found = fuzz(options.count, options.seed, options.deep)
     errors, slow = [each for each in found if each.error], [each for each in found if each.seconds > SLOW_SECONDS]
     accepted = [each for each in found if each.accepted]
     for each in errors:

@@ -22,7 +22,7 @@ class KnnProbe(ProbeNode):
     probe: Literal["knn"]
     group: str = "classification"
     k: int = Field(default=20, gt=0)
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float = Field(default=0.07, ge=1e-3, le=1e3)  #: lower ones leave what floats hold
     vector: Literal["summary", "summary_or_mean"] = "summary"  #: the latter: a spatial mean where there is no summary
 
     def needs(self) -> list[Need]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from common.errors import UserError
+from common.recipes import Distances
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.correspondence import pck, recall_at
 from eval_suite.probes.base import Need, ProbeNode
@@ -27,8 +28,8 @@ class TwoViewProbe(ProbeNode):
 
     probe: Literal["two_view"]
     group: str = "3d"
-    pixels: tuple[float, ...] = Field(default=(12.0,), min_length=1)
-    cells: int = Field(default=56, gt=0)  #: places per side among which the match is sought
+    pixels: Distances = Field(default=(12.0,), min_length=1)
+    cells: int = Field(default=56, gt=0, le=4096)  #: places per side among which the match is sought
 
     def needs(self) -> list[Need]:
         return [Need("pairs", TEST)]
@@ -59,10 +60,10 @@ class KeypointProbe(ProbeNode):
 
     probe: Literal["keypoints"]
     group: str = "3d"
-    alpha: float = Field(default=0.1, gt=0)
+    alpha: float = Field(default=0.1, gt=0, le=1)
     smallest: float = Field(default=40.0, ge=0)  #: objects with a shorter longer side, in pixels, are left out
     pairs_per_kind: int = Field(default=200, gt=0)
-    cells: int = Field(default=24, gt=0)  #: places per side of the box among which the match is sought
+    cells: int = Field(default=24, gt=0, le=4096)  #: places per side of the box among which the match is sought
     margin: float = Field(default=0.1, ge=0)  #: share of its sides the box is widened by, each way
 
     def needs(self) -> list[Need]:

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from common.recipes import Pixels, Rate
 from eval_suite.features import ProbedBackbone
 from eval_suite.maps import best_class
 from eval_suite.metrics.segmentation import Segmentation
@@ -28,8 +29,8 @@ class SegmentationProbe(ProbeNode):
     labels: str  #: which label maps
     steps: int = Field(default=300, gt=0)
     batch: int = Field(default=16, gt=0)
-    label_size: int = Field(default=56, gt=0)  #: side of the labels it learns from
-    learning_rate: float = Field(default=1e-2, gt=0)
+    label_size: Pixels = 56  #: side of the labels it learns from
+    learning_rate: Rate = 1e-2
     weight_decay: float = Field(default=1e-4, ge=0)
 
     def needs(self) -> list[Need]:

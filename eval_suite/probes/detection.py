@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.lr_schedule import warm_up
+from common.recipes import Rate
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.detection import Boxes, box_ap
@@ -44,7 +45,7 @@ class DetectionProbe(ProbeNode):
     side: int = Field(default=1024, gt=0)  #: pixels of the square the image is padded to
     epochs: int | None = Field(default=None, gt=0)
     batch: int | None = Field(default=None, gt=0)
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: Rate | None = None
     channels: int | None = Field(default=None, gt=0)  #: of the pyramid, 256; the box head has four times as many
     metrics: tuple[Literal["all", "small", "medium", "large"], ...] = Field(default=("all",), min_length=1)
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from common.recipes import Pixels, Rate
 from eval_suite.features import ProbedBackbone
 from eval_suite.maps import best_class
 from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries
@@ -54,8 +55,8 @@ class MultitaskProbe(ProbeNode):
     hidden: int = Field(default=64, gt=0)
     steps: int = Field(gt=0)
     batch: int = Field(default=16, gt=0)
-    label_size: int = Field(default=56, gt=0)  #: side of the labels it learns from
-    learning_rate: float = Field(default=2e-3, gt=0)
+    label_size: Pixels = 56  #: side of the labels it learns from
+    learning_rate: Rate = 2e-3
     weight_decay: float = Field(default=1e-4, ge=0)
 
     @field_validator("tasks")

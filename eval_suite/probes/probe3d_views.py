@@ -4,10 +4,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from common.errors import UserError
+from common.recipes import Distances, Pixels
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.correspondence import recall_at
 from eval_suite.probes.base import Need, ProbeNode
@@ -27,11 +28,17 @@ class Probe3dViewsProbe(ProbeNode):
 
     probe: Literal["probe3d_views"]
     group: str = "3d"
-    cells: int | tuple[int, int] = 128
+    cells: Pixels | tuple[Pixels, Pixels] = 128
     kept: int = Field(default=1000, gt=0)
-    centimetres: tuple[float, ...] = (1.0, 2.0, 5.0)
-    pixels: tuple[float, ...] = ()
+    centimetres: Distances = (1.0, 2.0, 5.0)
+    pixels: Distances = ()
     pixel: float = Field(default=1.0, gt=0)  #: size of the pixels that `pixels` counts, in pixels of the fitted image
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> "Probe3dViewsProbe":
+        if not self.centimetres and not self.pixels:
+            raise ValueError("neither centimetres nor pixels names a distance, so nothing is measured")
+        return self
 
     def needs(self) -> list[Need]:
         return [Need("pairs", TEST)]

@@ -1,10 +1,11 @@
 """Finding the image of a caption and the caption of an image."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from common.recipes import Count, distinct
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.retrieval import recall_at_k
 from eval_suite.probes.base import Need, ProbeNode
@@ -21,7 +22,7 @@ class RetrievalProbe(ProbeNode):
     probe: Literal["retrieval"]
     group: str = "retrieval"
     adaptor: str = "clip"
-    ranks: tuple[int, ...] = Field(default=(1, 5), min_length=1)
+    ranks: Annotated[tuple[Count, ...], AfterValidator(distinct)] = Field(default=(1, 5), min_length=1)
 
     def needs(self) -> list[Need]:
         return [Need("captions", TEST)]

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from common.errors import unknown
+from common.recipes import Norm, Rate
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.metrics.answers import mean_answer
@@ -48,10 +49,10 @@ class VlmProbe(ProbeNode):
     steps: int = Field(default=300, gt=0)
     batch: int = Field(default=16, gt=0)  #: images in a step
     asked: int = Field(default=8, gt=0)  #: questions about each of them
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: Rate = 2e-3
     weight_decay: float = Field(default=0.01, ge=0)
     #: largest norm of the gradient; without it one early step can end with the most common answers, whatever the image
-    clip: float = Field(default=1.0, gt=0)
+    clip: Norm = 1.0
 
     def needs(self) -> list[Need]:
         return [Need("questions", TRAIN), Need("questions", TEST)]

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.readers.contracts import TEST, TRAIN, DenseImages, LabelledData
 from eval_suite.readers.fitting import Fit
 from eval_suite.readers.image_files import FileImages
@@ -90,7 +91,7 @@ class DenseFoldersNode(SkippingNode):
     reader: Literal["dense_folders"]
     images: str
     labels: dict[str, LabelNode] = Field(min_length=1)
-    label_size: int | tuple[int, int] | None = None  #: of the label maps the probes see; None: the images'
+    label_size: Pixels | tuple[Pixels, Pixels] | None = None  #: of the label maps the probes see; None: the images'
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: TRAIN, TEST: TEST})
     lists: dict[str, str] | None = None
     every: int | None = Field(default=None, ge=2)

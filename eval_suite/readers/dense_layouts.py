@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.readers.contracts import IGNORE, TEST, TRAIN
 from eval_suite.readers.dense_folders import DenseFolders, LabelPlan, matched
 from eval_suite.readers.fitting import Fit
@@ -21,8 +22,8 @@ from eval_suite.readers.text_files import read_list
 class SegmentationLayout(FileReaderNode):
     """What the segmentation layouts share: one label, `semantic`."""
 
-    size: int | tuple[int, int] = 512
-    label_size: int | tuple[int, int] | None = None  #: of the label maps the probes see; None: the images'
+    size: Pixels | tuple[Pixels, Pixels] = 512
+    label_size: Pixels | tuple[Pixels, Pixels] | None = None  #: of the label maps the probes see; None: the images'
 
     def dense_folders(
         self,
@@ -104,7 +105,7 @@ class CocoStuffNode(SegmentationLayout):
     """
 
     reader: Literal["coco_stuff"]
-    size: int | tuple[int, int] = 224
+    size: Pixels | tuple[Pixels, Pixels] = 224
     fit: Literal["stretch", "crop", "pad"] = "crop"
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train2017", TEST: "val2017"})
     coarse: bool = True  #: 27 classes; false: the 182 fine ones

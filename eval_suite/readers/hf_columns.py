@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 
 from common.errors import UserError, unknown
-from common.recipes import Node
+from common.recipes import Node, Pixels
 from eval_suite.readers.captions import caption_text
 from eval_suite.readers.contracts import (
     TEST,
@@ -57,7 +57,7 @@ class HfNode(ReaderNode):
     revision: str | None = None
     cache_dir: str | None = None  #: where the library keeps its copies
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "validation"})
-    size: int | tuple[int, int] = 224
+    size: Pixels | tuple[Pixels, Pixels] = 224
     fit: Mode = "crop"
     orientation: Orientation | None = None  #: whether labels belong to photographs as turned by their tags or stored
     limit: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)

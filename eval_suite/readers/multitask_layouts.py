@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.metrics.thinning import thin
 from eval_suite.readers.contracts import IGNORE, TEST, TRAIN
 from eval_suite.readers.dense_folders import DenseFolders, LabelPlan
@@ -29,7 +30,7 @@ class NyudMultitaskNode(SegmentationLayout):
     """
 
     reader: Literal["nyud_multitask"]
-    size: int | tuple[int, int] = (448, 576)
+    size: Pixels | tuple[Pixels, Pixels] = (448, 576)
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "val"})
 
     def open(self, name: str) -> DenseFolders:
@@ -75,7 +76,7 @@ class PascalMultitaskNode(SegmentationLayout):
     """
 
     reader: Literal["pascal_multitask"]
-    size: int | tuple[int, int] = 512
+    size: Pixels | tuple[Pixels, Pixels] = 512
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "val"})
     normal_classes: tuple[int, ...] | None = None
 

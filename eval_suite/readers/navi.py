@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.readers.contracts import TEST, DenseImages, ImagePairs, LabelledData, PairGeometry
 from eval_suite.readers.depth_normals import depth_normals
 from eval_suite.readers.image_files import Crop, size_of_file
@@ -52,7 +53,7 @@ class NaviNode(FileReaderNode):
     layout_unit = UnitRule(name="object", pattern=r"([^/]+)/[^/]+/images/")
 
     reader: Literal["navi"]
-    size: int | tuple[int, int] = 512
+    size: Pixels | tuple[Pixels, Pixels] = 512
     relative_depth: bool = True
     points: int = Field(default=1000, gt=0)  #: correspondences kept of a pair
     widest: float = Field(default=120.0, gt=0)  #: degrees between the two views of a pair, at most

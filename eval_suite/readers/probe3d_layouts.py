@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.readers.contracts import TEST, DenseImages, LabelledData
 from eval_suite.readers.image_files import MadeImages, files_digest
 from eval_suite.readers.label_maps import DecodedMaps
@@ -30,7 +31,7 @@ class NyuProbe3dNode(FileReaderNode):
     """
 
     reader: Literal["nyu_probe3d"]
-    size: int | tuple[int, int] = 480
+    size: Pixels | tuple[Pixels, Pixels] = 480
     train: str = "nyuv2_geonet"  #: `nyu_geonet` is found too
     test: str = "nyuv2/nyuv2_snorm_all.pkl"
 

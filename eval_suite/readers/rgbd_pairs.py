@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.readers.contracts import ImagePairs, LabelledData, PairGeometry
 from eval_suite.readers.dense_folders import matched
 from eval_suite.readers.fitting import Fit
@@ -150,7 +151,7 @@ class ScanNet1500Node(RgbdNode):
     layout_unit = UnitRule(name="scene", pattern=r"(scene\d+)_\d+/color/")
 
     reader: Literal["scannet1500"]
-    size: int | tuple[int, int] = (480, 640)
+    size: Pixels | tuple[Pixels, Pixels] = (480, 640)
 
     def open(self, name: str) -> RgbdPairs:
         folder = self.folder(name)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from common.errors import UserError
+from common.recipes import Pixels
 from eval_suite.readers.contracts import TEST, TRAIN, KeypointImages, KeypointObject, LabelledData
 from eval_suite.readers.nodes import FileReaderNode, split_of
 from eval_suite.readers.photo_sizes import PhotoSize, check_box, check_label, check_points
@@ -17,7 +18,7 @@ class SpairNode(FileReaderNode):
     """SPair-71k: JPEGImages, ImageAnnotation/<class>/<id>.json, PairAnnotation/{trn,val,test}/*.json."""
 
     reader: Literal["spair71k"]
-    size: int | tuple[int, int] = 448
+    size: Pixels | tuple[Pixels, Pixels] = 448
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "trn", TEST: "test"})
 
     def open(self, name: str) -> "SpairData":

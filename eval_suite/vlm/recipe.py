@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from common.recipes import Node
+from common.recipes import Node, Norm, Rate
 
 Prompt = Literal["plain", "v1", "tokenizer"]
 Positive = Annotated[int, Field(gt=0)]
@@ -23,11 +23,11 @@ class Stage(Node):
     accumulate: int = Field(default=1, gt=0)  #: parts a step is computed in; the result is that of one part
     epochs: float = Field(default=1.0, gt=0)
     steps: Positive | None = None  #: instead of epochs
-    learning_rate: float = Field(gt=0)
-    projector_learning_rate: float | None = Field(default=None, gt=0)  #: None: the same
+    learning_rate: Rate
+    projector_learning_rate: Rate | None = None  #: None: the same
     warmup: float = Field(default=0.03, ge=0, lt=1)  #: share of the steps
     weight_decay: float = Field(default=0.0, ge=0)
-    clip: float = Field(default=1.0, gt=0)  #: largest norm of the gradient
+    clip: Norm = 1.0  #: largest norm of the gradient
 
 
 class Align(Stage):
@@ -35,7 +35,7 @@ class Align(Stage):
 
     prompt: Prompt = "plain"
     batch: int = Field(default=256, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: Rate = 1e-3
 
 
 class Instruct(Stage):
@@ -43,7 +43,7 @@ class Instruct(Stage):
 
     prompt: Prompt = "v1"
     batch: int = Field(default=128, gt=0)
-    learning_rate: float = Field(default=2e-5, gt=0)
+    learning_rate: Rate = 2e-5
 
 
 class Lora(Node):
@@ -68,7 +68,9 @@ class VlmRecipe(Node):
     views: Literal["single", "anyres"] = "single"
     #: anyres: (columns, rows) of views a picture may be cut into (LLaVA-1.6's, in units of one view)
     grids: tuple[tuple[Positive, Positive], ...] = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
-    layer: int = -1  #: -1: the backbone's spatial map; else the output of that block, counted from the end (LLaVA: -2)
+    layer: int = Field(
+        default=-1, ge=-1000, le=1000
+    )  #: -1: the backbone's spatial map; else the output of that block, counted from the end (LLaVA: -2)
     projector: Literal["mlp2x_gelu", "norm_mlp2x_gelu"] = "mlp2x_gelu"  #: `norm_`: a layer norm in front, as VILA's
     reduce: Literal["none", "pool", "unshuffle", "tome"] = "none"  #: how tokens of a view become fewer
     side: Positive | None = None  #: at most side x side tokens of a view are left (tome: side * side)
