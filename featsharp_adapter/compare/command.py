@@ -5,11 +5,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from common.digests import digest_value
 from common.errors import UserError
 from common.recipes import load_recipe
 from featsharp_adapter.compare.ablations import ABLATIONS
-from featsharp_adapter.compare.compare import Outcome, compare, draw, write_table
+from featsharp_adapter.compare.compare import compare, draw
+from featsharp_adapter.compare.outcomes import Outcome, append_outcome, read_outcomes
+from featsharp_adapter.compare.page import write_page
 from featsharp_adapter.compare.probes import Probes
+from featsharp_adapter.compare.table import tables_of, write_tables
 from featsharp_adapter.compare.variants import FIELDS, TRUE_RESOLUTION, parse_variant, recipes_of
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.teacher_data import open_teacher_data
@@ -33,7 +37,12 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     names.add_argument("--ablation", choices=ABLATIONS, help="the variants of one of the paper's ablations instead")
     command.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
     command.add_argument("--set", nargs="+", default=(), metavar="key=value", help="recipe fields to change")
-    command.add_argument("--out", type=Path, required=True, help="writes OUT.md, OUT.json, and OUT-TEACHER.png of each")
+    out_help = "writes OUT.jsonl (a line a result; what stands there is not made again), OUT.md, OUT.json, OUT.html"
+    command.add_argument("--out", type=Path, required=True, help=out_help)
+    add_help = "results of others (or of earlier commands) to stand in the tables too"
+    command.add_argument("--add", nargs="+", type=Path, default=(), metavar="RESULTS.jsonl", help=add_help)
+    passes_help = "budgets of teacher passes an image for ridge and ridge_block; below 1 a share of all"
+    command.add_argument("--passes", nargs="+", type=float, default=(), metavar="PASSES", help=passes_help)
     command.add_argument("--pictures", type=int, default=4, metavar="N", help="held-out images drawn; 0 for none")
     suite_help = "probe the sharpened features too: a suite file, and changes to it"
     command.add_argument("--suite", nargs="+", metavar=("SUITE.yaml", "key=value"), help=suite_help)
@@ -51,18 +60,34 @@ def run_compare(arguments: argparse.Namespace, open_probes: OpenProbes) -> int:
             parse_variant(text, recipes[0])
     suite = arguments.suite
     probes = open_probes(Path(suite[0]), suite[1:]) if suite else None
-    outcomes: list[Outcome] = []
+    results = arguments.out.with_suffix(".jsonl")
+    known = read_outcomes([*([results] if results.exists() else []), *arguments.add])
 
-    def keep(found: Sequence[Outcome]) -> str:  # so that an interruption loses one training at most
-        return write_table([*outcomes, *found], arguments.out)
+    def keep(found: Outcome) -> None:  # so that an interruption loses one training at most
+        append_outcome(results, found)
+        known.append(found)
+        write_tables(known, arguments.out)
 
+    pictures: dict[str, Path] = {}
     for recipe in recipes:
         teacher_data = open_teacher_data(recipe, recipes_of(recipe, variants))
-        trained = compare(recipe, teacher_data, variants, arguments.seeds, probes, keep)
-        outcomes += trained.outcomes
-        if arguments.pictures:
+        trained = compare(
+            recipe,
+            teacher_data,
+            variants,
+            arguments.seeds,
+            probes,
+            keep,
+            passes=arguments.passes,
+            suite=suite or (),
+            known=tuple(known),
+        )
+        if arguments.pictures and trained.adapters:
             name = teacher_data.spec.name.replace("/", "-").replace(":", "-")
-            target = arguments.out.with_name(f"{arguments.out.name}-{name}.png")
-            print(f"pictures: {draw(trained.adapters, teacher_data, arguments.pictures, target)}")
-    print(keep(()))
+            again = f"-{len(pictures) + 1}" if len(recipes) > 1 else ""  # one network may stand in several recipes
+            target = arguments.out.with_name(f"{arguments.out.name}-{name}{again}.png")
+            drawn = draw(trained.adapters, teacher_data, arguments.pictures, target)
+            pictures[digest_value(trained.outcomes[0].setting)] = drawn
+    print(write_tables(known, arguments.out))
+    print(f"page: {write_page(tables_of(known), pictures, arguments.out)}")
     return 0

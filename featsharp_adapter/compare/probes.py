@@ -35,6 +35,8 @@ class RememberingBackbone(Backbone):
         return self._known[key]
 
 
-def probe_adapter(probes: Probes, teacher: Backbone, adapter: Adapter, name: str) -> dict[str, float]:
-    """The probes' results on the teacher sharpened by the adapter."""
-    return probes(SharpenedBackbone(teacher, adapter, name))
+def probe_adapter(
+    probes: Probes, teacher: Backbone, adapter: Adapter, name: str, *, passes: float | None = None
+) -> dict[str, float]:
+    """The probes' results on the teacher sharpened by the adapter, on a budget of passes if there is one."""
+    return probes(SharpenedBackbone(teacher, adapter, name, passes=passes))

@@ -14,7 +14,9 @@ from common.errors import UserError, guard
 from common.recipes import dump
 from featsharp_adapter.__main__ import main
 from featsharp_adapter.compare.ablations import ABLATIONS
-from featsharp_adapter.compare.compare import Outcome, compare, draw, mean_and_error, summarise, write_table
+from featsharp_adapter.compare.compare import compare, draw
+from featsharp_adapter.compare.outcomes import Outcome, append_outcome, read_outcomes
+from featsharp_adapter.compare.table import mean_and_error, summarise, tables_of, write_tables
 from featsharp_adapter.compare.variants import parse_variant, recipes_of
 from featsharp_adapter.sharpening.backbone import SharpenedBackbone
 from featsharp_adapter.training import teacher_data as teacher_data_module
@@ -38,10 +40,10 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
         probed.append(maps)
         return {"spread": float(maps.detach().std())}
 
-    kept: list[int] = []
-    trained = compare(recipe, teacher_data, names, [0, 1], probes, lambda found: kept.append(len(found)))
+    kept: list[Outcome] = []
+    trained = compare(recipe, teacher_data, names, [0, 1], probes, kept.append)
     outcomes = trained.outcomes
-    assert kept == [1, 2, 3, 4, 5, 6]
+    assert kept == outcomes
     asked = teacher.seen - looked  # by the probes, of two images and their tiles
     probes(SharpenedBackbone(teacher, trained.adapters["featsharp"], "again"))
     # Nobody asks the teacher again: not the trainings, and the probes once for each set of tile grids.
@@ -50,11 +52,11 @@ def test_compare_trains_every_upsampler_on_the_same_views(tmp_path: Path, monkey
     assert [(outcome.upsampler, outcome.seed) for outcome in outcomes] == [(n, s) for s in (0, 1) for n in names]
     bilinear = [outcome for outcome in outcomes if outcome.upsampler == "bilinear"]
     assert bilinear[0].parameters == 0 and bilinear[0].mse_learned != bilinear[1].mse_learned
-    table = write_table(outcomes, tmp_path / "tables" / "t")
-    assert (tmp_path / "tables" / "t.md").read_text() == table and table.count("\n") == 5
+    table = write_tables(outcomes, tmp_path / "tables" / "t")
+    assert (tmp_path / "tables" / "t.md").read_text() == table and table.count("\n") == 7
     assert "| spread |" in table
     stored = json.loads((tmp_path / "tables" / "t.json").read_text())
-    assert [row["upsampler"] for row in stored["rows"]] == names and len(stored["outcomes"]) == 6
+    assert [row["upsampler"] for row in stored["tables"][0]["rows"]] == names
 
     picture = draw(trained.adapters, teacher_data, 2, tmp_path / "tables" / "t.png")
     with Image.open(picture) as drawn:
@@ -111,7 +113,10 @@ def test_every_arm_of_the_ablations_can_be_trained(tmp_path: Path, monkeypatch: 
 
 
 def outcome(seed: int, mse: float) -> Outcome:
-    return Outcome("t", "tile", seed, mse, 2 * mse, 1 / mse, mse, mse, mse, 0, 1.0, 2.0, 3.0 + seed)
+    measured = {"mse_average": mse, "mse_learned": 2 * mse, "fidelity": 1 / mse, "tv": mse, "crf": mse, "mmd": mse}
+    cost = {"parameters": 0, "seconds": 1.0, "milliseconds": 2.0, "mebibytes": 3.0 + seed}
+    setting = {"teacher": "t", "factor": 2}
+    return Outcome(setting, "tile", "digest", seed, passes=5.0, steps=3, **measured, **cost)
 
 
 def test_rows_are_means_with_standard_errors() -> None:
@@ -123,6 +128,50 @@ def test_rows_are_means_with_standard_errors() -> None:
     assert mean_and_error([3.0]) == (3.0, None)
 
 
+def test_a_budget_of_passes_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
+    names = ["bilinear", "ridge:inputs=low+tiles"]
+    data = open_teacher_data(recipe, recipes_of(recipe, names))
+    asked = []
+
+    def probes(backbone: Backbone) -> dict[str, float]:
+        asked.append(backbone.passes)
+        return {"probe": 1.0}
+
+    made = compare(recipe, data, names, [0], probes, passes=[0.5, 1, 5]).outcomes
+    found = [(each.upsampler[:5], each.passes, each.steps) for each in made]
+    assert found == [("bilin", 1.0, 1), ("ridge", 5.0, 0), ("ridge", 2.5, 0), ("ridge", 1.0, 0)]
+    assert asked == [None, None, 2.5, 1.0]
+    whole, half, one = made[1:]
+    assert len({whole.mse_average, half.mse_average, one.mse_average}) == 3 and half.mse_learned is None
+    assert [row.passes for row in summarise(made)] == [1.0, 5.0, 2.5, 1.0]
+
+
+def test_results_are_lines_that_others_can_add_to(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"
+    for seed in (0, 1):
+        append_outcome(ours, outcome(seed, 0.1))
+    for seed in (1, 2):
+        append_outcome(theirs, outcome(seed, 0.3))
+    found = read_outcomes([ours, theirs])
+    assert [(each.seed, each.mse_average) for each in found] == [(0, 0.1), (1, 0.1), (2, 0.3)]
+    (table,) = tables_of(found)
+    assert table.rows[0].seeds == 3
+    other = outcome(0, 0.2)
+    other.setting["factor"] = 4
+    append_outcome(theirs, other)
+    assert [len(table.rows) for table in tables_of(read_outcomes([ours, theirs]))] == [1, 1]
+    for line, words in (
+        ("{}", "no result of a comparison"),
+        ("nonsense", "line 1"),
+        ('{"schema": 7}', "another schema"),
+    ):
+        (tmp_path / "bad.jsonl").write_text(line)
+        with pytest.raises(UserError, match=words):
+            read_outcomes([tmp_path / "bad.jsonl"])
+
+
 def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
     recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
@@ -132,7 +181,11 @@ def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, cap
     printed = capsys.readouterr().out
     assert "| test:small0 | s2 |" in printed
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["t-test-small0.png", "t.json", "t.md"]
+    assert names == ["t-test-small0.png", "t.html", "t.json", "t.jsonl", "t.md"]
+    assert "data:image/png" in (tmp_path / "out" / "t.html").read_text()
+    before = (tmp_path / "out" / "t.jsonl").read_text()
+    assert guard(main, [*arguments, "--pictures", "2", "--out", str(tmp_path / "out" / "t")]) == 0
+    assert capsys.readouterr().out.count(": known") == 2 and (tmp_path / "out" / "t.jsonl").read_text() == before
     assert guard(main, [*arguments[:2], "--upsamplers", "featsharp:blok=linear", "--out", "x"]) == 2
     assert 'did you mean "block"' in capsys.readouterr().err
     assert guard(main, [*arguments[:2], "--upsamplers", "bilinar", "--out", "x"]) == 2
