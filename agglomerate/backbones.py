@@ -55,14 +55,17 @@ def sharpened(
     *,
     fit: Fit = "auto",
     max_memory: str | None = None,
+    passes: float | None = None,
 ) -> SharpenedBackbone:
-    """A teacher with its adapter as one frozen backbone, for images of any size.
+    """A teacher with its adapter as one frozen backbone, for images of any size; `low_res(images)` is the map before.
 
     adapter: a folder, `builtin:NAME` or a Hub repository. teacher: a backbone node, where the one that the adapter
     names cannot be loaded, e.g. because its weights are a file of yours. fit: how images of another size than the
-    teacher's are shown (auto, squash, resize, windows). max_memory: "2G" bounds the tensors of a call.
+    teacher's are shown (auto, squash, resize, windows). max_memory: "2G" bounds the tensors of a call. passes: teacher
+    passes an image (below 1: a share of all), for an adapter that can do with less (ridge, ridge_block).
     """
-    return load_sharpened(fspath(adapter), teacher, fit=fit, max_memory=max_memory).eval().requires_grad_(False)
+    made = load_sharpened(fspath(adapter), teacher, fit=fit, max_memory=max_memory, passes=passes)
+    return made.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -117,6 +117,14 @@ class CheckpointNode(Node):
     keep: Count = 2
 
 
+class LogNode(Node):
+    """`log.jsonl` is always written; trackers are Accelerate's, and show the same numbers and pictures."""
+
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    pictures: int = Field(0, ge=0)  #: steps between two pictures of held-out images in OUT/pictures; 0: none
+    images: Count = 4  #: in a picture
+
+
 class AdapterRecipe(Node):
     """One adapter for one teacher."""
 
@@ -140,6 +148,7 @@ class AdapterRecipe(Node):
     optim: OptimNode = OptimNode()
     ridge: RidgeNode = RidgeNode()
     checkpoint: CheckpointNode = CheckpointNode()
+    log: LogNode = LogNode()
     seed: Seed = 0
     out: Place  #: folder to write
 

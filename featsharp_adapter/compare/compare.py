@@ -89,9 +89,11 @@ def _budgets(name: str, variant: AdapterRecipe, data: TeacherData, passes: Seque
     """All passes, then those of `passes` that this upsampler can be held to."""
     if name == NAME:
         return [float(variant.factor**2)]  # of one pass, so many times as large
-    size = {"dim": data.spec.spatial_dim, "factor": variant.factor, "grid": data.spec.native_grid}
+    spec, options = data.spec, variant.options
     with torch.device("meta"):
-        built = build_upsampler(variant.upsampler, **size, **variant.options)
+        built = build_upsampler(
+            variant.upsampler, dim=spec.spatial_dim, factor=variant.factor, grid=spec.native_grid, **options
+        )
     whole = float(1 + sum(n * n for n in built.tile_grids))
     budgets = [budget_of(each, int(whole)) for each in passes] if built.budgeted else []
     return [whole, *(each for each in dict.fromkeys(budgets) if each < whole)]

@@ -53,6 +53,12 @@ class SharpenedBackbone(Backbone):
         views = self.adapter.views(self.teacher, images, chunk=self.chunk, passes=self.passes)
         return Features(views.summary, self.adapter(views, images))
 
+    def low_res(self, images: Tensor) -> Tensor:
+        """The denoised map [B, C, g, g'] of the whole image that sharpening starts from, beside the sharp one."""
+        check_size(self.spec, images)
+        settings = SharpenSettings(fit="squash", chunk=self.chunk) if self.settings is None else self.settings
+        return Sharpener(self.teacher, self.adapter, settings).low_res(images)
+
     def _any_size(self, images: Tensor, settings: SharpenSettings) -> Features:
         patch, factor = self.spec.patch_size, self.adapter.factor
         height, width = images.shape[-2:]

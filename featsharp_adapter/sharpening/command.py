@@ -41,6 +41,7 @@ def add_sharpen(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--overlap", type=float, default=0.0, metavar="SHARE", help="of neighbouring tiles, blended")
     passes_help = "teacher passes an image at most (below 1: a share of all), on the tiles predicted to change most"
     command.add_argument("--passes", type=float, metavar="NUMBER", help=passes_help)
+    command.add_argument("--low-res", action="store_true", help="write the map before sharpening too, as low_res")
     command.add_argument("--max-memory", metavar="SIZE", help='for tensors, e.g. "2G"')
     command.add_argument("--dtype", choices=DTYPES, help="of the teacher's matrix products; float32 without")
     command.add_argument("--no-pictures", action="store_true", help="feature files only")
@@ -64,7 +65,8 @@ def run_sharpen(arguments: argparse.Namespace) -> int:
     node = recorded_teacher(arguments.adapter, adapter) if arguments.teacher is None else arguments.teacher
     backbone = FrozenBackbone(load_backbone(node), dtype=arguments.dtype).to(device)
     adapter.meta.check_teacher(arguments.adapter, backbone.spec)
-    bad = sharpen_files(files, Sharpener(backbone, adapter.to(device), settings), arguments.out, device)
+    sharpener = Sharpener(backbone, adapter.to(device), settings)
+    bad = sharpen_files(files, sharpener, arguments.out, device, low_res=arguments.low_res)
     done = {name: path for name, path in files.items() if name not in bad}
     for name, reason in bad.items():
         print(f"skipped {files[name]}: {reason}")
@@ -101,15 +103,19 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 @torch.no_grad()
-def sharpen_files(files: dict[str, Path], sharpener: Sharpener, out: Path, device: torch.device) -> dict[str, str]:
-    """Write OUT/NAME.safetensors {spatial [C, h, w], summary [S] if there is one}; returns those that cannot be read.
+def sharpen_files(
+    files: dict[str, Path], sharpener: Sharpener, out: Path, device: torch.device, *, low_res: bool = False
+) -> dict[str, str]:
+    """Write OUT/NAME.safetensors {spatial [C, h, w], summary [S] if there is one, low_res [C, g, g'] if asked for};
+    returns those that cannot be read.
 
     A single image that cannot be read is an error; among several it is skipped, and so is one that is too small.
     """
     bad: dict[str, str] = {}
     for name, path in tqdm(files.items(), desc="sharpening", unit="image", disable=None):
         try:
-            features = sharpener(read_image(path).to(device))
+            image = read_image(path).to(device)
+            features = sharpener(image)
         except UserError as error:
             if len(files) == 1:
                 raise
@@ -118,6 +124,8 @@ def sharpen_files(files: dict[str, Path], sharpener: Sharpener, out: Path, devic
         tensors = {"spatial": features.spatial[0]}
         if features.summary is not None:
             tensors["summary"] = features.summary[0]
+        if low_res:
+            tensors["low_res"] = sharpener.low_res(image)[0]
         write_tensors(out / f"{name}.safetensors", tensors)
     return bad
 

@@ -88,6 +88,19 @@ class Sharpener:
         spatial = [part.spatial for part in parts]
         return Features(_joined(summaries) if summaries else None, _joined(spatial))
 
+    def low_res(self, images: Tensor) -> Tensor:
+        """The map that sharpening starts from: the teacher's own of the whole image, denoised, [B, C, g, g'].
+
+        At the teacher's size, or, where `fit` is resize, at a k-th of the image's.
+        """
+        check_images(self.backbone.spec, images)
+        fit = choose_fit(self.settings.fit, self.backbone.spec, images)
+        resized = fit == "resize"
+        size = (
+            resized_size(self.backbone.spec, images, self.adapter.factor) if resized else self.backbone.spec.native_size
+        )
+        return self.adapter.denoise(self._encode(self._resized(images, size)).spatial)
+
     def _sharpen(self, images: Tensor, budget: Budget | None) -> Features:
         fit = choose_fit(self.settings.fit, self.backbone.spec, images)
         if fit == "windows":

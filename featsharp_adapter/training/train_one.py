@@ -1,12 +1,14 @@
 """From a recipe and its teacher data to a trained and evaluated adapter."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
-from common.recipes import dump
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.description import AdapterMeta
 from featsharp_adapter.model.downsampler import AverageDownsampler, build_downsampler
@@ -18,6 +20,7 @@ from featsharp_adapter.training.evaluation import Fidelity, evaluate_held_out
 from featsharp_adapter.training.samples import LiveSamples, Samples, StoredSamples
 from featsharp_adapter.training.teacher_data import FILL_BATCH, TeacherData, open_stream
 from featsharp_adapter.training.trainer import Trainer, place_weights, seeded, train_adapter
+from featsharp_adapter.training.watching import Watching
 from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
 from featsharp_adapter.upsamplers.table import upsampler_class
 
@@ -28,15 +31,40 @@ def train_one(
     """Train and evaluate one adapter; with a `folder`, checkpoints and a log go there and it resumes from them."""
     if upsampler_class(recipe.upsampler).closed_form:
         adapter = fit_one(recipe, teacher_data)
+        with watched(folder, recipe, teacher_data) as watching:
+            if watching is not None:
+                watching.line(0, {"error": adapter.meta.training["closed form"]["error"]})
+                watching.picture(0, adapter)
         return evaluate(adapter, AverageDownsampler(recipe.factor), teacher_data)
     trainer = new_trainer(recipe, teacher_data)
     checkpoints = None
     if folder is not None:
-        identity = f"{dump(recipe)}{teacher_data.spec.digest}"
+        identity = f"{decisive(recipe)}{teacher_data.spec.digest}"
         checkpoints = Checkpoints(folder / "checkpoints", identity, keep=recipe.checkpoint.keep)
-    log = None if folder is None else folder / "log.jsonl"
-    adapter = train_adapter(trainer, open_samples(recipe, teacher_data), checkpoints=checkpoints, log=log)
+    with watched(folder, recipe, teacher_data) as watching:
+        samples = open_samples(recipe, teacher_data)
+        adapter = train_adapter(trainer, samples, checkpoints=checkpoints, watching=watching)
     return evaluate(adapter, trainer.downsampler, teacher_data)
+
+
+@contextmanager
+def watched(folder: Path | None, recipe: AdapterRecipe, teacher_data: TeacherData) -> Iterator[Watching | None]:
+    """Log, trackers and pictures of a training in this folder; None without one."""
+    if folder is None:
+        yield None
+        return
+    drawn = next(iter(teacher_data.held_out.in_order(recipe.log.images))) if recipe.log.pictures else None
+    watching = Watching(folder, recipe, drawn)
+    try:
+        yield watching
+    finally:
+        watching.close()
+
+
+def decisive(recipe: AdapterRecipe) -> str:
+    """The recipe without what changes nothing that is trained."""
+    said = recipe.model_dump(mode="json", exclude={"log"})
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
 
 def fit_one(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:

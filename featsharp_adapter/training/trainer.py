@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.interruption import Stopped, heeding, signal_name
-from common.jsonl import Log
 from common.keyed_random import mix
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.conditional_bias import disturbance
@@ -27,6 +25,7 @@ from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.optim import build_optimiser, clip_norm, set_rates
 from featsharp_adapter.training.samples import Sample, Samples
+from featsharp_adapter.training.watching import Watching
 
 _STEP = 0x57E9
 
@@ -137,7 +136,7 @@ def place_weights(adapter: Adapter, border_weight: float) -> Tensor | None:
 
 
 def train_adapter(
-    trainer: Trainer, samples: Samples, *, checkpoints: Checkpoints | None = None, log: Path | None = None
+    trainer: Trainer, samples: Samples, *, checkpoints: Checkpoints | None = None, watching: Watching | None = None
 ) -> Adapter:
     """Run to the recipe's last step from wherever `checkpoints` stands; returns the adapter in eval mode."""
     recipe = trainer.recipe
@@ -147,9 +146,8 @@ def train_adapter(
         samples.load_state_dict(state["samples"])
 
     start = checkpoints.restore(load) if checkpoints else 0
-    lines = Log(log) if log else None
-    if lines:
-        lines.truncate(start)
+    if watching:
+        watching.log.truncate(start)
     title = f"{recipe.upsampler} {recipe.factor}x"
     bar = tqdm(total=recipe.optim.steps, initial=start, desc=title, unit="step", disable=None)
     with bar, heeding() as wishes:
@@ -159,9 +157,11 @@ def train_adapter(
             if done % 10 == 0 or done == recipe.optim.steps:  # reading a value waits for the device
                 values = {name: float(value) for name, value in report.items()}
                 stop_if_diverged(values, done)
-                if lines:
-                    lines.write({"step": done, **values})
+                if watching:
+                    watching.line(done, values)
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
+            if watching and recipe.log.pictures and (done % recipe.log.pictures == 0 or done == recipe.optim.steps):
+                watching.picture(done, trainer.adapter)
             asked = bool(wishes.stop or wishes.save)
             if checkpoints and (asked or done % recipe.checkpoint.every == 0 or done == recipe.optim.steps):
                 refuse_not_finite(trainer, done)

@@ -52,6 +52,15 @@ def test_an_image_is_sharpened_from_whatever_holds_it(photo: Path) -> None:
     assert torch.equal(agglomerate.sharpen(photo, ADAPTER).spatial, from_path.spatial)
 
 
+def test_an_encoder_has_the_map_before_sharpening_and_a_budget(photo: Path) -> None:
+    images = torch.rand(1, 3, 224, 224)
+    cheap, whole = (agglomerate.sharpened("builtin:tiny-clip-ridge-2x", passes=passes) for passes in (0.5, None))
+    with torch.no_grad():
+        assert cheap.low_res(images).shape[-2:] == (7, 7) and cheap(images).spatial.shape[-2:] == (14, 14)
+        assert not torch.equal(cheap(images).spatial, whole(images).spatial)
+    assert torch.equal(cheap.low_res(images), whole.low_res(images))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

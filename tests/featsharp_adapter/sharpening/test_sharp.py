@@ -114,6 +114,17 @@ def test_at_its_own_size_any_size_means_the_same(teacher) -> None:
 
 
 @torch.no_grad()
+def test_the_map_before_sharpening_is_there_too(teacher) -> None:
+    adapter = make_untrained("tile", teacher.spec, 2)
+    torch.nn.init.normal_(adapter.bias.buffer)
+    images = torch.rand(2, 3, *(2 * side for side in teacher.spec.native_size))
+    expected = adapter.denoise(teacher_views(teacher, images, ()).low)
+    for settings in (None, SharpenSettings(fit="squash"), SharpenSettings(fit="windows")):
+        backbone = SharpenedBackbone(teacher, adapter, "test", settings=settings)
+        assert torch.allclose(backbone.low_res(images), expected, atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_teacher_may_compute_in_bfloat16_the_adapter_does_not(adapter_folder: Path) -> None:
     images = torch.rand(1, 3, 64, 64)
     exact, coarse = (load_backbone(typed(adapter_folder, **how))(images) for how in ({}, {"dtype": "bfloat16"}))

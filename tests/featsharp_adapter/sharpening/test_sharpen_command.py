@@ -56,9 +56,10 @@ def test_a_folder_becomes_features_and_pictures(world: Path, capsys) -> None:
 
 def test_options_reach_the_sharpener(world: Path) -> None:
     image = str(world / "photos" / "more" / "a.png")
-    how = ["--fit", "squash", "--grid", "5x7", "--overlap", "0.5", "--max-memory", "1G", "--no-pictures"]
+    how = ["--fit", "squash", "--grid", "5x7", "--overlap", "0.5", "--max-memory", "1G", "--no-pictures", "--low-res"]
     assert run(world, image, image, *how) == 0
     assert load_file(world / "out" / "a.safetensors")["spatial"].shape == (16, 5, 7)
+    assert load_file(world / "out" / "a.safetensors")["low_res"].shape == (16, 4, 4)
     assert sorted(path.name for path in (world / "out").iterdir()) == ["a-2.safetensors", "a.safetensors"]
 
 

@@ -7,7 +7,7 @@ import torch
 from small_recipes import image_folder, small_recipe, small_teacher_data
 
 from common.errors import UserError
-from featsharp_adapter.recipe import OptimNode
+from featsharp_adapter.recipe import LogNode, OptimNode
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.optim import build_optimiser, clip_norm, rate_scale
 from featsharp_adapter.training.train_one import new_trainer, open_samples, train_one
@@ -60,6 +60,30 @@ def test_training_lowers_the_loss_and_moves_everything_that_learns(images, monke
     for name, tensor in trainer.adapter.state_dict().items():
         moved = not torch.equal(before[name], tensor)
         assert moved != name.startswith("normaliser."), name
+
+
+def test_a_training_is_watched_without_being_changed(images, tmp_path, monkeypatch) -> None:
+    """Pictures and a tracker's numbers, also after an interruption; weights are to the bit as without."""
+    pytest.importorskip("tensorboard")
+    plain = small_recipe(images)
+    seen = plain.model_copy(update={"log": LogNode(trackers=["tensorboard"], pictures=3, images=2)})
+    unseen, _ = train_one(plain, small_teacher_data(plain, monkeypatch), folder=tmp_path / "plain")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(7, patch)
+        train_one(plain, small_teacher_data(plain, monkeypatch), folder=tmp_path / "seen")
+    watched, _ = train_one(seen, small_teacher_data(seen, monkeypatch), folder=tmp_path / "seen")
+    assert state_digest(watched) == state_digest(unseen)
+    assert (tmp_path / "seen/log.jsonl").read_text() == (tmp_path / "plain/log.jsonl").read_text()
+    # From the checkpoint at step 6 on: the end, which every training draws.
+    assert [path.name for path in (tmp_path / "seen/pictures").iterdir()] == ["step-00000008.png"]
+    assert list((tmp_path / "seen").glob("events.out.tfevents.*")) and not (tmp_path / "plain/pictures").exists()
+
+
+def test_what_is_solved_is_drawn_once(images, tmp_path, monkeypatch) -> None:
+    recipe = small_recipe(images, upsampler="ridge", options={"inputs": ["low", "tiles"]}, log={"pictures": 100})
+    train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "ridge")
+    assert [path.name for path in (tmp_path / "ridge/pictures").iterdir()] == ["step-00000000.png"]
+    assert '"error"' in (tmp_path / "ridge/log.jsonl").read_text()
 
 
 def test_no_bias_means_no_bias(images, monkeypatch) -> None:
