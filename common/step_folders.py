@@ -14,7 +14,7 @@ from common.atomic import WRITING, exchange_folder, flush_tree, recover_all, rem
 from common.checksums import Damaged, Entries, check_folder, write_manifest
 from common.errors import UserError
 
-_NAME = re.compile(r"step-\d{8}")
+_NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,9})")  #: a run has 1e9 steps at most
 REMOVING, DAMAGED = ".removing-", "damaged-"
 
 
@@ -27,7 +27,8 @@ class StepFolders:
     def all(self) -> list[Path]:
         """Complete ones, oldest first; whether they are whole is not looked at."""
         try:
-            return sorted(p for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir())
+            found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+            return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
         except FileNotFoundError:
             return []
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
+from common.launch_options import refuse_unheeded
 from common.plain_yaml import parse_yaml
 from common.recipes import read_recipe
 from common.run_lock import add_take_over_flag, maybe_locked
@@ -163,6 +164,8 @@ def run(options: argparse.Namespace) -> None:
     suite = load_suite(options.suite, options.overrides).only(options.only)
     check_place(options.out)
     check_device(options.device)
+    heeded = {"--mixed_precision": ["bf16"]} if options.dtype == "bfloat16" else {}
+    refuse_unheeded({"--mixed_precision": "--dtype"}, heeded)
     if not 0 < options.patience < 1e6:
         raise UserError(f"--patience {options.patience:g}: give a positive number of minutes")
     mine = options.out if int(os.environ.get("RANK", "0")) == 0 else None  # one of several processes writes

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.atomic import write_text
 from common.errors import UserError, add_debug_flag, guard
+from common.launch_options import refuse_unheeded
 from common.recipes import dump, load_recipe
 from common.run_lock import RunLock, add_take_over_flag
 from featsharp_adapter.adapter.folder import TRAINED
@@ -30,6 +31,8 @@ def main(argv: list[str]) -> int:
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     recipe = load_recipe(AdapterRecipe, arguments.recipe, arguments.overrides)
+    heeded = {"--mixed_precision": ["bf16"]} if recipe.teacher_dtype == "bfloat16" else {}
+    refuse_unheeded({"--mixed_precision": "teacher_dtype"}, heeded)
     if launched() > 1 and not upsampler_class(recipe.upsampler).closed_form:
         raise UserError(
             f"{recipe.upsampler} is trained by one process (accelerate launch --num_processes 1, or plain python); "
@@ -42,11 +45,20 @@ def main(argv: list[str]) -> int:
         return first_process(recipe, place, take_over=arguments.take_over)
 
 
+def keep_recipe(out: Path, recipe: AdapterRecipe) -> None:
+    """Write the recipe into the folder. UserError where the folder holds what another one trained."""
+    path, content = out / "recipe.yaml", dump(recipe)
+    trained = (out / TRAINED).exists() or any(out.glob("checkpoints/step-*"))
+    if trained and path.is_file() and path.read_text(encoding="utf-8") != content:
+        raise UserError(f"{out} holds what another recipe trained, see {path}; choose another `out`, or delete it")
+    write_text(path, content)
+
+
 def first_process(recipe: AdapterRecipe, place: Place, *, take_over: bool) -> int:
     """The one that writes; often the only one."""
     out = Path(recipe.out)
     with RunLock(out, take_over=take_over):
-        write_text(out / "recipe.yaml", dump(recipe))
+        keep_recipe(out, recipe)
         adapter, fidelity = train_one(recipe, open_teacher_data(recipe, [recipe], place), folder=out)
         folder = adapter.save_pretrained(out / TRAINED)
     for name, value in fidelity.items():

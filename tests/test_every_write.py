@@ -60,11 +60,11 @@ def vlm(folder: Path, step: float) -> None:
     model = Learned(2, 2)
     torch.nn.init.constant_(model.weight, step)
     optimiser = torch.optim.SGD(model.parameters(), lr=step)
-    VlmCheckpoints(folder, {"one": 0}).save(model, optimiser, Progress("one", int(step)))  # type: ignore[arg-type]
+    VlmCheckpoints(folder, "this", {"one": 0}).save(model, optimiser, Progress("one", int(step)))  # type: ignore[arg-type]
 
 
 def read_vlm(folder: Path) -> tuple[Any, ...]:
-    model, kept = Learned(2, 2), VlmCheckpoints(folder)
+    model, kept = Learned(2, 2), VlmCheckpoints(folder, "this")
     optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
     assert kept.newest is not None
     kept.load(model, optimiser)  # type: ignore[arg-type]

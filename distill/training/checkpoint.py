@@ -27,7 +27,7 @@ from torch import Tensor
 
 from common.atomic import flush_file
 from common.background import Background
-from common.checksums import Entries, entry_of, write_checked
+from common.checksums import Entries, entry_of, read_manifest, write_checked
 from common.errors import UserError
 from common.step_folders import StepFolders, problem
 from common.tensor_files import write_tensors
@@ -162,7 +162,8 @@ class Checkpoints:
 
     def restore_position(self, path: Path, stream: DataPosition) -> None:
         """Put this process's place in the data back as it was, or as all were where there were more or fewer."""
-        rank, count = self.accelerator.process_index, len(list(path.glob("rank-*.json")))
+        # By the manifest: what else lies in the folder is nobody's.
+        rank, count = self.accelerator.process_index, sum(name.startswith("rank-") for name in read_manifest(path))
         if count == self.accelerator.num_processes:
             stream.load_state_dict(_read_json(path / f"rank-{rank}.json"))
         else:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.interruption import STOPPING, Wishes
+from common.launch_options import refuse_unheeded
 from distill.recipe import EngineNode, OptimNode, Recipe
 from distill.schedule import Stage, schedule, stage_at
 from distill.student.model import Student
@@ -132,6 +133,7 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
 
     With DeepSpeed, each arm has a plugin of its own; select it (`prepare` does) before building the arm's engine.
     """
+    refuse_launch_options(arms)
     modes = {uses_deepspeed(recipe.engine) for recipe in arms.values()}
     if len(modes) > 1:
         raise UserError("engine.deepspeed differs between arms; one launch uses it for all of them or for none")
@@ -159,6 +161,27 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
         if several and accelerators[arm].distributed_type == DistributedType.NO:
             raise RuntimeError("several processes were started, and Accelerate would let each of them train alone")
     return accelerators
+
+
+def refuse_launch_options(arms: Mapping[str, Recipe]) -> None:
+    """UserError where the launcher was told what the recipe decides, and otherwise."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = all(wants_bf16(recipe.engine, device) for recipe in arms.values())
+    accumulate = {str(recipe.optim.accumulate) for recipe in arms.values()}
+    refuse_unheeded(
+        {
+            "--mixed_precision": "engine.precision",
+            "--dynamo_backend": "engine.compile",
+            "--gradient_accumulation_steps": "optim.accumulate",
+            "--offload_optimizer_device": "engine.deepspeed_config",
+            "--offload_param_device": "engine.deepspeed_config",
+            "--use_fsdp": "engine.deepspeed and engine.zero_stage",
+        },
+        {
+            "--mixed_precision": ["bf16"] if bf16 else [],
+            "--gradient_accumulation_steps": accumulate if len(accumulate) == 1 else [],
+        },
+    )
 
 
 def no_compiler() -> None:

@@ -32,11 +32,13 @@ class Progress:
 class Checkpoints:
     """The newest two checkpoints of a training, and the newest whole one of them, looked for once.
 
+    training: the digest of what decides the weights; a checkpoint of another training is refused.
     before: by stage, the steps of the stages before it, which number the checkpoints; only writers need it.
     """
 
-    def __init__(self, folder: Path, before: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, training: str, before: Mapping[str, int] | None = None) -> None:
         self.folders, self.before = StepFolders(folder / "checkpoints", keep=2), before or {}
+        self.training = training
 
     @cached_property
     def newest(self) -> Path | None:
@@ -44,8 +46,13 @@ class Checkpoints:
         return self.folders.newest_whole()
 
     def reached(self) -> Progress:
-        """Where the newest stands."""
-        return Progress("", 0) if self.newest is None else Progress(**read_json_object(self.newest / STATE))
+        """Where the newest stands. UserError where another training wrote it."""
+        if self.newest is None:
+            return Progress("", 0)
+        state = read_json_object(self.newest / STATE)
+        if state.pop("training", self.training) != self.training:  # of before it was written down: only the card says
+            raise UserError(f"{self.newest} is of another training; remove it from {self.folders.folder}")
+        return Progress(**state)
 
     def save(self, model: Llava, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
         """Write another one. UserError when the disk will not take it, or a weight is NaN or infinite."""
@@ -54,7 +61,7 @@ class Checkpoints:
             raise UserError(f"vlm {progress.stage}: weights are NaN or infinite after step {progress.step}; not saved")
         new = self.folders.writing(number)
         try:
-            text = json.dumps(asdict(progress)).encode()
+            text = json.dumps(asdict(progress) | {"training": self.training}).encode()
             entries = {
                 STATE: write_checked(new / STATE, lambda file: file.write(text)),
                 OPTIMISER: write_checked(new / OPTIMISER, lambda file: torch.save(optimiser.state_dict(), file)),

@@ -87,7 +87,7 @@ def load_vlm(
     if not (folder / CARD).is_file():
         raise UserError(f"{folder} holds no {CARD}; train one with: python -m eval_suite vlm --out {folder}")
     card = _read(folder / CARD)
-    kept = Checkpoints(folder)
+    kept = Checkpoints(folder, str(card["digest"]))
     reached = kept.reached()
     if [reached.stage, reached.step] != card["last"]:
         raise UserError(

@@ -54,7 +54,7 @@ def trained(backbone: Backbone, recipe: VlmRecipe, data: Mapping[str, LabelledDa
         if folder is not None:
             last = Progress(names[-1], steps_of(recipe.stages[names[-1]], len(told[names[-1]].conversations)))
             describe(folder, backbone, where.node, recipe, seed, digest, language, last)
-            kept = Checkpoints(folder, steps_before(recipe, told))
+            kept = Checkpoints(folder, digest, steps_before(recipe, told))
             kept.folders.tidy()
             reached = kept.reached()
         first = names.index(reached.stage) if reached.stage in names else 0

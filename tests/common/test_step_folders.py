@@ -47,6 +47,13 @@ def test_only_the_newest_are_kept(folders: StepFolders) -> None:
     assert sorted(path.name for path in folders.folder.iterdir()) == ["step-00000002", "step-00000010"]
 
 
+def test_steps_of_more_than_eight_digits_come_after_the_others(folders: StepFolders) -> None:
+    for step in (99_999_999, 100_000_000, 1_000_000_000):
+        save(folders, step)
+    assert [path.name for path in folders.all()] == ["step-100000000", "step-1000000000"]
+    assert folders.newest_whole() == folders.path(1_000_000_000)
+
+
 @pytest.mark.parametrize("name", ["engine/weights.pt", "state.json", MANIFEST])
 def test_any_flipped_bit_is_seen(folders: StepFolders, name: str) -> None:
     """At 40 places spread over the file, its first and last bytes among them."""

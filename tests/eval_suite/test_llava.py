@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import layout_fixtures as make
@@ -305,6 +306,14 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(language: Path, tmp
     assert same(state(trained(Oracle(), plan, data, 0, where)), straight) and len(calls) == count  # nothing to do
     with pytest.raises(UserError, match="another recipe, backbone, language model or data"):
         trained(Oracle(), changed(plan, steps=5), data, 0, where)
+    other = dataclasses.replace(CPU, folder=tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        calls.clear()
+        trained(Oracle(), plan, data, 1, other)
+    shutil.rmtree(tmp_path / "other" / "checkpoints")  # those of another seed, alike in every shape, copied in
+    shutil.copytree(tmp_path / "vlm" / "checkpoints", tmp_path / "other" / "checkpoints")
+    with pytest.raises(UserError, match="is of another training"):
+        trained(Oracle(), plan, data, 1, other)
 
 
 def probe_of(node: VlmRecipe) -> LlavaProbe:

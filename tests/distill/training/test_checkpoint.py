@@ -68,6 +68,7 @@ def test_everything_comes_back(checkpoints: Checkpoints, engine: EngineState, mo
     weight, rng_state = model.weight.detach().clone(), torch.rand(2)
     model.weight.data.zero_()
     place = Place(0)
+    (path / "rank-1.json").write_text("{}")  # nobody's: there was one process
     assert checkpoints.latest() == path and checkpoints.read_state(path) == 7
     checkpoints.restore(path, engine)
     checkpoints.restore_position(path, place)

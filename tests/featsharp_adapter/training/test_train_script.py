@@ -49,6 +49,9 @@ def test_recipe_to_sharpened_backbone(recipe_file: Path, tmp_path: Path, monkeyp
     assert description["training"]["optim"]["steps"] == 3
     assert set(description["fidelity"]) == {"average", "learned", "side"}
     assert yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())["optim"]["steps"] == 3
+    assert guard(main, [str(recipe_file), "optim.steps=4"]) == 2
+    assert "out holds what another recipe trained" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "out/recipe.yaml").read_text())["optim"]["steps"] == 3
     # A file may not name a folder of the machine: who loads it names the teacher.
     node = {"spec": f"sharp:{tmp_path / 'out/adapter'}", "teacher": f"timm:{tmp_path / 'vit'}"}
     assert load_backbone(node)(torch.rand(1, 3, 64, 64)).spatial.shape == (1, 16, 8, 8)

@@ -1,0 +1,34 @@
+"""What `accelerate launch` was told, and this program does not go by, is refused: the environment says what it was."""
+
+import os
+from collections.abc import Collection, Mapping
+
+from common.errors import UserError
+
+#: Option of `accelerate launch` -> the variable it sets, and its values that ask for nothing.
+OPTIONS: dict[str, tuple[str, frozenset[str]]] = {
+    "--mixed_precision": ("ACCELERATE_MIXED_PRECISION", frozenset({"no", "none"})),
+    "--dynamo_backend": ("ACCELERATE_DYNAMO_BACKEND", frozenset({"no"})),
+    "--gradient_accumulation_steps": ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", frozenset({"1", "auto", "none"})),
+    "--offload_optimizer_device": ("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", frozenset({"none"})),
+    "--offload_param_device": ("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", frozenset({"none"})),
+    "--use_fsdp": ("ACCELERATE_USE_FSDP", frozenset({"false"})),
+    "--use_megatron_lm": ("ACCELERATE_USE_MEGATRON_LM", frozenset({"false"})),
+    "--use_parallelism_config": ("ACCELERATE_USE_PARALLELISM_CONFIG", frozenset({"false"})),
+}
+
+
+def refuse_unheeded(instead: Mapping[str, str], heeded: Mapping[str, Collection[str]] | None = None) -> None:
+    """UserError for an option that would be passed over in silence.
+
+    instead: by option, what to set in its place. heeded: by option, values that are what the program does anyway.
+    """
+    for option, (variable, nothing) in OPTIONS.items():
+        value = os.environ.get(variable, "").lower()
+        if value and value not in nothing and value not in (heeded or {}).get(option, ()):
+            hint = f"; set {instead[option]} instead," if option in instead else ","
+            without = f"with {option} no" if "no" in nothing else "without it"
+            raise UserError(
+                f"launched with {option} {value} (by the command line or `accelerate config`), which this program does "
+                f"not go by{hint} and launch {without}"
+            )
