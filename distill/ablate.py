@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         for members in group(((arm, arm.recipe) for arm in arms.values()), whole.together):
             run_together(members, open_once(members[0].recipe.data.train), untrained=plain.name if plain else None)
         if leave_together(first):
-            probed = probe_all(rows, whole.folder, plain.untrained_folder if plain else None)
+            probed = probe_all(rows, whole.folder, (plain.recipe.first_row, plain.untrained_folder) if plain else None)
             print(publish(probed, rows, baseline, whole.folder))
 
 

@@ -178,7 +178,8 @@ def suite_problems(recipe: Recipe) -> list[Missing]:
             found.append(
                 Missing(
                     f'eval.suite: probe {name} asks for adaptor "{adaptor}", the student has '
-                    f"{', '.join(recipe.teachers)}; say which: 'eval.overrides=[probes.{name}.adaptor=NAME]'",
+                    f"{', '.join(recipe.teachers)}; say which: 'eval.overrides=[probes.{name}.adaptor=NAME]', "
+                    f"or leave it out: probes.{name}=null",
                     None,
                 )
             )

@@ -32,11 +32,12 @@ from distill.recipe_stages import Align, AugmentNode, Input, StageNode, WeightNo
 from featsharp_adapter.upsamplers.table import check_upsampler_name
 from teachers.registry import parse_spec
 
-UNTRAINED = "untrained"
+#: Rows of a table: the student before its first update, of random weights or as it was given.
+UNTRAINED, BEFORE = "untrained", "before"
 FILES = ("eval.suite",)  #: fields that name another file of this kind
 Share = Annotated[float, Field(ge=0, lt=1)]
 #: A teacher's heads are modules under its name, so it may not be called as a module's own methods are.
-TAKEN = frozenset({*dir(nn.ModuleDict), UNTRAINED})
+TAKEN = frozenset({*dir(nn.ModuleDict), UNTRAINED, BEFORE})
 
 
 Mixed = Annotated[dict[str, Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1)]
@@ -299,7 +300,7 @@ class EvalNode(Node):
         default_factory=list
     )  #: of the suite, e.g. probes.imagenet1k_zero_shot.adaptor=dfn_clip
     teachers: bool = True  #: probe the teachers too, as rows to compare with
-    #: probe the untrained student too; left out, a single run does (it has no other baseline), an ablation does not
+    #: probe the student before its first update too; left out, a single run does (its baseline), an ablation does not
     untrained: bool | None = None
 
 
@@ -412,6 +413,11 @@ class Recipe(Node):
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(self.out) / self.name
+
+    @property
+    def first_row(self) -> str:
+        """What the student before its first update is called in a table."""
+        return UNTRAINED if self.start_from is None and self.student.weights is None else BEFORE
 
     @property
     def student_seed(self) -> int:

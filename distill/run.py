@@ -1,4 +1,4 @@
-"""Distil one student, probe it, and compare it with the untrained student and its teachers.
+"""Distil one student, probe it, and compare it with what it was before its first update, and with its teachers.
 
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
 accelerate launch distill/run.py RECIPE.yaml --plan                 what it will cost, counted without training
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, add_debug_flag, guard
 from common.run_lock import add_take_over_flag
 from distill.planning.gpus import GPUS, find_gpu
-from distill.recipe import UNTRAINED, Recipe, read
+from distill.recipe import Recipe, read
 from teachers.imports import many_imports
 
 if TYPE_CHECKING:  # a plan is made in seconds, half of which these imports would take
@@ -102,20 +102,20 @@ def run(recipe: Recipe, *, prepare: bool, elastic: bool, take_over: bool) -> Non
 
 
 def wants_untrained(recipe: Recipe) -> bool:
-    """Whether the untrained student is a row; it is the baseline of a single run, unless the recipe does without."""
+    """Whether the student before its first update is a row; a single run has no other baseline."""
     return recipe.eval is not None and recipe.eval.untrained is not False
 
 
 def probe_and_report(recipe: Recipe, arm: "Arm") -> None:
-    """Probe, print the table against the untrained student, write the report."""
+    """Probe, print the table against the student before its first update, write the report."""
     with many_imports():
         from distill.evaluation.probing import probe_all
         from distill.evaluation.report import publish
 
     arms = {recipe.name: [recipe]}
     untrained = wants_untrained(recipe)
-    baseline = UNTRAINED if untrained else recipe.name
-    probed = probe_all(arms, recipe.folder, arm.untrained_folder if untrained else None)
+    baseline = recipe.first_row if untrained else recipe.name
+    probed = probe_all(arms, recipe.folder, (baseline, arm.untrained_folder) if untrained else None)
     print(publish(probed, arms, baseline, recipe.folder))
 
 

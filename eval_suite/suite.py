@@ -93,11 +93,12 @@ class Suite(Node):
     @model_validator(mode="before")
     @classmethod
     def _name_probes(cls, data: Any) -> Any:
-        """A probe's name is its key."""
+        """A probe's name is its key; one that is null is left out: another file's, or the command line's, wish."""
         probes = data.get("probes") if isinstance(data, dict) else None
         if not isinstance(probes, dict):
             return data
-        named = {key: {**node, "name": key} if isinstance(node, dict) else node for key, node in probes.items()}
+        kept = {key: node for key, node in probes.items() if node is not None}
+        named = {key: {**node, "name": key} if isinstance(node, dict) else node for key, node in kept.items()}
         return {**data, "probes": named}
 
     @model_validator(mode="after")

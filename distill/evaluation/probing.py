@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.digests import digest_value
 from common.json_files import write_json
 from common.launcher import end_with_parent
-from distill.recipe import UNTRAINED, EvalNode, Recipe
+from distill.recipe import EvalNode, Recipe
 from eval_suite.finished import FinishedTasks
 from eval_suite.recorded import recall_or_run
 from eval_suite.results import Metrics, read_metrics, write_metrics
@@ -53,10 +53,10 @@ class ProbeJob:
     folder: Path
 
 
-def probe_all(arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: Path | None) -> ProbedRows:
-    """Probe the arms' students, the untrained one and the teachers; what is on disk already is not probed again.
+def probe_all(arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: tuple[str, Path] | None) -> ProbedRows:
+    """Probe the arms' students, one before its first update, and the teachers; what is on disk is not probed again.
 
-    arms: the recipes of the runs of every row.
+    arms: the recipes of the runs of every row. untrained: what that row is called, and the student.
     """
     first = next(iter(arms.values()))[0]
     if first.eval is None:
@@ -64,7 +64,8 @@ def probe_all(arms: Mapping[str, Sequence[Recipe]], folder: Path, untrained: Pat
     runs = [(arm, recipe) for arm, recipes in arms.items() for recipe in recipes]
     students = [ProbeJob(recipe.name, arm, f"run:{recipe.folder}", recipe.folder) for arm, recipe in runs]
     if untrained is not None:
-        students.append(ProbeJob(UNTRAINED, UNTRAINED, f"run:{untrained}", untrained.parent))
+        name, before = untrained
+        students.append(ProbeJob(name, name, f"run:{before}", before.parent))
     nodes = first.teachers.items() if first.eval.teachers else ()
     titles = {name: f"teacher {name}" for name, _ in nodes}
     teachers = [ProbeJob(titles[name], titles[name], node.backbone, folder / "teachers" / name) for name, node in nodes]

@@ -59,7 +59,7 @@ KEPT = {
 def test_every_overlay_is_known() -> None:
     """Every recipe that needs more than this machine has one: all but those that run here as they are."""
     assert {path.stem.removesuffix("_debug") for path in OVERLAYS} == {*KEPT, "teacher_upsamplers"}
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*KEPT, "debug", "quickstart"}
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*KEPT, "adapt", "debug", "quickstart"}
 
 
 @pytest.mark.parametrize("path", [path for path in OVERLAYS if path != ABLATION], ids=lambda path: path.stem)

@@ -1,18 +1,21 @@
 """What is not there is listed at once, with the command that makes it; --prepare runs the commands."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from common.errors import UserError
 from common.recipes import load_recipe
 from distill import preflight as missing
 from distill.preflight import Missing, find_missing, make, refuse
-from distill.recipe import Recipe, read, read_arms
+from distill.recipe import EvalNode, Recipe, read, read_arms
+from eval_suite.suite import load_suite
 from featsharp_adapter.recipe import AdapterRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +134,38 @@ def test_an_adaptor_that_the_student_will_not_have_is_told_before_training() -> 
     said = problems('eval.overrides=["probes.retrieval.adaptor=dfn_clip"]')
     assert 'probe retrieval asks for adaptor "dfn_clip", the student has clip' in said
     assert "eval.overrides=[probes.retrieval.adaptor=NAME]" in said
+
+
+def adaptors_asked_in_vain(recipe: Recipe, suite: Path, *overrides: str) -> set[str]:
+    """Probes of a suite that ask for an adaptor the recipe's student will not have."""
+    asked = recipe.model_copy(update={"eval": EvalNode(suite=str(suite), overrides=list(overrides))})
+    told = "\n".join(map(str, missing.suite_problems(asked)))
+    assert "eval.suite: recipes" not in told  # the suite could be read
+    return set(re.findall(r'probe (\w+) asks for adaptor "', told))
+
+
+@pytest.mark.parametrize("suite", sorted((ROOT / "recipes" / "suites").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_suite_is_checked_against_every_shipped_recipe(suite: Path) -> None:
+    """No probe that would drop out is passed over, and what the message says to do mends it."""
+    probes = load_suite(suite).probes
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        recipe = read(path)
+        adaptors = {name: getattr(probe, "adaptor", None) for name, probe in probes.items()}
+        wanted = {name for name, adaptor in adaptors.items() if adaptor not in (None, *recipe.teachers)}
+        assert adaptors_asked_in_vain(recipe, suite) == wanted, path
+        if wanted and wanted < set(probes):
+            assert not adaptors_asked_in_vain(recipe, suite, *(f"probes.{name}=null" for name in wanted))
+
+
+@pytest.mark.parametrize("name", ["radio_b", "radio_l", "radio_h", "c_radio_v4"])
+def test_a_flagships_head_says_how_to_ask_the_real_suite(name: str) -> None:
+    """# Probing    eval={suite: recipes/suites/radio.yaml, overrides: [...]}"""
+    path = ROOT / "recipes" / f"{name}.yaml"
+    head = path.read_text() if "# Probing" in path.read_text() else (ROOT / "recipes" / "radio_l.yaml").read_text()
+    said = re.search(r"^# Probing +'?eval=(\{.*?\})", head, flags=re.M | re.S)
+    assert said is not None
+    node = EvalNode.model_validate(yaml.safe_load(said[1].replace("\n#", "")))
+    assert not adaptors_asked_in_vain(read(path), Path(node.suite), *node.overrides)
 
 
 @pytest.mark.parametrize("content", [b"no weights", None])

@@ -87,6 +87,12 @@ def test_seeds_are_runs_of_every_arm(write_recipe: Callable[..., Path]) -> None:
         read(path, ["arms={}", "baseline=null"])
 
 
+def test_a_student_that_begins_with_weights_is_not_called_untrained(write_recipe: Callable[..., Path]) -> None:
+    assert read(write_recipe()).first_row == "untrained"
+    for change in ("start_from=run:other", "student.weights=pretrained"):
+        assert read(write_recipe(), [change]).first_row == "before"
+
+
 def test_an_arms_own_mistake_names_the_arm(write_recipe: Callable[..., Path]) -> None:
     path = write_recipe(arms={"bad": ["optim.step=1"]}, baseline="bad")
     with pytest.raises(UserError, match=r"arm bad.*optim\.step"):
@@ -122,6 +128,22 @@ def test_deepspeed_takes_further_settings_but_not_those_of_the_recipe(tmp_path: 
     ):
         with pytest.raises(UserError, match=said):
             config(own)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradients_are_exchanged_beside_the_backward_pass_unless_told(
+    stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed leaves overlap_comm off in stages 1 and 2 by itself; on a CPU there is nothing to overlap with."""
+
+    def overlaps(own: dict[str, Any]) -> bool:
+        engine = {"zero_stage": stage, "deepspeed_config": own}
+        made = validate(Recipe, small_recipe(tmp_path) | {"engine": engine}, "test")
+        return bool(deepspeed_config(made, 1)["zero_optimization"]["overlap_comm"])
+
+    assert overlaps({}) == (stage == 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert overlaps({}) and not overlaps({"zero_optimization": {"overlap_comm": False}})
 
 
 def test_what_several_fields_contradict_is_said_without_the_whole_recipe(write_recipe: Callable[..., Path]) -> None:

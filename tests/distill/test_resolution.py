@@ -1,5 +1,6 @@
 """Stages, partitions and quadrants in training: what is learned, and that an interruption anywhere changes nothing."""
 
+import copy
 import itertools
 import shutil
 from collections.abc import Callable, Mapping
@@ -222,3 +223,32 @@ def test_statistics_are_measured_as_the_first_stage_shows_the_teachers(tmp_path:
     high = schedule(recipe)[1].passes[1]
     assert not torch.allclose(variance(targets.for_pass(high)(images)["fine"].spatial), torch.ones(12), atol=1e-3)
     assert targets.dispersions().keys() == {"coarse"}
+
+
+def test_each_partition_has_a_chunk_of_its_own(tmp_path: Path) -> None:
+    """How many images a forward pass takes differs between partitions; what the teacher says does not."""
+    data = staged(tmp_path)
+    low, high = copy.deepcopy(STAGES["two"]["partitions"]).values()
+    low["teachers"]["coarse"] = {"upsampler": "none", "chunk": 3}
+    high["teachers"] = {"coarse": {"chunk": 2}}
+    data["stages"] = {"two": {"steps": 3, "partitions": {"low": low, "high": high}}}
+    recipe = validate(Recipe, data, "test")
+    targets = Targets(recipe, CPU)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    targets.fit([images])
+    taken: list[int] = []
+    handle = targets.teachers["coarse"].backbone.backbone.register_forward_pre_hook(
+        lambda _, given: taken.append(len(given[0]))
+    )
+    found = {}
+    for part in schedule(recipe)[0].passes:
+        taken.clear()
+        found[part.partition] = targets.for_pass(part)(images)["coarse"]
+        whole = 4 if part.partition == "low" else 4 + 4 * 2 * 2  # and the tiles
+        assert sum(taken) == whole and max(taken) == {"low": 3, "high": 2}[part.partition]
+    handle.remove()
+    other = validate(Recipe, staged(tmp_path), "test")
+    plain = Targets(other, CPU)
+    plain.load_normalisers(targets.normaliser_state())
+    for part in schedule(other)[1].passes:
+        assert torch.allclose(plain.for_pass(part)(images)["coarse"].spatial, found[part.partition].spatial, atol=1e-5)

@@ -167,3 +167,10 @@ def test_an_interrupted_rendering_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         stored(tmp_path / "x", lambda: ({"a": torch.zeros(2).numpy()}, {1, 2}))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_probe_that_is_null_is_left_out_and_nothing_else() -> None:
+    probes = load_suite(DEBUG).probes
+    assert {*load_suite(DEBUG, ["probes.retrieval=null"]).probes} == {*probes} - {"retrieval"}
+    with pytest.raises(UserError, match="probes"):
+        load_suite(DEBUG, [f"probes.{name}=null" for name in probes])

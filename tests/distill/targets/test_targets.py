@@ -13,6 +13,8 @@ from common.recipes import apply_override, validate
 from distill.recipe import Recipe
 from distill.targets.targets import Targets
 from featsharp_adapter.adapter.adapter import make_untrained
+from featsharp_adapter.recipe import AdapterRecipe
+from featsharp_adapter.training.teacher_data import open_teacher_data
 
 CPU = torch.device("cpu")
 
@@ -152,3 +154,17 @@ def test_wrong_adapters_are_refused(tmp_path: Path) -> None:
     data["teachers"]["coarse"]["backbone"]["model_args"]["depth"] = 2  # another teacher
     with pytest.raises(UserError, match="other weights"):
         Targets(validate(Recipe, data, "test"), CPU)
+
+
+def test_an_adapter_fits_its_teacher_of_random_weights(tmp_path: Path, batches: list[Tensor]) -> None:
+    """What featsharp_adapter/train.py trains for a `pretrained: false` teacher is for the one the targets load."""
+    images = "scenes:seed=1,count=4,size=32"
+    data = {"train": images, "held_out": images, "images": 4, "held_out_images": 4}
+    asked = {"out": "unused", "teacher": small_vit(16, 24), "upsampler": "featsharp", "factor": 2, "data": data}
+    trained_for = open_teacher_data(validate(AdapterRecipe, asked, "test"), [])
+    torch.rand(7)  # whatever else was drawn meanwhile
+    folder = str(make_untrained("featsharp", trained_for.spec, 2).save_pretrained(tmp_path / "adapter"))
+    targets = build("teachers.coarse.upsampler=featsharp", f"teachers.coarse.adapters.featsharp={folder}")
+    assert targets.teachers["coarse"].spec.digest == trained_for.spec.digest
+    seen = trained_for.backbone(batches[0][..., :16, :16])
+    assert torch.equal(targets.teachers["coarse"].backbone(batches[0][..., :16, :16]).spatial, seen.spatial)
