@@ -190,7 +190,7 @@ def _tiles(node: TeacherNode, spec: BackboneSpec, n: int) -> View:
     if node.passes is None or budget_of(node.passes, whole) == whole:
         return View(f"tiles {n}x{n}", spec.native_size, n * n)
     worth = budget_of(node.passes, whole) - 1
-    return View(f"{worth:g} of {n * n} tiles", spec.native_size, worth)
+    return View(f"of {n * n} tiles", spec.native_size, worth)
 
 
 def input_size(node: TeacherNode, spec: BackboneSpec, size: Grid, patch: int) -> Grid:

@@ -4,6 +4,7 @@ from common.errors import UserError
 from distill.planning.gpus import USABLE, Gpu
 from distill.planning.plan import TERA, Plan, RoleCost, StageCost, count_parameters, deepspeed_estimate
 from distill.schedule import Grid
+from featsharp_adapter.adapter.budget import budget_of
 
 GIB = 2**30
 ZERO = {0: "DDP", 1: "ZeRO-1", 2: "ZeRO-2", 3: "ZeRO-3"}
@@ -45,6 +46,7 @@ def _stage(cost: StageCost, made: Plan) -> list[str]:
             adapter = one.adapters[name] / _images(one) if one.part.teachers[name].upsampler != "none" else None
             target = "x".join(map(str, one.largest.grids[name]))
             lines.append(_row(name, _views(one, name, made), one.teachers[name] / _images(one), adapter, target))
+            lines += _saved(one, name, made)
     return lines
 
 
@@ -59,6 +61,18 @@ def _views(one: RoleCost, name: str, made: Plan) -> str:
     return " + ".join(
         f"{count / worst.images:.3g} {what} {_grid(size, patch)}" for what, size, count in worst.forwards[name]
     )
+
+
+def _saved(one: RoleCost, name: str, made: Plan) -> list[str]:
+    """What a budget of passes saves of a teacher; all of its passes cost the same."""
+    node = one.part.teachers[name]
+    if node.passes is None:
+        return []
+    (n,) = made.teachers[name].tile_grids(node)
+    whole = 1 + n * n
+    kept, cost = budget_of(node.passes, whole), one.teachers[name] / _images(one) / TERA
+    saved = cost * (whole / kept - 1)
+    return [f"    {'':12s} passes: {kept:g} of {whole}, which saves {saved:.3g} of {cost + saved:.3g}"]
 
 
 def _images(one: RoleCost) -> int:

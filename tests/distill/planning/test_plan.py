@@ -96,6 +96,15 @@ def test_flops_are_those_of_torchs_counter_on_a_real_step(teachers: dict[str, An
     assert logged == pytest.approx(planned[0] / 16, rel=0.01)
 
 
+def test_the_plan_says_what_a_budget_of_passes_saves(tmp_path: Path) -> None:
+    adapter = {"upsampler": "ridge", "adapters": {"ridge": "builtin:tiny-clip-ridge-2x"}}
+    teachers = {"clip": SHARPENED["clip"] | adapter | {"passes": 0.5}}
+    text = plan_text(Plan(recipe_of(tmp_path, teachers=teachers), 1), GPUS["h100"], 0.4)
+    assert "1 small 7x7 + 1.5 of 4 tiles 7x7" in text
+    (found,) = re.findall(r"passes: 2.5 of 5, which saves (\S+) of (\S+)\n", text)
+    assert float(found[0]) == pytest.approx(float(found[1]) / 2, rel=0.01)
+
+
 @pytest.mark.parametrize("grad", [True, False], ids=["kernels", "one kernel"])
 def test_a_clip_tower_is_counted_as_by_hand(grad: bool) -> None:
     """torch runs whole attention layers in one kernel where no gradient is asked for, and its counter says 0 for it."""

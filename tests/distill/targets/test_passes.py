@@ -47,7 +47,7 @@ def test_the_plan_counts_what_is_left() -> None:
     node = TeacherNode(backbone="tiny:clip", upsampler="ridge", factor=2, passes=0.5)
     assert [(view.what, view.per_image) for view in views(node, spec, (224, 224), 16, (2,))] == [
         ("small", 1),
-        ("1.5 of 4 tiles", 1.5),
+        ("of 4 tiles", 1.5),
     ]
 
 
