@@ -11,7 +11,10 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from common.errors import UserError
+
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"  #: of the weights, in the description that lies beside them: [bytes, checksum]
 _SCHEMA = 1
 _CHUNK = 4 << 20
 
@@ -106,6 +109,20 @@ def check_file(path: Path) -> None:
     if (path.parent / MANIFEST).is_file():
         entries = read_manifest(path.parent)
         check_files(path.parent, [(path.name, entries[path.name])] if path.name in entries else [])
+
+
+def check_weights(path: Path, description: Mapping[str, Any]) -> None:
+    """UserError unless a file is as the description beside it says; of an older one, which says nothing, it passes."""
+    entry = description.get(CHECKSUM)
+    if not path.is_file() or not isinstance(entry, list) or len(entry) != 2:
+        return
+    try:
+        check_files(path.parent, [(path.name, entry)])
+    except Damaged as damage:
+        raise UserError(
+            f"{path.parent} is damaged: {damage}. Take another copy; who changed the file on purpose removes "
+            f'"{CHECKSUM}" from the file beside it'
+        ) from damage
 
 
 def check_files(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> None:

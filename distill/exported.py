@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.atomic import recover
+from common.checksums import check_weights
 from common.errors import UserError, unknown
 from common.json_files import read_json_object
 from common.recipes import validate
@@ -149,6 +150,7 @@ def load(name: str, text_teachers: Mapping[str, BackboneNode] | None = None) -> 
     config = read_config(path)
     if foreign := sorted(set(text_teachers or {}) - set(config["teachers"])):
         raise unknown("teacher in text_teachers", foreign[0], config["teachers"])
+    check_weights(folder / WEIGHTS, config)
     try:
         heads = {teacher: HeadSpec(**entry["head"]) for teacher, entry in config["teachers"].items()}
         node = student_node(path, config)

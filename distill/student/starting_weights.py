@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from common.checksums import check_weights
 from common.errors import UserError
 from common.step_folders import StepFolders, problem
 from distill.student.spectral import fold_scales
@@ -73,6 +74,7 @@ def backbone_state(text: str, model: str) -> tuple[dict[str, Tensor], list[str] 
     if start.checkpoint:
         state = fold_scales(read_student(start.path))
     else:
+        check_weights(start.path / "model.safetensors", _read_json(start.path / "config.json"))
         state = _read(start.path / "model.safetensors")
     return {name[4:]: t for name, t in state.items() if name.startswith("vit.")}, teachers_of(start)
 

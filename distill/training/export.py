@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.atomic import recover, replacing_folder, write_text
+from common.checksums import CHECKSUM, entry_of
 from common.json_files import read_json_object, write_json
 from common.tensor_files import write_tensors
 from distill.recipe import Recipe, StudentNode
@@ -41,10 +42,10 @@ def export_student(
 
 
 def write_student(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Replace a student folder, whole or not at all."""
+    """Replace a student folder, whole or not at all; its config tells the checksum of the weights."""
     with replacing_folder(folder) as new:
         write_tensors(new / WEIGHTS, weights)
-        write_json(new / CONFIG, config)
+        write_json(new / CONFIG, dict(config) | {CHECKSUM: entry_of(new / WEIGHTS)})
         write_text(new / CARD, card(config))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from common.checksums import CHECKSUM
 from common.errors import UserError
 from teachers.artefacts import portable
 from teachers.contracts import BackboneSpec
@@ -44,7 +45,7 @@ class AdapterMeta:
         """The inverse of `to_dict`; UserError, naming `source`, for anything else."""
         if data.get("format") != FORMAT:
             raise UserError(f"{source} is not an adapter description of format {FORMAT}")
-        fields = {key: value for key, value in data.items() if key != "format"}
+        fields = {key: value for key, value in data.items() if key not in ("format", CHECKSUM)}
         try:
             # A description may come from anywhere: it does not consent to running anybody's code.
             options = {key: value for key, value in fields.get("options", {}).items() if key != CONSENT_OPTION}

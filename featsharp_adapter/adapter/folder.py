@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.atomic import recover, replacing_folder, write_text
+from common.checksums import CHECKSUM, check_weights, entry_of
 from common.errors import UserError, unknown
 from common.json_files import read_json_object, write_json
 from common.tensor_files import write_tensors
@@ -25,7 +26,7 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
     """Replace `folder`; an interruption leaves the old one as it was."""
     with replacing_folder(folder) as new:
         write_tensors(new / WEIGHTS, tensors)
-        write_json(new / DESCRIPTION, description)
+        write_json(new / DESCRIPTION, dict(description) | {CHECKSUM: entry_of(new / WEIGHTS)})
         write_text(new / CARD, card)
     return folder
 
@@ -57,7 +58,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder; UserError when they are missing or cut short."""
+    """The tensors of a folder; UserError when they are missing, cut short, or not as they were written."""
+    check_weights(folder / WEIGHTS, read_description(folder))
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,7 @@
 """An exported student: the same features as in training, adaptors in the teachers' own units, any size, a card."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from common.errors import UserError
 from common.recipes import validate
 from distill.recipe import Recipe, StudentNode
 from distill.student.model import HeadSpec, Student
+from distill.student.starting_weights import backbone_state
 from distill.targets.targets import Targets
 from distill.training.arms import UNTRAINED
 from distill.training.engine_state import read_student
@@ -110,3 +112,20 @@ def test_in_bf16_its_adaptors_answer_in_float32(trained: Path, student: Backbone
     found = half.adaptor("fine").project(half(images)).spatial
     assert found.dtype == torch.float32
     assert 0 < float((found - exact).norm() / exact.norm()) < 0.03
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(trained: Path, tmp_path: Path) -> None:
+    """By whoever reads the folder: as a backbone, or to begin another student with."""
+    folder = tmp_path / "student"
+    shutil.copytree(trained / "student", folder)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    for read in (load_backbone, lambda node: backbone_state(node.removeprefix("run:"), "vit_tiny_patch16_224")):
+        with pytest.raises(UserError, match=r"is damaged: model\.safetensors is not as it was written"):
+            read(f"run:{folder}")
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("checksum") is not None
+    (folder / "config.json").write_text(json.dumps(config))
+    load_backbone(f"run:{folder}")  # changed on purpose

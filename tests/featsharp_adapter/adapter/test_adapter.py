@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter, make_untrained
 from featsharp_adapter.adapter.description import AdapterMeta
-from featsharp_adapter.adapter.folder import TRAINED, find_folder
+from featsharp_adapter.adapter.folder import TRAINED, WEIGHTS, find_folder
 from featsharp_adapter.model.bias import BiasBuffer
 from featsharp_adapter.model.phi_s import CovarianceStatistics, PhiS
 from featsharp_adapter.model.views import Views, teacher_views
@@ -64,6 +64,20 @@ def test_a_folder_brings_back_the_same_adapter(teacher, tmp_path: Path) -> None:
     assert torch.equal(loaded(views, images), adapter(views, images))
     card = (folder / "README.md").read_text()
     assert teacher.spec.digest in card and "featsharp 2x for test:small0" in card
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(teacher, tmp_path: Path) -> None:
+    _, _, adapter = views_and_adapter(teacher)
+    folder = adapter.save_pretrained(tmp_path / "adapter")
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-5] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged: adapter\.safetensors is not as it was written"):
+        Adapter.from_pretrained(folder)
+    description = json.loads((folder / "adapter.json").read_text())
+    del description["checksum"]  # changed on purpose, or written before there were checksums
+    (folder / "adapter.json").write_text(json.dumps(description))
+    Adapter.from_pretrained(folder)
 
 
 def test_the_folder_of_a_training_stands_for_its_adapter(teacher, tmp_path: Path) -> None:
@@ -119,6 +133,9 @@ def test_missing_and_damaged_folders_are_explained(teacher, tmp_path: Path) -> N
     weights = folder / "adapter.safetensors"
     complete = weights.read_bytes()
     weights.write_bytes(complete[: len(complete) // 2])
+    with pytest.raises(UserError, match=r"is damaged: adapter\.safetensors has \d+ bytes of \d+"):
+        Adapter.from_pretrained(folder)
+    weights.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         Adapter.from_pretrained(folder)
     weights.write_bytes(complete)
