@@ -15,6 +15,8 @@ from common.launch_options import refuse_unheeded
 from common.plain_yaml import parse_yaml
 from common.recipes import read_recipe
 from common.run_lock import add_take_over_flag, maybe_locked
+from eval_suite.class_table import class_table
+from eval_suite.like_with_like import check_alike
 from eval_suite.power import power_lines
 from eval_suite.published import CsvOptions
 from eval_suite.results import read_metrics, write_metrics
@@ -132,6 +134,9 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--power", type=float, metavar="PERCENT", help="also say how many runs and test units a Δm of that size needs"
     )
+    parser.add_argument(
+        "--by-class", metavar="TASK", help="instead of the Δm table the IoU of every class of a task, for every row"
+    )
     for direction in ("lower", "higher"):
         parser.add_argument(
             f"--{direction}-is-better",
@@ -145,8 +150,8 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WHAT",
-        help="what may differ between the rows' measurements: protocol, data, program, dtype, unrecorded (an older "
-        "file), or one option, e.g. protocol.k; may be repeated",
+        help="what may differ between the rows' measurements: protocol, data, program, dtype, scale (shares of 1 "
+        "beside percent), unrecorded (an older file), or one option, e.g. protocol.k; may be repeated",
     )
     add_debug_flag(parser)
 
@@ -300,18 +305,29 @@ def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     said = CsvOptions(options.lower_is_better, options.higher_is_better)
     rows = read_rows(options.sources, said)
+    if options.by_class is not None:
+        if options.format not in (None, "md"):
+            raise UserError(f"--by-class prints Markdown; take out --format {options.format}")
+        check_alike(rows, find_baseline(rows, options.baseline), (), options.allow)
+        show(class_table(rows, options.by_class), options.out)
+        return
     built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing, options.allow)
     if options.power is not None and not options.power > 0:
         raise UserError(f"--power {options.power:g}: the wished-for difference is a positive percentage")
     ending = options.out.suffix.removeprefix(".") if options.out else ""
     text = render(built, options.format or (ending if ending in FORMATS else "md"))
-    if options.out is None:
-        print(text, end="")
-    else:
-        write_text(options.out, text)
-        print(f"written to {options.out}")
+    show(text, options.out)
     for line in power_lines(built, options.power) if options.power is not None else ():
         print(line, file=sys.stderr)
+
+
+def show(text: str, out: Path | None) -> None:
+    """Print a table, or write it down and say where."""
+    if out is None:
+        print(text, end="")
+    else:
+        write_text(out, text)
+        print(f"written to {out}")
 
 
 def main(argv: list[str]) -> None:

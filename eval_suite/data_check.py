@@ -134,6 +134,7 @@ def _dense(found: DenseImages, labels: tuple[str, ...], thorough: bool) -> str:
     parts = [_images(found.images, thorough)]
     for label in labels:
         maps, seen, valid, total = found.labels(label), set(), 0, 0
+        metres: list[float] = []
         names = found.names.get(label, ())
         chosen = _chosen(len(found.rows), thorough)
         for position in chosen:
@@ -143,8 +144,11 @@ def _dense(found: DenseImages, labels: tuple[str, ...], thorough: bool) -> str:
                 valid += int((values != 255).sum())
             else:
                 valid += int((values.abs().sum(1) > 0).sum() if values.ndim == 4 else (values > 0).sum())
+                if values.ndim == 3 and bool((values > 0).any()):
+                    metres += [float(values[values > 0].min()), float(values.max())]
             total += values.shape[-1] * values.shape[-2]
         share = f"{100 * valid / max(total, 1):.0f} % of the pixels labelled"
+        share += f", {min(metres):.3g} to {max(metres):.3g} m" if metres else ""
         parts.append(f"{label}: " + (f"{len(seen)} of {len(names)} classes seen, {share}" if names else share))
         if not valid:
             raise UserError(f'"{label}" has no valid pixel in the {len(chosen)} maps looked at')

@@ -15,6 +15,14 @@ _LOWER = (
 _PREFIX = r"(?:[a-z0-9]+_)*?"
 
 
+_UNBOUNDED = r"psnr|ssim|auc|auroc"  #: better when higher, and no percentages
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of what is right, which some write in percent and some as a part of 1."""
+    return known_direction(metric) is True and not re.fullmatch(f"{_PREFIX}(?:{_UNBOUNDED})", metric.strip().lower())
+
+
 def known_direction(metric: str) -> bool | None:
     """True where a higher value is better, False where a lower one is, None where the name does not say."""
     name = metric.strip().lower()

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
+from eval_suite.directions import is_share
 from eval_suite.made_by import MadeBy
 from eval_suite.results import Key, Metrics
 
-KINDS = ("protocol", "data", "program", "dtype", "unrecorded")
+KINDS = ("protocol", "data", "program", "dtype", "unrecorded", "scale")
 MOST_NAMED = 3
 
 
@@ -39,7 +40,28 @@ def check_alike(
                         f"{difference.text}; probe again alike, or allow it (--allow {difference.name})"
                     )
                 allowed[f"{task}: {difference.text}"] = None
+    if (text := other_scale(rows, skip)) is not None:
+        if not _is_allowed("scale", allow):
+            raise UserError(f"{text}; write both alike, or allow it (--allow scale)")
+        allowed[text] = None
     return tuple(allowed)
+
+
+def other_scale(rows: Mapping[str, Sequence[Metrics]], skip: Sequence[Key]) -> str | None:
+    """What looks like shares of 1 in one row and like percent in another, of which one was not measured here; None
+    where nothing does. Rows whose every score is on its own side of 1 are meant, not a single poor one."""
+    scores = {
+        row: {r.key: r.value for run in runs for r in run.results if is_share(r.metric) and r.key not in skip}
+        for row, runs in rows.items()
+    }
+    ours = {row: all(r.made_by is not None for run in runs for r in run.results) for row, runs in rows.items()}
+    for low, small in scores.items():
+        for high, large in scores.items():
+            both = [] if ours[low] and ours[high] else [key for key in small if key in large]
+            if both and all(0 < small[key] <= 1 for key in both) and all(large[key] > 1.5 for key in both):
+                said = f'row "{low}" has {"/".join(both[0])} = {small[both[0]]:g}'
+                return f'{said} and row "{high}" {large[both[0]]:g}: shares of 1 beside percent?'
+    return None
 
 
 def check_run_given_twice(row: str, runs: Sequence[Metrics]) -> None:

@@ -20,9 +20,13 @@ from common.atomic import write_bytes
 from common.errors import UserError
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.metrics.answers import mean_answer
+from eval_suite.metrics.boundaries import Boundaries
 from eval_suite.metrics.classification import mean_class_accuracy, top1
-from eval_suite.metrics.correspondence import pck, recall_at
+from eval_suite.metrics.correspondence import pck, recall_at, views_recall
 from eval_suite.metrics.depth import Depth
+from eval_suite.metrics.normals import Normals
+from eval_suite.metrics.retrieval import Ranks, recalls
+from eval_suite.metrics.saliency import Saliency
 from eval_suite.metrics.score import Score
 from eval_suite.metrics.segmentation import Segmentation
 from eval_suite.readers.contracts import AskedQuestion, ImageSource
@@ -141,6 +145,73 @@ def _depth(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
     return metric.scores()
 
 
+def _normals(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """predicted and labels float16 [N, 3, h, w], of length 1 or 0."""
+    metric = Normals(pool="pixel")
+    metric.update(arrays["predicted"].float(), arrays["labels"].float())
+    return metric.scores()
+
+
+def _saliency(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """predicted uint8 [N, h, w], in `levels` of a probability; labels."""
+    metric = Saliency()
+    metric.update(arrays["predicted"].double() / plain["levels"], arrays["labels"])
+    return metric.scores()
+
+
+def _boundaries(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """predicted float16 [N, h, w] and labels [N, h, w] or [N, people, h, w]; plain: farthest, a share of the
+    diagonal."""
+    metric = Boundaries(farthest=plain["farthest"])
+    metric.update(arrays["predicted"].float(), arrays["labels"])
+    return metric.scores()
+
+
+def _probe3d(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """predicted [N, K, h, w] on the head's own grid, labels float16 [N, ..., H, W]; plain: how they are
+    enlarged, and of depth what is farthest."""
+    labels = arrays["labels"].float()
+    scores: dict[str, Score] = {}
+    metrics: dict[str, Depth | Normals] = {"": Normals(pool="image")}
+    if plain["farthest"] is not None:
+        depths = {"": Depth(pool="image", max_depth=plain["farthest"])}
+        metrics = {**depths, "si_": Depth(pool="image", max_depth=plain["farthest"], align="scale_shift")}
+    for prefix, metric in metrics.items():
+        for rows in torch.arange(len(labels)).split(16):
+            coarse = arrays["predicted"][rows].float()
+            said = F.interpolate(coarse, size=labels.shape[-2:], mode=plain["mode"], align_corners=True)
+            metric.update(said[:, 0] if isinstance(metric, Depth) else said[:, :3], labels[rows])
+        scores |= {prefix + name: score for name, score in metric.scores().items()}
+    return scores
+
+
+def _retrieval(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """owners [T]; ahead, ties and ours, image_of_* [T] and text_of_* [I]; plain: ranks (the first k that count)."""
+    ways = [
+        Ranks(*(arrays[f"{way}_{name}"].long() for name in ("ahead", "ties", "ours")))
+        for way in ("image_of", "text_of")
+    ]
+    return recalls((ways[0], ways[1]), arrays["owners"].long(), plain["ranks"])
+
+
+def _views(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """metres, places (pixels) and valid [P, K]; plain: centimetres, pixels."""
+    return views_recall(arrays, plain["centimetres"], plain["pixels"])
+
+
+def _several(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
+    """TASK/predicted and TASK/labels for each task; plain: tasks, each with `kind`, and what that kind wants."""
+    out: dict[str, Score] = {}
+    for task, own in plain["tasks"].items():
+        parts = {name: arrays[f"{task}/{name}"] for name in ("predicted", "labels")}
+        out |= {
+            own["names"][name]: score
+            for name, score in SCORERS[own["kind"]](parts, own).items()
+            if name in own["names"]
+        }
+    return out
+
+
 def _recall(arrays: Arrays, plain: Mapping[str, Any]) -> dict[str, Score]:
     """errors float32 [P, K] in pixels, valid bool [P, K]; plain: pixels."""
     found = recall_at(arrays["errors"], arrays["valid"], plain["pixels"])
@@ -174,6 +245,13 @@ SCORERS: dict[str, Callable[[Arrays, Mapping[str, Any]], dict[str, Score]]] = {
     "classes": _classes,
     "segmentation": _segmentation,
     "depth": _depth,
+    "normals": _normals,
+    "saliency": _saliency,
+    "boundaries": _boundaries,
+    "several": _several,
+    "probe3d": _probe3d,
+    "retrieval": _retrieval,
+    "views": _views,
     "recall": _recall,
     "pck": _pck,
     "replies": _replies,

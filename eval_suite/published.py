@@ -2,17 +2,19 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError, unknown
-from eval_suite.directions import known_direction
+from eval_suite.directions import is_share, known_direction
 from eval_suite.results import Metrics, validate_metrics
 
 COLUMNS = ("row", "group", "task", "metric", "value")
 OPTIONAL = ("higher_is_better", "seed", "n", "stderr")
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+MARKS = {"(-)": False, "(+)": True, "↓": False, "↑": True}  #: behind a column's name: which direction is better
 Line = dict[str, str]
 
 
@@ -40,10 +42,10 @@ def read_published_csv(path: Path, options: CsvOptions = NOTHING_SAID) -> dict[s
     """Rows by name.
 
     One number a line: columns row, group, task, metric, value, and higher_is_better, seed, n, stderr if known. As a
-    table: a column `row` and one for each metric, named group/task/metric, with "(-)" behind it where lower is better
-    and "(+)" where higher is; a value may be "81.2 +- 0.3" with its standard error, and an empty cell is a number the
-    row does not have. The direction may be left out of metrics whose name says it (top1, miou, rmse, ...); of others
-    it is asked for. UserError for anything that can be read in two ways.
+    table: a column `row` and one for each metric, named group/task/metric, with "(-)" or "↓" behind it where lower is
+    better and "(+)" or "↑" where higher is; a value may be "81.2 +- 0.3" with its standard error, and an empty cell is
+    a number the row does not have. The direction may be left out of metrics whose name says it (top1, miou, rmse, ...);
+    of others it is asked for. UserError for anything that can be read in two ways.
     """
     table = read_cells(path)
     wide = table.header[:1] == ["row"] and len(table.header) > 1 and all("/" in name for name in table.header[1:])
@@ -67,10 +69,13 @@ def read_cells(path: Path) -> CsvTable:
     lines = [(number, [cell.strip() for cell in cells]) for number, cells in lines if any(map(str.strip, cells))]
     if not lines:
         raise UserError(f"{path} holds no numbers")
-    header = lines[0][1]
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise UserError(f'{path} has the column "{twice[0]}" {header.count(twice[0])} times; which one is meant?')
+    header, plain = lines[0][1], [name.casefold() for name in lines[0][1]]
+    if twice := sorted({name for name, same in zip(header, plain, strict=True) if plain.count(same) > 1}):
+        count = plain.count(twice[0].casefold())
+        raise UserError(f'{path} has the column "{twice[0]}" {count} times (but for case); which one is meant?')
     for number, cells in lines[1:]:
+        if "row" in header and len(cells) > header.index("row") and not cells[header.index("row")]:
+            raise UserError(f'{path} line {number} has no name in the column "row"')
         if len(cells) != len(header):
             raise UserError(
                 f"{path} line {number} has {len(cells)} cells, but the header has {len(header)}; "
@@ -115,19 +120,24 @@ def _from_wide(table: CsvTable, options: CsvOptions) -> list[dict[str, object]]:
             value, _, error = line[name].replace("±", "+-").partition("+-")
             where = f"{table.path} line {number}: {name}"
             entry = {"row": line["row"], "group": group, "task": task, "metric": metric, "higher_is_better": higher}
-            entry["value"] = _number(value, line[name], where)
+            entry["value"] = _score(metric, _number(value, line[name], where), where)
             out.append(entry | ({"stderr": _number(error, line[name], where)} if error.strip() else {}))
     return out
 
 
 def _wide_column(name: str, path: Path, options: CsvOptions) -> tuple[str, str, str, bool]:
     """group, task, metric and direction of a column."""
-    marks = {"(-)": False, "(+)": True}
-    said = marks.get(name[-3:])
-    parts = [part.strip() for part in (name if said is None else name[:-3]).split("/")]
+    plain, said = unmarked(name)
+    parts = [part.strip() for part in plain.split("/")]
     if len(parts) != 3 or not all(parts):
         raise UserError(f'{path}: a column is named group/task/metric, got "{name}"')
     return parts[0], parts[1], parts[2], direction_of(parts, said, str(path), options)
+
+
+def unmarked(name: str) -> tuple[str, bool | None]:
+    """A metric's name without the mark behind it, and what the mark says: is higher better?"""
+    mark = next((mark for mark in MARKS if name.endswith(mark)), "")
+    return name.removesuffix(mark).strip(), MARKS.get(mark)
 
 
 def _from_long(table: CsvTable, options: CsvOptions) -> list[dict[str, object]]:
@@ -146,10 +156,13 @@ def _long_entry(line: Line, where: str, options: CsvOptions) -> dict[str, object
     told = line.get("higher_is_better", "").lower()
     if told not in ("", "true", "false"):
         raise UserError(f"{where}: higher_is_better is true or false, got {told!r}")
-    parts = [line["group"], line["task"], line["metric"]]
-    higher = direction_of(parts, None if told == "" else told == "true", where, options)
-    entry: dict[str, object] = {column: line[column] for column in ("row", "group", "task", "metric")}
-    entry["value"] = _number(line["value"], line["value"], f"{where}: value")
+    metric, said = unmarked(line["metric"])
+    if told and said not in (None, told == "true"):
+        raise UserError(f"{where}: higher_is_better is {told}, but {line['metric']} says the opposite")
+    parts = [line["group"], line["task"], metric]
+    higher = direction_of(parts, said if told == "" else told == "true", where, options)
+    entry: dict[str, object] = {"row": line["row"], "group": line["group"], "task": line["task"], "metric": metric}
+    entry["value"] = _score(metric, _number(line["value"], line["value"], f"{where}: value"), where)
     known = {column: line[column] for column in ("seed", "n", "stderr") if line.get(column)}
     return entry | {"higher_is_better": higher} | known
 
@@ -177,10 +190,20 @@ def direction_of(parts: Sequence[str], said: bool | None, where: str, options: C
 
 def _number(text: str, cell: str, where: str) -> float:
     try:
+        if "_" in text or not text.isascii():  # Python's own freedoms
+            raise ValueError
         return float(text)
     except ValueError:
         hint = "; write a decimal point, not a comma" if "," in text else ' (or "81.2 +- 0.3")'
+        hint = "; write the number alone, percent in all rows alike" if "%" in text else hint
         raise UserError(f'{where} is "{cell}", not a number{hint}') from None
+
+
+def _score(metric: str, value: float, where: str) -> float:
+    """The value; UserError for a share beyond 0 to 100 %."""
+    if is_share(metric) and not 0 <= value <= 100 and math.isfinite(value):
+        raise UserError(f"{where} is {value:g}, and {metric} is a share: 0 to 100 percent")
+    return value
 
 
 def _metrics(name: str, path: Path, results: Sequence[Mapping[str, object]]) -> Metrics:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from common.atomic import write_text
 from common.errors import UserError
 from eval_suite.charts import Points, curves, forest, row_colours
+from eval_suite.class_table import by_class, text_of
 from eval_suite.delta_m import DELTA_M, group_order, measure
 from eval_suite.metric_words import explain
 from eval_suite.page import fill, heads, heat_rows, interval_text, minus, shade
@@ -94,6 +95,7 @@ def write_report(
         colours=colours,
         forest=forest(table, colours) if len(table.rows) > 1 else Markup(""),
         names=names,
+        classes=class_lines({name: metrics_by_row[name] for name in names}),
         groups=metric_lines(table, {name: metrics_by_row[name] for name in names}),
         explained=explanations(metrics_by_row),
         suite=metrics_by_row[table.baseline][0].suite,
@@ -142,6 +144,14 @@ def headline(table: Table) -> str:
             f"{text} One run a row: these networks differ; whether another training would come out alike is not known."
         )
     return f"{text} Over {table.runs[best]} runs against {table.runs[table.baseline]}: the method differs."
+
+
+def class_lines(rows: Mapping[str, Sequence[Metrics]]) -> dict[str, dict[str, list[str]]]:
+    """Metric -> class -> the text of every row's cell."""
+    return {
+        " ".join(key[1:]): {name: [text_of(cell) for cell in cells] for name, cells in found.items()}
+        for key, found in by_class(rows).items()
+    }
 
 
 def explanations(metrics_by_row: Mapping[str, Sequence[Metrics]]) -> dict[str, str]:

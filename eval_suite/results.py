@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,10 +35,17 @@ SCHEMA = 1
 
 PREDICTIONS = ".predictions.npz"  #: what the file of kept predictions adds to the name of a metrics file
 #: fields that results of older files do not have
-LATER_FIELDS = ("protocol", "units", "unit", "floor", "made_by")
+LATER_FIELDS = ("protocol", "units", "unit", "floor", "by_class", "made_by")
 
 Name = Annotated[str, Field(min_length=1)]
 Key = tuple[str, str, str]  #: group, task, metric
+
+
+class ClassValue(Node):
+    """What a mean over classes is the mean of."""
+
+    value: FiniteFloat
+    stderr: NonNegativeFloat | None = None
 
 
 class Result(Node):
@@ -56,9 +63,11 @@ class Result(Node):
     units: Annotated[int, Field(ge=1)] | None = None  #: independent draws among the items; the error is taken over them
     unit: str | None = None  #: what they are: image, scene, sequence, object, ...
     floor: FiniteFloat | None = None  #: the value of an answer that knows nothing of the image
+    by_class: dict[str, ClassValue] | None = None  #: of a mean over classes, those that occur
     made_by: MadeBy | None = None  #: None in files of older versions and for published numbers
     _samples: Samples | None = PrivateAttr(default=None)  #: kept in a file beside metrics.json
     _test_set: str | None = PrivateAttr(default=None)  #: what the units of the samples are numbers of
+    _class_samples: dict[str, Samples] = PrivateAttr(default_factory=dict)  #: of `by_class`, until units are known
 
     @property
     def samples(self) -> SetSamples | None:
@@ -79,7 +88,14 @@ class Result(Node):
             samples, stderr = by_unit(samples, self.value, units)
             key = f"{test_set} by {unit}"
         count = None if samples is None else len(samples.units)
-        told = {"unit": unit, "units": count, "stderr": stderr, "made_by": made_by}
+        told: dict[str, Any] = {"unit": unit, "units": count, "stderr": stderr, "made_by": made_by}
+        if units is not None and self.by_class is not None:
+            told["by_class"] = {
+                name: ClassValue(value=one.value, stderr=by_unit(self._class_samples[name], one.value, units)[1])
+                if name in self._class_samples
+                else one
+                for name, one in self.by_class.items()
+            }
         out = self.model_copy(update=told)
         out._samples, out._test_set = samples, key
         return out
@@ -104,8 +120,10 @@ class Result(Node):
         higher_is_better: bool = True,
         seed: int | None = None,
         protocol: str | None = None,
+        classes: Sequence[str] = (),
     ) -> "Result":
-        """A metric's score under a name."""
+        """A metric's score under a name; `classes` are the names of what its `by_class` is of."""
+        each = {name: one for name, one in zip(named_apart(classes), score.by_class, strict=False) if one is not None}
         result = cls(
             group=group,
             task=task,
@@ -118,14 +136,24 @@ class Result(Node):
             protocol=protocol,
             units=score.units,
             floor=score.floor,
+            by_class={name: ClassValue(value=one.value, stderr=one.stderr) for name, one in each.items()} or None,
         )
         result._samples = score.samples
+        result._class_samples = {name: one.samples for name, one in each.items() if one.samples is not None}
         return result
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in metrics.json; the later fields only where they say something."""
         unknown = {name for name in LATER_FIELDS if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=unknown)
+
+
+def named_apart(names: Sequence[str]) -> list[str]:
+    """Names of which each occurs once: a second "wall" is "wall (7)", after its number."""
+    seen: dict[str, int] = {}
+    return [
+        name if seen.setdefault(name, number) == number else f"{name} ({number})" for number, name in enumerate(names)
+    ]
 
 
 class BackboneName(Node):

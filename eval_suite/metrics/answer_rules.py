@@ -6,6 +6,7 @@ search. Ratios are percent.
 
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from eval_suite.metrics.score import Score
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "ocr")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 HANDWRITTEN_FORMULA = "HME100k"
+REPLIES_TRIED = 6  #: common answers that are tried as the reply of a model that sees nothing
 
 
 class Asked(Protocol):
@@ -47,7 +49,16 @@ def score_replies(rule: str, replies: Sequence[str], questions: Sequence[Asked])
         raise unknown("scoring rule", rule, RULES)
     if len(replies) != len(questions) or not questions:
         raise UserError(f"{len(replies)} replies to {len(questions)} questions")
-    return RULES[rule](replies, questions)
+    found, blind = RULES[rule](replies, questions), blind_replies(rule, questions)
+    return {name: score.with_floor(blind[name]) for name, score in found.items()}
+
+
+def blind_replies(rule: str, questions: Sequence[Asked]) -> dict[str, float]:
+    """What a rule gives to one reply to every question, the best for each score among the most common answers."""
+    answers = Counter(answer for item in questions for answer in (item.answer, *item.others))
+    replies = [answer for answer, _ in answers.most_common(REPLIES_TRIED)]
+    found = [RULES[rule]([reply] * len(questions), questions) for reply in replies]
+    return {name: max(scores[name].value for scores in found) for name in found[0]}
 
 
 def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from eval_suite.metrics.pairing import Pairing
-from eval_suite.metrics.score import Tally, same_shape
+from eval_suite.metrics.score import Score, Tally, same_shape
 from eval_suite.metrics.thinning import thin, thin_levels
 
 PASCAL, NYUD = 0.0075, 0.011  #: the farthest match, as a share of the diagonal
@@ -34,7 +34,7 @@ class Boundaries(Tally):
         suppress: bool = True,
         ignore: int = 255,
     ) -> None:
-        super().__init__({"odsf_py": lambda sums: 100.0 * f_scores(sums).amax(-1)})
+        super().__init__({"odsf_py": lambda sums: 100.0 * f_scores(sums[..., :-3]).amax(-1)})
         if list(thresholds) != sorted(thresholds):
             raise ValueError("thresholds ascend")
         self.farthest = farthest
@@ -57,10 +57,11 @@ class Boundaries(Tally):
         self.add(torch.tensor(np.stack(rows)), (drawings != self.ignore).flatten(1).any(1))
 
     def _row(self, probability: np.ndarray, drawings: np.ndarray) -> np.ndarray:
-        """[4 T] per threshold: predicted pixels that are right, predicted, labelled ones found, labelled ones."""
+        """[4 T + 3] per threshold: predicted pixels that are right, predicted, labelled ones found, labelled ones; and
+        the first three of drawing everything."""
         people = [plane for plane in drawings if (plane != self.ignore).any()]
         if not people:
-            return np.zeros(4 * len(self.thresholds))
+            return np.zeros(4 * len(self.thresholds) + 3)
         valid = np.logical_or.reduce([plane != self.ignore for plane in people])
         strength = suppressed(probability.astype(np.float64)) if self.suppress else probability
         above = np.where(valid, np.searchsorted(self.thresholds, strength), 0)  # how many thresholds it is above
@@ -73,7 +74,16 @@ class Boundaries(Tally):
             counts.append(counts[-1] if np.array_equal(drawn, before) else _counts(drawn, pairings))
             before = drawn
         right, found, recalled = np.array(counts, dtype=np.float64).T
-        return np.concatenate([right, found, recalled, np.full(len(counts), sum(int(one.sum()) for one in lines))])
+        labelled = np.full(len(counts), sum(int(one.sum()) for one in lines))
+        everything = thin(valid)
+        blind = _counts(everything, [Pairing(one, everything, reach) for one in lines])
+        return np.concatenate([right, found, recalled, labelled, blind])
+
+    def scores(self) -> dict[str, Score]:
+        """The floor is that of one strength everywhere: what is left of the whole picture when it is thinned."""
+        total = self.rows.sum(0)
+        blind = f_scores(torch.cat([total[-3:], total[-4:-3]]))  # three counts, and the labelled pixels before them
+        return {name: score.with_floor(100.0 * float(blind)) for name, score in super().scores().items()}
 
 
 def _counts(drawn: np.ndarray, pairings: list[Pairing]) -> tuple[int, int, int]:

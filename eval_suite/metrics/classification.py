@@ -58,7 +58,9 @@ def top1(predictions: Tensor, labels: Tensor) -> Score:
 def top_k(logits: Tensor, labels: Tensor, k: int) -> Score:
     """Share of images whose label int [N] is among the k largest of their logits [N, C], percent."""
     best = logits.topk(k, dim=1).indices.cpu()
-    return clustered_mean((best == labels.cpu()[:, None]).any(1), None, scale=100.0)
+    score = clustered_mean((best == labels.cpu()[:, None]).any(1), None, scale=100.0)
+    counts = torch.bincount(labels.cpu().long(), minlength=k)
+    return score.with_floor(100.0 * int(counts.topk(k).values.sum()) / len(labels))
 
 
 def mean_class_accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Score:

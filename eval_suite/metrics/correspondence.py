@@ -1,6 +1,6 @@
 """Correspondence: recall of matched points within a distance, and PCK of keypoints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,16 @@ def recall_at(errors: Tensor, valid: Tensor, thresholds: Sequence[float]) -> dic
         units = (counts > 0).nonzero().flatten()
         scores[threshold] = score_of(rows, mean_at(0, weight=1, scale=100.0), int(counts.sum()), units)
     return scores
+
+
+def views_recall(
+    errors: Mapping[str, Tensor], centimetres: Sequence[float], pixels: Sequence[float]
+) -> dict[str, Score]:
+    """Metric -> score, of errors "metres" and "places" (pixels) [P, K] where "valid"."""
+    near = recall_at(errors["metres"], errors["valid"], [limit / 100 for limit in centimetres])
+    seen = recall_at(errors["places"], errors["valid"], pixels)
+    in_space = {f"recall_{limit:g}cm": near[limit / 100] for limit in centimetres}
+    return in_space | {f"recall_{limit:g}px": seen[limit] for limit in pixels}
 
 
 def pck(

@@ -1,17 +1,18 @@
 """Depth: threshold accuracies and errors, as predicted or after the best scale and shift (Eigen et al.; probe3d)."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from eval_suite.metrics.score import Score, Tally, mean_at, same_shape
+from eval_suite.metrics.blind import QUANTILES, MapTally
+from eval_suite.metrics.score import mean_at, same_shape
 
 _SHARES = ("d1", "d2", "d3")
 _KEYS = (*_SHARES, "rmse", "abs_rel")
 
 
-class Depth(Tally):
+class Depth(MapTally):
     """d1, d2, d3 (percent of pixels within a factor 1.25, 1.25^2, 1.25^3), rmse (metres), abs_rel.
 
     `align="scale_shift"` first fits scale and shift per image by least squares (scale-invariant depth). `pool="image"`
@@ -32,32 +33,35 @@ class Depth(Tally):
                     index, weight=5, scale=100.0 if key in _SHARES else 1.0, root=key == "rmse" and pool == "pixel"
                 )
                 for index, key in enumerate(_KEYS)
-            }
+            },
+            lower_is_better=("rmse", "abs_rel"),
         )
         self.align = align
         self.pool = pool
         self.min_depth = min_depth
         self.max_depth = max_depth
 
-    def scores(self) -> dict[str, Score]:
-        """The floor of rmse is that of the set's mean depth everywhere (of each image's own, where scale and shift are
-        fitted)."""
-        mean, square = (self.rows[:, 6:] / self.rows[:, 5:6]).unbind(1)
-        weight = self.rows[:, 5]
-        constant = mean if self.align == "scale_shift" else (mean * weight).sum() / weight.sum()
-        squares = (square - 2 * constant * mean + constant**2).clamp(min=0.0)
-        blind = (squares * weight).sum() / weight.sum() if self.pool == "pixel" else squares.sqrt().mean().square()
-        found = super().scores()
-        return found | {"rmse": found["rmse"].with_floor(float(blind.sqrt()))}
+    def fresh(self) -> Self:
+        return type(self)(align=self.align, pool=self.pool, min_depth=self.min_depth, max_depth=self.max_depth)
+
+    def constants(self, labels: Tensor) -> Tensor:
+        """The mean depth, which is best for rmse, and quantiles, among which the best of the others is nearly."""
+        valid = labels[self._valid(labels)].double()
+        return torch.cat([valid.mean()[None], valid.quantile(torch.linspace(0.05, 0.95, QUANTILES).double())])[:, None]
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Metres [b, h, w]; label pixels outside (0, max_depth] do not count.
 
         Predictions below `min_depth` are raised to it, so a negative depth is wrong and not a wrong sign.
         """
+        self.judge(pred[:, None], target[:, None])
+        self.remember(target[:, None])
+
+    def judge(self, pred: Tensor, target: Tensor) -> None:
+        """The same with maps [b, 1, h, w], none of them remembered."""
         same_shape(pred, target)
         pred, target = pred.double().flatten(1), target.double().flatten(1)
-        valid = torch.isfinite(target) & (target > 0) & (target <= self.max_depth)
+        valid = self._valid(target)
         if self.align == "scale_shift":
             pred = align_scale_shift(pred, target, valid)
         rows = _pixel_sums(pred.clamp(min=self.min_depth), target, valid)
@@ -65,6 +69,9 @@ class Depth(Tally):
         if self.pool == "image":
             rows = _per_image(rows)
         self.add(rows, counted)
+
+    def _valid(self, target: Tensor) -> Tensor:
+        return torch.isfinite(target) & (target > 0) & (target <= self.max_depth)
 
 
 def align_scale_shift(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -82,17 +89,16 @@ def align_scale_shift(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def _pixel_sums(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Per image [b, 8]: pixels within the three factors, squared and relative error, valid pixels, depth and its square
-    (for the floor)."""
+    """Per image [b, 6]: pixels within the three factors, squared and relative error, valid pixels."""
     safe = torch.where(valid, target, 1.0)
     factor = torch.maximum(pred / safe, safe / pred)
     parts = [factor < 1.25**power for power in (1, 2, 3)]
-    parts += [(pred - safe).square(), (pred - safe).abs() / safe, torch.ones_like(pred), safe, safe.square()]
+    parts += [(pred - safe).square(), (pred - safe).abs() / safe, torch.ones_like(pred)]
     return torch.stack([torch.where(valid, part.double(), 0.0).sum(1) for part in parts], 1)
 
 
 def _per_image(rows: Tensor) -> Tensor:
-    """Pixel sums [b, 8] -> each image's own value and a weight of one, [b, 8]."""
+    """Pixel sums [b, 6] -> each image's own value and a weight of one, [b, 6]."""
     values = rows / rows[:, 5:6].clamp(min=1.0)
     values[:, 3] = values[:, 3].sqrt()
     return values

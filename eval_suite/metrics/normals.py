@@ -1,18 +1,20 @@
 """Surface normals: the angle between prediction and label, in degrees."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
 from eval_suite.maps import length, unit
-from eval_suite.metrics.score import Tally, mean_at, same_shape
+from eval_suite.metrics.blind import MapTally
+from eval_suite.metrics.score import mean_at, same_shape
 
 THRESHOLDS = (11.25, 22.5, 30.0)
+COMMON = 5  #: common directions that are tried as a constant answer
 
 
-class Normals(Tally):
+class Normals(MapTally):
     """Mean angular error and rmse (degrees), and recall (percent) within 11.25, 22.5 and 30 degrees.
 
     `pool="pixel"` pools all pixels (the PASCAL-Context and NYUDv2 multi-task harness), `pool="image"` averages the
@@ -26,12 +28,27 @@ class Normals(Tally):
             {
                 name: mean_at(index, weight=5, scale=100.0 if index > 1 else 1.0, root=root and name == "rmse")
                 for index, name in enumerate(names)
-            }
+            },
+            lower_is_better=("mean", "rmse"),
         )
         self.pool = pool
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Vectors [b, 3, h, w]; the prediction need not be of unit length, label pixels of length 0 do not count."""
+        self.judge(pred, target)
+        self.remember(target)
+
+    def fresh(self) -> Self:
+        return type(self)(pool=self.pool)
+
+    def constants(self, labels: Tensor) -> Tensor:
+        """The mean and the median of the vectors, and the most common directions to the nearest tenth."""
+        vectors = labels.movedim(1, -1)[length(labels) > 0.5].double()
+        tenths, counts = (10 * vectors).round().unique(dim=0, return_counts=True)
+        common = tenths[counts.topk(min(COMMON, len(counts))).indices]
+        return torch.cat([vectors.mean(0)[None], vectors.median(0).values[None], common])
+
+    def judge(self, pred: Tensor, target: Tensor) -> None:
         same_shape(pred, target)
         valid = (length(target.double()) > 0.5).flatten(1)
         if not torch.isfinite(pred).all():

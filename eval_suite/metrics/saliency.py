@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from eval_suite.metrics.score import Tally, same_shape
+from eval_suite.metrics.score import Score, Tally, same_shape
 
 BETA_SQUARED = 0.3
 THRESHOLDS = torch.arange(1, 20, dtype=torch.float64) / 20  #: 0.05, 0.10, ... 0.95
@@ -38,11 +38,18 @@ class Saliency(Tally):
             found.append(fired.sum(1))
             hit.append((fired & (target == 1)).sum(1))
         salient = ((target == 1) & valid).sum(1, keepdim=True)
-        self.add(torch.cat([torch.stack(hit, 1), torch.stack(found, 1), salient], 1), valid.any(1))
+        pixels = valid.sum(1, keepdim=True)
+        self.add(torch.cat([torch.stack(hit, 1), torch.stack(found, 1), salient, pixels], 1), valid.any(1))
+
+    def scores(self) -> dict[str, Score]:
+        """The floor is that of calling every pixel salient: all are found, as precisely as there are salient ones."""
+        salient, pixels = self.rows.sum(0)[-2:].tolist()
+        everything = (1.0 + BETA_SQUARED) * salient / (BETA_SQUARED * salient + pixels)
+        return {name: score.with_floor(100.0 * everything) for name, score in super().scores().items()}
 
 
 def f_measure(sums: Tensor) -> Tensor:
-    """[..., 2T + 1] of hits and predicted pixels per threshold and salient pixels -> F per threshold [..., T]."""
-    hit, found, salient = sums.split([len(THRESHOLDS), len(THRESHOLDS), 1], dim=-1)
+    """[..., 2T + 2] of hits and predicted pixels per threshold, salient and all pixels -> F per threshold [..., T]."""
+    hit, found, salient, _ = sums.split([len(THRESHOLDS), len(THRESHOLDS), 1, 1], dim=-1)
     # (1 + b) P R / (b P + R) with P = hit / found, R = hit / salient, written without the divisions by zero
     return (1.0 + BETA_SQUARED) * hit / (BETA_SQUARED * salient + found).clamp(min=1e-12)

@@ -33,6 +33,8 @@ class Score:
     stderr: float | None
     samples: Samples | None = field(default=None, compare=False, repr=False)
     floor: float | None = field(default=None, compare=False)
+    #: of a mean over classes the score of each class, None for one that never occurs; () for other metrics
+    by_class: "tuple[Score | None, ...]" = field(default=(), compare=False, repr=False)
 
     @property
     def units(self) -> int | None:
@@ -162,6 +164,11 @@ class Tally:
             self._rows.extend(rows)
             self._units.extend(own + self._seen for own in units)
             self._seen += seen
+
+    def values(self) -> dict[str, float]:
+        """Every statistic of this metric."""
+        total = self.rows.sum(0)
+        return {name: float(statistic(total)) for name, statistic in self._statistics.items()}
 
     def scores(self) -> dict[str, Score]:
         """Every statistic of this metric with its standard error over images."""

@@ -4,13 +4,14 @@ The mean is over classes, never over images: the mIoU of mmsegmentation and DINO
 MulticlassJaccardIndex, not its segmentation.MeanIoU, which averages per image.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from eval_suite.metrics.score import Score, Tally, same_shape
+from eval_suite.metrics.score import Score, Tally, mean_at, same_shape, score_of
 
 
 class Segmentation(Tally):
@@ -48,12 +49,19 @@ class Segmentation(Tally):
         largest, present = float(areas.max() / areas.sum()), int((areas > 0).sum())
         counted = present if self.absent == "skip" else self.classes
         floors = {"miou": largest / counted, "pixel_accuracy": largest, "class_accuracy": 1 / counted}
-        return {name: score.with_floor(100.0 * floors[name]) for name, score in super().scores().items()}
+        found = {name: score.with_floor(100.0 * floors[name]) for name, score in super().scores().items()}
+        return found | {"miou": replace(found["miou"], by_class=tuple(self.iou_per_class()))}
 
-    def iou_per_class(self) -> Tensor:
-        """IoU of each class in percent [classes]; nan where a class never occurs."""
-        hit, union = self._iou(self.rows.sum(0))
-        return 100.0 * hit / union
+    def iou_per_class(self) -> list[Score | None]:
+        """IoU of each class in percent with its error over images; None for a class that never occurs."""
+        rows, units = self.rows, torch.cat(self._units)
+        hit, union = self._iou(rows)
+        pairs, seen = torch.stack([hit, union], -1), union.sum(0) > 0
+        share = mean_at(0, weight=1, scale=100.0)
+        return [
+            score_of(pairs[:, number], share, len(rows), units) if seen[number] else None
+            for number in range(self.classes)
+        ]
 
     def _check(self, pred: Tensor, target: Tensor) -> None:
         for name, values in (("prediction", pred), ("label", target)):

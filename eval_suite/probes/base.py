@@ -1,7 +1,7 @@
 """What every probe is: a recipe node that knows how to run."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -108,9 +108,19 @@ class ProbeNode(Node):
         return {}
 
     def result(
-        self, metric: str, score: Score, seed: int, *, higher_is_better: bool = True, protocol: str | None = None
+        self,
+        metric: str,
+        score: Score,
+        seed: int,
+        *,
+        higher_is_better: bool = True,
+        protocol: str | None = None,
+        classes: Sequence[str] = (),
     ) -> Result:
-        """A score under this task's name and group; `protocol` names a published one that was followed."""
+        """A score under this task's name and group; `protocol` names a published one that was followed.
+
+        `classes`: the names of the classes that the score is a mean over.
+        """
         return Result.of(
             score,
             group=self.group,
@@ -119,4 +129,5 @@ class ProbeNode(Node):
             higher_is_better=higher_is_better,
             seed=seed,
             protocol=protocol,
+            classes=classes,
         )

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as colour
 
 from eval_suite.readers.contracts import IGNORE
 
@@ -52,6 +51,8 @@ def distort(image: Tensor, generator: torch.Generator) -> Tensor:
     """[3, H, W] in [0, 1]: brightness +-32/255, contrast and saturation 0.5 to 1.5, hue +-18 degrees, each half the
     time. Contrast comes before or after saturation and hue, by another coin.
     """
+    from torchvision.transforms.v2 import functional as colour  # torchvision takes seconds to import
+
     coins = torch.rand(5, generator=generator).tolist()
     values = torch.rand(4, generator=generator).tolist()
     if coins[0] < 0.5:

@@ -78,4 +78,4 @@ class SegmentationProbe(ProbeNode):
             classes=len(names),
             names=names,
         )
-        return self.result("miou", metric.scores()["miou"], seed)
+        return self.result("miou", metric.scores()["miou"], seed, classes=names)

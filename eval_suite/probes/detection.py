@@ -1,12 +1,11 @@
 """COCO boxes with a frozen backbone: a pyramid and a Faster R-CNN head are trained on its last map."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -16,10 +15,12 @@ from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.detection import Boxes, box_ap
 from eval_suite.probes.base import Need, ProbeNode
-from eval_suite.probes.detector import CHANNELS, frozen_faster_rcnn
 from eval_suite.probes.long_training import KeptState, ahead, training_identity
 from eval_suite.readers.contracts import TEST, TRAIN, InstanceImages, LabelledData
 from eval_suite.results import Result
+
+if TYPE_CHECKING:
+    from torchvision.models.detection import FasterRCNN
 
 PROTOCOL = "frozen-fasterrcnn"
 EPOCHS, BATCH, RATE, DECAY, CLIP = 12, 16, 1e-4, 1e-4, 1.0
@@ -74,13 +75,15 @@ class DetectionProbe(ProbeNode):
             for size in self.metrics
         ]
 
-    def _fit(self, backbone: ProbedBackbone, learn: InstanceImages, seed: int) -> FasterRCNN:
+    def _fit(self, backbone: ProbedBackbone, learn: InstanceImages, seed: int) -> "FasterRCNN":
         epochs, batch, most = self.epochs or EPOCHS, self.batch or BATCH, self.learning_rate or RATE
         rows = torch.tensor(
             [row for row in range(len(learn.objects)) if len(labelled(learn, row, crowds=False).classes)]
         )
         if not len(rows):
             raise UserError(f"{learn.images.key} has no labelled box to learn from")
+        from eval_suite.probes.detector import CHANNELS, frozen_faster_rcnn  # torchvision takes seconds
+
         detector = frozen_faster_rcnn(
             backbone, len(learn.names), self.side, seed=seed, channels=self.channels or CHANNELS
         )
@@ -122,7 +125,7 @@ class DetectionProbe(ProbeNode):
         return out
 
     def _step(
-        self, backbone: ProbedBackbone, detector: FasterRCNN, optimiser: torch.optim.Optimizer,
+        self, backbone: ProbedBackbone, detector: "FasterRCNN", optimiser: torch.optim.Optimizer,
         examples: list[Example], *, seed: int,
     ) -> None:  # fmt: skip
         optimiser.zero_grad(set_to_none=True)
@@ -142,7 +145,7 @@ class DetectionProbe(ProbeNode):
         optimiser.step()
 
     @torch.no_grad()
-    def _found(self, backbone: ProbedBackbone, detector: FasterRCNN, judge: InstanceImages) -> list[Boxes]:
+    def _found(self, backbone: ProbedBackbone, detector: "FasterRCNN", judge: InstanceImages) -> list[Boxes]:
         """Detections of every image, in the photographs' pixels."""
         rows = list(processes.own_rows(len(judge.objects)))
         bar = tqdm(total=len(rows), desc=f"{self.name} test", disable=not backbone.progress, leave=False)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eval_suite.features import ProbedBackbone
-from eval_suite.maps import resize_map
+from eval_suite.maps import resize_map, unit
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
 from eval_suite.probes.base import Need, ProbeNode
@@ -90,9 +90,18 @@ class NormalsProbe(ShapeProbe):
         learn, judge = data.dense(TRAIN), data.dense(TEST)
         normals = learn.labels("normals")
         head = self.fit(backbone, learn, normals, ValidNormals(normals))
-        metric = Normals(pool="pixel")
+        metric, kept = Normals(pool="pixel"), []
         for predicted, truth in self.predictions(backbone, head, judge, "normals"):
             metric.update(predicted, truth)
+            if backbone.predictions is not None:
+                kept.append(torch.stack([unit(predicted), truth]).half())
+        self.keep(
+            backbone,
+            "normals",
+            judge.images,
+            judge.rows,
+            lambda: dict(zip(("predicted", "labels"), torch.cat(kept, 1), strict=True)),
+        )
         return [self.result("mean", metric.scores()["mean"], seed, higher_is_better=False)]
 
 

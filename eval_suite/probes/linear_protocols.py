@@ -100,7 +100,7 @@ class LinearSegmentationProbe(ProbeNode):
             originals_of(images, self.labels)
         head = self._fit(backbone, learn, seed)
         score = self._judge(backbone, head, judge).scores()["miou"]
-        return [self.result("miou", score, seed, protocol=self.named_protocol)]
+        return [self.result("miou", score, seed, protocol=self.named_protocol, classes=judge.names[self.labels])]
 
     def _fit(self, backbone: ProbedBackbone, learn: DenseImages, seed: int) -> nn.Module:
         schedule = SCHEDULES[self.protocol]

@@ -1,7 +1,7 @@
 """PASCAL-Context and NYUDv2 style probe: one convolution head learns several dense tasks at once."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.recipes import Pixels, Rate
 from eval_suite.features import ProbedBackbone
-from eval_suite.maps import best_class
+from eval_suite.maps import best_class, unit
 from eval_suite.metrics.boundaries import NYUD, PASCAL, Boundaries
 from eval_suite.metrics.depth import Depth
 from eval_suite.metrics.normals import Normals
@@ -31,6 +31,8 @@ REPORTED = {
     EDGE: ("odsf_py", True),
 }
 BY_PEOPLE = "odsf_by_annotator_py"  #: odsf_py where each person's drawing judges by itself: not the same number
+FARTHEST = 80.0  #: metres; what lies behind does not count
+LEVELS = 240  #: of a kept probability: every threshold of the saliency metric, k / 20, is one of them
 TASKS = {
     "semantic": CLASSES,
     "kind": CLASSES,
@@ -82,7 +84,7 @@ class MultitaskProbe(ProbeNode):
         learn, judge = self._images(data, TRAIN), self._images(data, TEST)
         head = self._fit(backbone.features(learn.images).spatial[learn.rows], learn, seed)
         spatial = backbone.features(judge.images).spatial[judge.rows]
-        return self._judge(head, spatial, judge, seed)
+        return self._judge(backbone, head, spatial, judge, seed)
 
     def _images(self, data: LabelledData, split: str) -> DenseImages:
         images = data.dense(split)
@@ -113,8 +115,11 @@ class MultitaskProbe(ProbeNode):
         return head
 
     @torch.no_grad()
-    def _judge(self, head: "ScaledHead", spatial: Tensor, judge: DenseImages, seed: int) -> list[Result]:
+    def _judge(
+        self, backbone: ProbedBackbone, head: "ScaledHead", spatial: Tensor, judge: DenseImages, seed: int
+    ) -> list[Result]:
         metrics = {task: _metric(task, judge, self.group) for task in self.tasks}
+        kept: dict[str, list[Tensor]] = {}
         for rows in torch.arange(len(spatial)).split(50):
             outputs: dict[tuple[int, ...], dict[str, Tensor]] = {}  # by size: most labels share one
             for task, metric in metrics.items():
@@ -122,13 +127,35 @@ class MultitaskProbe(ProbeNode):
                 size = (truth.shape[-2], truth.shape[-1])
                 if size not in outputs:
                     outputs[size] = head(spatial[rows], size)
-                metric.update(_answer(task, outputs[size][task]), truth)
+                answer = _answer(task, outputs[size][task])
+                metric.update(answer, truth)
+                if backbone.predictions is not None:
+                    kept.setdefault(f"{task}/predicted", []).append(_compact(task, answer))
+                    kept.setdefault(f"{task}/labels", []).append(truth)
         results = []
         for task, metric in metrics.items():
             key, higher = REPORTED[TASKS[task]]
-            name = BY_PEOPLE if _judged_by(task, judge) != task else key
-            results.append(self.result(f"{task}_{name}", metric.scores()[key], seed, higher_is_better=higher))
+            classes = judge.names[task] if TASKS[task] == CLASSES else ()
+            named = _reported(task, judge)
+            score = metric.scores()[key]
+            results.append(self.result(named, score, seed, higher_is_better=higher, classes=classes))
+        arrays = {name: torch.cat(parts) for name, parts in kept.items()}
+        told = {task: self._scored_as(task, judge) for task in self.tasks}
+        self.keep(backbone, "several", judge.images, judge.rows, lambda: arrays, tasks=told)
         return results
+
+    def _scored_as(self, task: str, judge: DenseImages) -> dict[str, Any]:
+        """What `predictions.SCORERS` needs to score a task again: its kind, that kind's options, and our metric's
+        name."""
+        kind = TASKS[task]
+        options: dict[str, Any] = {
+            CLASSES: {"kind": "segmentation", "classes": len(judge.names.get(task, ()))},
+            SALIENCY: {"kind": "saliency", "levels": LEVELS},
+            DEPTH: {"kind": "depth", "farthest": FARTHEST},
+            NORMALS: {"kind": "normals"},
+            EDGE: {"kind": "boundaries", "farthest": NYUD if self.group == "nyudv2" else PASCAL},
+        }
+        return options[kind] | {"names": {REPORTED[kind][0]: _reported(task, judge)}}
 
 
 class ScaledHead(torch.nn.Module):
@@ -160,6 +187,21 @@ def _judged_by(task: str, images: DenseImages) -> str:
     return each if each in images.maps else task
 
 
+def _reported(task: str, images: DenseImages) -> str:
+    """What a task's result is called."""
+    return f"{task}_{BY_PEOPLE if _judged_by(task, images) != task else REPORTED[TASKS[task]][0]}"
+
+
+def _compact(task: str, answer: Tensor) -> Tensor:
+    """An answer as it is kept: classes and probabilities in a byte, the rest in two."""
+    kind = TASKS[task]
+    if kind == CLASSES:
+        return answer.byte()
+    if kind == SALIENCY:
+        return (answer * LEVELS).floor().byte()
+    return (unit(answer) if kind == NORMALS else answer).half()
+
+
 def _outputs(task: str, images: DenseImages) -> int:
     kind = TASKS[task]
     return len(images.names[task]) if kind == CLASSES else 3 if kind == NORMALS else 1
@@ -188,7 +230,7 @@ def _metric(task: str, images: DenseImages, group: str) -> Boundaries | Segmenta
         return Segmentation(len(images.names[task]))
     if kind == SALIENCY:
         return Saliency()
-    return Depth(pool="pixel", max_depth=80.0) if kind == DEPTH else Normals(pool="pixel")
+    return Depth(pool="pixel", max_depth=FARTHEST) if kind == DEPTH else Normals(pool="pixel")
 
 
 def _answer(task: str, output: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as colour
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -66,9 +65,16 @@ class Probe3dDenseProbe(ProbeNode):
         changed += [f"augment={self.augment}"] if self.augment == "none" else []
         return self.protocol + (f" ({', '.join(changed)})" if changed else "")
 
-    def answer(self, head: nn.Module, layers: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """What the task predicts at the labels' size, [B, K, *size]."""
-        raise NotImplementedError
+    mode: ClassVar[Literal["bilinear", "bicubic"]]  #: how answers are enlarged
+
+    def coarse(self, head: nn.Module, layers: list[Tensor]) -> Tensor:
+        """What the task predicts on the head's own grid, [B, K, h, w]."""
+        out: Tensor = head(layers)
+        return out
+
+    def enlarged(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        """The same at the labels' size, [B, K, *size]."""
+        return F.interpolate(coarse, size=size, mode=self.mode, align_corners=True)
 
     def loss(self, answer: Tensor, labels: Tensor) -> Tensor:
         """A batch's loss."""
@@ -100,7 +106,7 @@ class Probe3dDenseProbe(ProbeNode):
                     group["lr"] = RATE * rate(step, each, epochs)
                 optimiser.zero_grad(set_to_none=True)
                 size = (labels.shape[-2], labels.shape[-1])
-                answer = self.answer(head, layers_of(backbone, pictures), size)
+                answer = self.enlarged(self.coarse(head, layers_of(backbone, pictures)), size)
                 self.loss(answer, labels.to(backbone.device)).backward()
                 optimiser.step()
                 bar.update()
@@ -122,9 +128,12 @@ class Probe3dDenseProbe(ProbeNode):
 
     @torch.no_grad()
     def predictions(
-        self, backbone: ProbedBackbone, head: nn.Module, judge: DenseImages
+        self, backbone: ProbedBackbone, head: nn.Module, judge: DenseImages, kept: list[tuple[Tensor, Tensor]]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (answer [b, K, H, W], label) of this process' part of the images, on the CPU."""
+        """Batches of (answer [b, K, H, W], label) of this process' part of the images, on the CPU.
+
+        Where predictions are kept, `kept` gets (answer on the head's grid, label in 16 bits).
+        """
         rows, labels = (
             torch.tensor(list(processes.own_rows(len(judge.rows))), dtype=torch.int64),
             judge.labels(self.label),
@@ -135,9 +144,25 @@ class Probe3dDenseProbe(ProbeNode):
 
         bar = tqdm(total=len(rows), desc=f"{self.name} test", disable=not backbone.progress, leave=False)
         for pictures, truth in ahead(make, rows.split(self.batch or BATCH) if len(rows) else ()):
-            layers = inner_maps(backbone, pictures)
-            yield self.answer(head, layers, (truth.shape[-2], truth.shape[-1])).float().cpu(), truth
+            coarse = self.coarse(head, inner_maps(backbone, pictures))
+            if backbone.predictions is not None:
+                kept.append((coarse.float().cpu(), truth.half()))
+            yield self.enlarged(coarse, (truth.shape[-2], truth.shape[-1])).float().cpu(), truth
             bar.update(len(truth))
+
+    def keep_whole(
+        self, backbone: ProbedBackbone, judge: DenseImages, kept: list[tuple[Tensor, Tensor]], farthest: float | None
+    ) -> None:
+        """Keep what all processes predicted, in the order of the images."""
+        if backbone.predictions is None:
+            return
+        own = [torch.cat(part) for part in zip(*kept, strict=True)]
+        parts = processes.to_first(dict(zip(("predicted", "labels"), own, strict=False)))
+        if processes.rank() == 0:
+            whole = {
+                name: torch.cat([part[name] for part in parts if name in part]) for name in ("predicted", "labels")
+            }
+            self.keep(backbone, "probe3d", judge.images, judge.rows, lambda: whole, mode=self.mode, farthest=farthest)
 
 
 class Probe3dDepthProbe(Probe3dDenseProbe):
@@ -153,9 +178,11 @@ class Probe3dDepthProbe(Probe3dDenseProbe):
     label: ClassVar[str] = "depth"
     outputs: ClassVar[int] = 256
 
-    def answer(self, head: nn.Module, layers: list[Tensor], size: tuple[int, int]) -> Tensor:
-        bins = DepthBins(self.nearest, self.farthest).to(layers[0].device)
-        return F.interpolate(bins(head(layers)), size=size, mode="bilinear", align_corners=True)
+    mode: ClassVar[Literal["bilinear", "bicubic"]] = "bilinear"
+
+    def coarse(self, head: nn.Module, layers: list[Tensor]) -> Tensor:
+        depth: Tensor = DepthBins(self.nearest, self.farthest).to(layers[0].device)(head(layers))
+        return depth
 
     def loss(self, answer: Tensor, labels: Tensor) -> Tensor:
         return depth_loss(answer[:, 0], labels.masked_fill(labels > self.farthest, 0.0))
@@ -164,9 +191,11 @@ class Probe3dDepthProbe(Probe3dDenseProbe):
         head = self.fit(backbone, data.dense(TRAIN), seed)
         plain = Depth(pool="image", max_depth=self.farthest)
         fitted = Depth(pool="image", max_depth=self.farthest, align="scale_shift")
-        for answer, truth in self.predictions(backbone, head, data.dense(TEST)):
+        judge, kept = data.dense(TEST), list[tuple[Tensor, Tensor]]()
+        for answer, truth in self.predictions(backbone, head, judge, kept):
             plain.update(answer[:, 0], truth)
             fitted.update(answer[:, 0], truth)
+        self.keep_whole(backbone, judge, kept, self.farthest)
         scores: dict[str, Score] = {}
         for metric, prefix in ((plain, ""), (fitted, "si_")):
             processes.gather(metric)
@@ -190,8 +219,7 @@ class Probe3dNormalsProbe(Probe3dDenseProbe):
     label: ClassVar[str] = "normals"
     outputs: ClassVar[int] = 4
 
-    def answer(self, head: nn.Module, layers: list[Tensor], size: tuple[int, int]) -> Tensor:
-        return F.interpolate(head(layers), size=size, mode="bicubic", align_corners=True)
+    mode: ClassVar[Literal["bilinear", "bicubic"]] = "bicubic"
 
     def loss(self, answer: Tensor, labels: Tensor) -> Tensor:
         return normal_loss(answer, labels)
@@ -199,8 +227,10 @@ class Probe3dNormalsProbe(Probe3dDenseProbe):
     def run(self, backbone: ProbedBackbone, data: LabelledData, seed: int) -> list[Result]:
         head = self.fit(backbone, data.dense(TRAIN), seed)
         metric = Normals(pool="image")
-        for answer, truth in self.predictions(backbone, head, data.dense(TEST)):
+        judge, kept = data.dense(TEST), list[tuple[Tensor, Tensor]]()
+        for answer, truth in self.predictions(backbone, head, judge, kept):
             metric.update(answer[:, :3], truth)
+        self.keep_whole(backbone, judge, kept, None)
         processes.gather(metric)
         scores = metric.scores()
         return [
@@ -245,6 +275,8 @@ def augmented(
 
 def jittered(picture: Tensor, generator: torch.Generator) -> Tensor:
     """Brightness, contrast and saturation by 0.8 to 1.2, hue by -0.2 to 0.2, in a random order."""
+    from torchvision.transforms.v2 import functional as colour  # torchvision takes seconds to import
+
     change = (2 * torch.rand(4, generator=generator) - 1) * 0.2
     for kind in torch.randperm(4, generator=generator).tolist():
         amount = float(change[kind])

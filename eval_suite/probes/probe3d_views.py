@@ -10,7 +10,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.recipes import Distances, Pixels
 from eval_suite.features import ProbedBackbone
-from eval_suite.metrics.correspondence import recall_at
+from eval_suite.metrics.correspondence import views_recall
 from eval_suite.probes.base import Need, ProbeNode
 from eval_suite.readers.contracts import TEST, ImagePairs, LabelledData, PairGeometry
 from eval_suite.results import Result
@@ -49,25 +49,27 @@ class Probe3dViewsProbe(ProbeNode):
             raise UserError(f'data "{self.data}" has no depth of both views; use the probe two_view')
         first, second = backbone.features(pairs.first).spatial, backbone.features(pairs.second).spatial
         errors = [self._errors(pairs, row, first[row], second[row]) for row in range(len(pairs.first))]
-        metres, places, valid = (torch.stack(part) for part in zip(*errors, strict=True))
-        results = []
-        for limit in self.centimetres:
-            score = recall_at(metres, valid, (limit / 100,))[limit / 100]
-            results.append(self.result(f"recall_{limit:g}cm", score, seed, protocol="probe3d"))
-        for limit in self.pixels:
-            score = recall_at(places / self.pixel, valid, (limit,))[limit]
-            results.append(self.result(f"recall_{limit:g}px", score, seed, protocol="probe3d"))
-        return results
+        metres, places, valid, *blind = (torch.stack(part) for part in zip(*errors, strict=True))
+        kept = {"metres": metres, "places": places / self.pixel, "valid": valid}
+        limits = {"centimetres": self.centimetres, "pixels": self.pixels}
+        self.keep(backbone, "views", pairs.first, torch.arange(0), lambda: kept, **limits)
+        floors = views_recall({"metres": blind[0], "places": blind[1] / self.pixel, "valid": valid}, **limits)
+        return [
+            self.result(name, score.with_floor(floors[name].value), seed, protocol="probe3d")
+            for name, score in views_recall(kept, **limits).items()
+        ]
 
-    def _errors(self, pairs: ImagePairs, row: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors in metres and pixels, and which of the `kept` there are: each [kept]."""
+    def _errors(self, pairs: ImagePairs, row: int, first: Tensor, second: Tensor) -> list[Tensor]:
+        """Errors in metres and pixels, which of the `kept` there are, and the errors of matches drawn at random: each
+        [kept]."""
         cells = (self.cells, self.cells) if isinstance(self.cells, int) else self.cells
         assert pairs.geometry is not None  # checked by run
         geometry = pairs.geometry(row, cells)
-        out = [torch.zeros(self.kept), torch.zeros(self.kept), torch.zeros(self.kept, dtype=torch.bool)]
+        out = [torch.zeros(self.kept) for _ in range(5)]
+        out[2] = torch.zeros(self.kept, dtype=torch.bool)
         seen = [cloud[..., 2] > 0 for cloud in (geometry.first, geometry.second)]
         if int(seen[0].sum()) < 1 or int(seen[1].sum()) < 2:
-            return out[0], out[1], out[2]
+            return out
         ours, theirs = (
             F.normalize(F.interpolate(part[None], size=cells, mode="bicubic")[0][:, mask].T, dim=1)
             for part, mask in zip((first, second), seen, strict=True)
@@ -75,11 +77,13 @@ class Probe3dViewsProbe(ProbeNode):
         weight, match = ratio_matches(ours, theirs)
         best = weight.topk(min(self.kept, len(weight))).indices
         moved = move(geometry.first[seen[0]][best], geometry.motion)
-        found = geometry.second[seen[1]][match[best]]
-        out[0][: len(best)] = (moved - found).norm(dim=1)
-        out[1][: len(best)] = (shown(moved, geometry) - shown(found, geometry)).norm(dim=1)
+        cloud = geometry.second[seen[1]]
+        drawn = torch.randint(len(cloud), (len(best),), generator=torch.Generator().manual_seed(row))
         out[2][: len(best)] = True
-        return out[0], out[1], out[2]
+        for at, found in ((0, cloud[match[best]]), (3, cloud[drawn])):
+            out[at][: len(best)] = (moved - found).norm(dim=1)
+            out[at + 1][: len(best)] = (shown(moved, geometry) - shown(found, geometry)).norm(dim=1)
+        return out
 
 
 def ratio_matches(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:

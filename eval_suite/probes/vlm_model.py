@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from eval_suite.maps import resize_map
 from eval_suite.probes.heads import Standardise
@@ -84,6 +83,8 @@ class VisionLanguageModel(nn.Module):
             nn.Linear(spatial.shape[1] * merge * merge, width), nn.GELU(), nn.Linear(width, width)
         )
         self.places = nn.Parameter(0.02 * torch.randn(side * side, width))
+        from transformers import LlamaConfig, LlamaForCausalLM  # seconds, that other probes need not wait
+
         config = LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=width,

@@ -1,6 +1,7 @@
 """`reader: captions` (a table of file and caption), Flickr30k, and Karpathy's JSON splits."""
 
 import csv
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from eval_suite.readers.contracts import TEST, TRAIN, CaptionedImages, LabelledD
 from eval_suite.readers.nodes import FileReaderNode, SkippingNode, rows_of, split_of
 from eval_suite.readers.text_files import lines_of, read_json, read_json_lines, read_table
 
+#: how programs write that there is none
+NOTHING = ("", "nan", "none", "null", "n/a", "<na>")
+IMAGE_NAME = re.compile(r"\.(?:jpg|jpeg|png)\b", re.IGNORECASE)
 FLICKR_LINE = re.compile(r"(.+?\.(?:jpg|jpeg|png)),(.*)", re.IGNORECASE)
 
 
@@ -86,7 +90,7 @@ def read_flickr(path: Path) -> dict[str, list[str]]:
     entries = []
     for at, (number, line) in enumerate(lines_of(path, "the captions")):
         found = FLICKR_LINE.fullmatch(line)
-        if found is None and at:
+        if found is None and (at or IMAGE_NAME.search(line)):
             raise UserError(f'{path} line {number}: expected "file.jpg,caption", got "{line[:60]}"')
         if found is not None:
             entries.append((f"{path} line {number}", found[1].strip().strip('"'), unquoted(found[2].strip())))
@@ -146,7 +150,7 @@ def read_jsonl(path: Path, image: str, caption: str) -> dict[str, list[str]]:
 
 def caption_text(said: Any, where: str) -> str:
     """A caption, stripped; UserError for what is no text, or empty."""
-    if not isinstance(said, str) or not said.strip():
+    if not isinstance(said, str) or said.strip().lower() in NOTHING:
         raise UserError(f"{where} has the caption {said!r}, which says nothing; take it out or write one")
     return said.strip()
 
@@ -157,5 +161,5 @@ def _collected(entries: Iterable[tuple[str, Any, Any]]) -> dict[str, list[str]]:
     for where, image, said in entries:
         if not isinstance(image, str) or not image.strip():
             raise UserError(f"{where} names no image but {image!r}")
-        out.setdefault(image.strip(), []).append(caption_text(said, where))
+        out.setdefault(posixpath.normpath(image.strip()), []).append(caption_text(said, where))
     return out

@@ -210,7 +210,7 @@ class CocoData(LabelledData):
 
 def _instance(file: CocoFile, note: Entry, photo: PhotoSize) -> InstanceObject:
     file.need(note, "bbox", "area")
-    area = _number(file, note, "area", note["area"])
+    area = file.number_in(note, "area", note["area"])
 
     def mask() -> torch.Tensor:
         file.need(note, "segmentation")
@@ -224,7 +224,7 @@ def _box(file: CocoFile, note: Entry, photo: PhotoSize) -> tuple[float, float, f
     file.need(note, "bbox")
     if not isinstance(note["bbox"], list) or len(note["bbox"]) != 4:
         raise UserError(f"{file.where(note)} has the bbox {note['bbox']!r}; it is x, y, width, height")
-    x, y, across, down = (_number(file, note, "bbox", side) for side in note["bbox"])
+    x, y, across, down = (file.number_in(note, "bbox", side) for side in note["bbox"])
     box = (x, y, x + across, y + down)
     check_box(box, photo, file.where(note), " (a bbox is x, y, width, height)")
     return box
@@ -241,7 +241,7 @@ def _named_points(file: CocoFile, note: Entry, names: Any) -> dict[str, tuple[fl
         raise UserError(
             f"{where} has {len(told)} numbers in keypoints; its category names {count} points of three each"
         )
-    numbers = [_number(file, note, "keypoints", value) for value in told]
+    numbers = [file.number_in(note, "keypoints", value) for value in told]
     points = {}
     for name, x, y, seen in zip(names, numbers[::3], numbers[1::3], numbers[2::3], strict=True):
         if seen not in (0, 1, 2):
@@ -249,9 +249,3 @@ def _named_points(file: CocoFile, note: Entry, names: Any) -> dict[str, tuple[fl
         if seen == 2:
             points[str(name)] = (x, y)
     return points
-
-
-def _number(file: CocoFile, note: Entry, field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
-        raise UserError(f"{file.where(note)} has {value!r} in {field}, which is no number")
-    return float(value)

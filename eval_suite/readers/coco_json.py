@@ -1,5 +1,7 @@
 """COCO-format JSON, checked once when it is read: whose annotation is whose, and what each one has to say."""
 
+import math
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +56,12 @@ class CocoFile:
             raise UserError(f"{self.where(note)} has iscrowd {found!r}; it is 0 or 1")
         return bool(found)
 
+    def number_in(self, note: Entry, field: str, value: Any) -> float:
+        """A finite number out of a field; UserError for anything else."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{self.where(note)} has {value!r} in {field}, which is no number")
+        return float(value)
+
     def names(self) -> tuple[str, ...]:
         """Names of the categories; UserError where there are none."""
         if not self.categories:
@@ -78,7 +86,11 @@ def read_coco(path: Path, *, orphans: bool = False) -> CocoFile:
         raise UserError(f"{path} has no annotations at all")
     _identified(path, "image", images, ("file_name",))
     _identified(path, "category", categories, ("name",))
-    _once(path, "image", "file_name", (image["file_name"] for image in images))
+    _once(path, "image", "file_name", (posixpath.normpath(image["file_name"]) for image in images))
+    _once(path, "category", "name", (category["name"] for category in categories))
+    for category in categories:
+        if isinstance(names := category.get("keypoints"), list):
+            _once(path, f"the keypoints of category {category['name']!r}", "name", map(str, names))
     _once(path, "annotation", "id", (note["id"] for note in notes if "id" in note))
     by_image: dict[Any, list[Entry]] = {image["id"]: [] for image in images}
     for note in notes:

@@ -19,10 +19,15 @@ def paint_instances(file: CocoFile, image: Entry, photo: PhotoSize) -> np.ndarra
     """Class of every pixel, uint8 [H, W]: the smallest object over it, 0 for none, `IGNORE` for crowds."""
     check_class_range(1 + len(file.names()))  # the background is one
     notes = file.notes[image["id"]]
+    areas = []
     for note in notes:
         file.need(note, "area", "segmentation")
+        areas.append(file.number_in(note, "area", note["area"]))
+        if areas[-1] < 0:
+            raise UserError(f"{file.where(note)} has the area {areas[-1]:g}; smaller objects lie over larger ones")
     out = np.zeros(photo.size, dtype=np.uint8)
-    for note in sorted(notes, key=lambda note: -float(note["area"])):
+    for at in sorted(range(len(notes)), key=lambda at: -areas[at]):
+        note = notes[at]
         number = 1 + file.number(note)
         out[instance_mask(note["segmentation"], photo, file.where(note))] = IGNORE if file.crowd(note) else number
     return out

@@ -188,7 +188,7 @@ class HfSplit:
         for column in filter(None, columns):
             if column not in table.column_names:
                 raise unknown(f'column of data "{name}"', column, table.column_names)
-        origin = table._fingerprint
+        members = members_of(node, table, split_of(split, node.splits))
         rows: Sequence[int] = range(len(table))
         if (most := node.limit.get(split)) is not None and most < len(table):
             rows = [step * len(table) // most for step in range(most)]
@@ -204,7 +204,7 @@ class HfSplit:
         self.name = name
         self.node = node
         self.table = table
-        self.members = [f"row {row} of {node.path} ({origin})" for row in rows]
+        self.members = [members[row] for row in rows]
         self.key = f"{name}-{split}-{table._fingerprint}"
 
     @cached_property
@@ -266,7 +266,7 @@ def load(node: HfNode, name: str, split: str) -> Any:
     own = split_of(split, node.splits)
     folder = expanded(node.path)
     try:
-        if folder.is_dir() and any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json")):
+        if is_saved(node):
             saved = load_from_disk(str(folder))
             return saved[own] if isinstance(saved, DatasetDict) else saved
         path = str(folder) if folder.is_dir() else node.path
@@ -274,6 +274,35 @@ def load(node: HfNode, name: str, split: str) -> Any:
     except Exception as error:  # the library raises many kinds: no such name, no network, no such split
         reason = " ".join(str(error).split())[:200]
         raise UserError(f'data "{name}": cannot open split "{own}" of {node.path}: {reason}') from error
+
+
+def members_of(node: HfNode, table: Any, own: str) -> list[str]:
+    """What to call every row, the same in every slice of a split: "row 812 of train of PATH".
+
+    Train and test are compared by these names, so that train[:80%] and train[70%:] are seen to overlap. A split that
+    was saved by itself knows nothing of the whole; its rows are named after its own digest.
+    """
+    from datasets import ReadInstruction
+
+    sizes = {name: info.num_examples for name, info in (table.info.splits or {}).items()}
+    try:
+        parts = ReadInstruction.from_spec(own).to_absolute(sizes)
+    except (ValueError, AssertionError, KeyError):  # a name of save_to_disk that is none of these splits
+        parts = []
+    names = [f"row {row} of {part.splitname} of {node.path}" for part in parts for row in _rows_of_part(part, sizes)]
+    whole = len(names) == len(table) and not is_saved(node)
+    return names if whole else [f"row {row} of {node.path} ({table._fingerprint})" for row in range(len(table))]
+
+
+def _rows_of_part(part: Any, sizes: Mapping[str, int]) -> range:
+    """The rows that an absolute slice of a split takes; None is its beginning or end, below 0 counts from the end."""
+    return range(sizes[part.splitname])[part.from_ : part.to]
+
+
+def is_saved(node: HfNode) -> bool:
+    """Whether the data is what save_to_disk wrote."""
+    folder = expanded(node.path)
+    return folder.is_dir() and any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json"))
 
 
 def hf_question(

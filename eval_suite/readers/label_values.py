@@ -108,7 +108,7 @@ def to_normals(
     values = raster.values
     if values.ndim != 3 or values.shape[2] != 3:
         raise UserError(f"{where} has shape {values.shape}; normals have three channels")
-    low, high = range or _normal_range(values.dtype, where)
+    low, high = range or ((0.0, float(raster.full)) if raster.full else _normal_range(values.dtype, where))
     stored = values.astype(np.float64)
     vectors = 2.0 * (stored - low) / (high - low) - 1.0
     length = np.linalg.norm(vectors, axis=-1)
@@ -157,7 +157,7 @@ def to_mask(
 def _graded(raster: Raster, values: np.ndarray, where: Where, threshold: float, full: float | None) -> np.ndarray:
     if raster.palette:
         raise UserError(f"{where} holds palette numbers, which have no scale; say foreground: nonzero, or [numbers]")
-    most = _full_range(values.dtype, where) if full is None else full
+    most = full or raster.full or _full_range(values.dtype, where)
     if not np.isfinite(values).all() or (values < 0).any() or (values > most).any():
         raise UserError(
             f"{where} holds values from {values.min():g} to {values.max():g}, outside 0 to {most:g}; set full"
@@ -214,6 +214,6 @@ def _whole(values: np.ndarray, where: Where) -> np.ndarray:
         raise UserError(f"{where} holds {values.dtype}, not numbers")
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.round(values)).all()):
         raise UserError(f"{where} holds fractions or NaN, which are no class numbers; was it interpolated? use nearest")
-    if values.size and (values.min() < -(2**53) or values.max() > 2**53):
+    if values.size and (float(values.min()) < -(2**53) or float(values.max()) > 2**53):
         raise UserError(f"{where} holds values beyond 2^53, which are no class numbers")
     return values.astype(np.int64)

@@ -1,5 +1,6 @@
 """`reader: questions`: questions and answers in JSON or JSON lines with named fields, and LLaVA conversations."""
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +100,7 @@ class QuestionFiles(LabelledData):
         first, *others = answers_of(entry[node.answer], f'{path}: the question "{str(entry[node.question])[:60]}"')
         kind = str(entry[node.kind]) if node.kind else self.name
         item = AskedQuestion(0, kind, said(entry[node.question], f"{path}: a question"), first, tuple(others))
-        return f"{entry[node.image]}{node.suffix}", item
+        return posixpath.normpath(f"{entry[node.image]}{node.suffix}"), item
 
 
 def question_images(
@@ -179,7 +180,7 @@ def said(value: Any, where: str) -> str:
     """A text or a number as text; UserError for nothing (null, NaN, "", a list)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value or not str(value).strip():
         raise UserError(f"{where} holds {value!r} where a text belongs")
-    return str(value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)  # 3.0 is 3 in JSON
 
 
 def answers_of(value: Any, where: str) -> list[str]:

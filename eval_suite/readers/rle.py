@@ -9,7 +9,10 @@ from common.errors import UserError
 
 def decode_rle(counts: Sequence[int] | str | bytes, height: int, width: int) -> np.ndarray:
     """Run lengths -> bool [height, width]; UserError where they do not fill the mask."""
-    runs = np.asarray(unpack(counts) if isinstance(counts, str | bytes) else counts, dtype=np.int64)
+    told = np.asarray(unpack(counts) if isinstance(counts, str | bytes) else counts)
+    if told.dtype.kind not in "iuf" or (told != np.round(told)).any():
+        raise UserError("a run-length mask has runs that are no whole numbers; the file is damaged")
+    runs = told.astype(np.int64)
     if runs.sum() != height * width or (runs < 0).any():
         raise UserError(f"a run-length mask covers {int(runs.sum())} pixels of {height * width}; the file is damaged")
     values = np.arange(len(runs)) % 2 == 1

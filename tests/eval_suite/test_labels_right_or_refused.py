@@ -1,6 +1,8 @@
 """Kinds of labels that were once read wrong in silence: each is right or refused, over its variants."""
 
 import json
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ from PIL import Image
 
 from common.errors import UserError
 from eval_suite.metrics.answer_rules import letter_of
-from eval_suite.readers.captions import CaptionsNode
+from eval_suite.readers.captions import CaptionsNode, caption_text, read_flickr
 from eval_suite.readers.coco import CocoNode
 from eval_suite.readers.image_files import read_image
 from eval_suite.readers.label_files import ClassLabels, MaskLabels
 from eval_suite.readers.label_values import to_classes, to_depth, to_mask, to_normals
 from eval_suite.readers.photo_sizes import PhotoSize, as_stored, check_box, check_label, photo_size
-from eval_suite.readers.question_files import option_of, read_entries
+from eval_suite.readers.question_files import answers_of, option_of, read_entries
 from eval_suite.readers.rasters import Raster, read_raster
 from eval_suite.readers.text_files import read_list
 from imagery.decode import FORMATS
@@ -260,6 +262,8 @@ WRONG: list[tuple[str, Any]] = [
     ("annotations__1__bbox", [5, 5, float("nan"), 20]), ("annotations__1__bbox", ["5", 5, 20, 20]),
     ("annotations__1__area", "400"), ("annotations__1__keypoints", [6, 6]), ("annotations__1__keypoints", [6, 6, 3]),
     ("annotations__1__keypoints", [600, 6, 2]), ("annotations__1__caption", " "), ("annotations__1__caption", 3),
+    ("categories__0__keypoints", ["nose", "nose"]), ("annotations__1__area", -4), ("images__1__file_name", "./0.jpg"),
+    ("annotations__1__segmentation", {"size": [40, 60], "counts": [0.5, 2399.5]}),
     ("images__1__height", 60), ("images__1__height", "x"), ("images__1__width", 600),
 ]  # fmt: skip
 
@@ -402,3 +406,116 @@ def test_transparent_masks_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="channel: alpha"):
         MaskLabels(kind="mask", files="*").decode(tmp_path / "a.png")
     assert MaskLabels(kind="mask", files="*", channel="grey").decode(tmp_path / "a.png").all()
+
+
+# ---- numbers that a decoder stretches
+
+
+def grey_png(numbers: np.ndarray, bits: int) -> bytes:
+    """A grey PNG of 1, 2, 4, 8 or 16 bits a pixel, as libpng writes it; Pillow writes no 2 and 4."""
+    rows = b""
+    for row in numbers:
+        text = "".join(format(int(number), f"0{bits}b") for number in row)
+        text += "0" * (-len(text) % 8)
+        rows += b"\0" + bytes(int(text[at : at + 8], 2) for at in range(0, len(text), 8))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", numbers.shape[1], numbers.shape[0], bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def grey_pgm(numbers: np.ndarray, most: int, plain: bool) -> bytes:
+    """A PGM whose largest value is `most`."""
+    head = f"P{2 if plain else 5}\n# a comment of 3 words\n{numbers.shape[1]} {numbers.shape[0]}\n{most}\n".encode()
+    if plain:
+        return head + "\n".join(" ".join(map(str, row)) for row in numbers.tolist()).encode() + b"\n"
+    return head + numbers.astype(">u2" if most > 255 else np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_png_of_few_bits_keeps_its_numbers(bits: int, tmp_path: Path) -> None:
+    """Pillow stretches 2 and 4 bits to 0..255: class 3 of 3 came out as 255, which means: does not count."""
+    path, count = tmp_path / "mask.png", min(2**bits, 200)
+    numbers = np.random.default_rng(bits).integers(0, count, (7, 9))
+    path.write_bytes(grey_png(numbers, bits))
+    raster = read_raster(path)
+    assert np.array_equal(raster.values, numbers)
+    assert np.array_equal(to_classes(raster, max(count, 2), path, ignore=()), numbers)
+    if bits in (2, 4, 8, 16):
+        half = (2**bits - 1) / 2
+        numbers.flat[0] = 2**bits - 1
+        path.write_bytes(grey_png(numbers, bits))
+        assert np.array_equal(to_mask(read_raster(path), path), numbers > half)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("most", [7, 20, 254, 255, 256, 1023, 4000, 65535])
+def test_a_pgm_keeps_its_numbers(most: int, plain: bool, tmp_path: Path) -> None:
+    path = tmp_path / "depth.pgm"
+    numbers = np.random.default_rng(most).integers(0, most + 1, (6, 8))
+    path.write_bytes(grey_pgm(numbers, most, plain))
+    assert np.array_equal(read_raster(path).values, numbers)
+    metres = to_depth(read_raster(path), path, scale=0.001)
+    assert np.allclose(metres, numbers / 1000, atol=1e-6)
+
+
+def test_a_tiff_that_says_its_numbers_otherwise_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    Image.fromarray(np.full((6, 8), 3, np.uint8)).save(path, tiffinfo={262: 0})  # white is 0
+    if read_tiff_photometric(path) == 0:
+        with pytest.raises(UserError, match="stores white as 0"):
+            read_raster(path)
+    pages = [Image.fromarray(np.full((6, 8), number, np.uint8)) for number in (1, 2)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match="holds 2 pictures"):
+        read_raster(path)
+
+
+def read_tiff_photometric(path: Path) -> int:
+    with Image.open(path) as picture:
+        return picture.tag_v2[262]  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("area", [float("nan"), float("inf"), "12", True])
+def test_an_area_that_is_no_number_orders_no_objects(area: Any, tmp_path: Path) -> None:
+    """Smaller objects lie over larger ones; with NaN among the areas any order came out."""
+    dense = coco(tmp_path, annotations__0__area=area).open("c").dense("test")
+    with pytest.raises(UserError, match=r"a\.json: annotation 0 .* in area, which is no number"):
+        dense.labels("instances")[torch.arange(4)]
+
+
+def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Kinds of keypoints are told apart by name: two categories of one name would be one kind."""
+    twice = [{"id": 1, "name": "a", "keypoints": ["nose"]}, {"id": 2, "name": "a", "keypoints": ["nose"]}]
+    with pytest.raises(UserError, match="two of category have one name"):
+        coco(tmp_path, categories=twice).open("c").keypoints("test")
+
+
+@pytest.mark.parametrize("said", ["nan", "None", "NULL", " n/a ", "<NA>"])
+def test_a_caption_that_a_program_wrote_for_nothing_is_refused(said: str) -> None:
+    with pytest.raises(UserError, match="says nothing"):
+        caption_text(said, "line 1")
+    assert caption_text("none of the dogs", "line 1") == "none of the dogs"
+
+
+def test_one_image_in_two_spellings_is_one(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "c.csv").write_text("image,caption\na.jpg,one\n./a.jpg,two\nx/../a.jpg,three\n")
+    node = CaptionsNode.model_validate({"reader": "captions", "root": str(tmp_path), "file": "c.csv", "format": "csv"})
+    found = node.open("c").captions("test")
+    assert len(found.images) == 1 and found.captions == [["one", "two", "three"]]
+
+
+def test_the_first_line_of_flickr_is_a_header_only_without_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_text("a.jpg#0\ta dog\nb.jpg,a cat\n")
+    with pytest.raises(UserError, match="line 1: expected"):
+        read_flickr(path)
+    path.write_text("image,caption\nb.jpg,a cat\n")
+    assert read_flickr(path) == {"b.jpg": ["a cat"]}
+
+
+def test_three_is_three_however_json_writes_it() -> None:
+    assert [answers_of(value, "q") for value in (3, 3.0, "3.0", 2.5)] == [["3"], ["3"], ["3.0"], ["2.5"]]

@@ -107,7 +107,7 @@ def test_odsf_agrees_with_brute_force(seed: int) -> None:
         reach = 0.1 * np.hypot(*strength.shape)
         hits = [brute_matches(d, label, reach) for d in drawn]
         sums += [*hits, *(d.sum() for d in drawn), *hits, *[label.sum()] * 3]
-    assert np.array_equal(metric.rows.sum(0).numpy(), sums)
+    assert np.array_equal(metric.rows[:, :12].sum(0).numpy(), sums)  # behind them is what drawing everything gives
     hit, found, _, labelled = np.split(sums, 4)
     best = max(2 * h / (f + n) for h, f, n in zip(hit, found, labelled, strict=True))
     assert metric.scores()["odsf_py"].value == pytest.approx(100 * best)
@@ -200,7 +200,7 @@ def test_every_drawing_judges_by_itself() -> None:
     people = torch.stack([first[0], second[0], nobody[0]])[None]
     metric = Boundaries(suppress=False, thresholds=(0.5,))
     metric.update((first == 1).float(), people)
-    assert metric.rows.tolist() == [[40, 40, 40, 80]]
+    assert metric.rows[:, :4].tolist() == [[40, 40, 40, 80]]
     assert metric.scores()["odsf_py"].value == pytest.approx(100 * 2 * 0.5 / 1.5)
     both = Boundaries(suppress=False, thresholds=(0.5,))
     both.update(((first + second) == 1).float(), people)

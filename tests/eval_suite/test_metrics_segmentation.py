@@ -20,7 +20,7 @@ def test_hand_example() -> None:
     target, pred = torch.tensor([[[0, 0], [1, 255]]]), torch.tensor([[[0, 1], [1, 1]]])
     assert scored(pred, target, 3).scores()["miou"].value == pytest.approx(50.0)
     assert scored(pred, target, 3, absent="zero").scores()["miou"].value == pytest.approx(100.0 / 3)
-    assert torch.isnan(scored(pred, target, 3).iou_per_class()[2])
+    assert scored(pred, target, 3).iou_per_class()[2] is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -36,6 +36,11 @@ def test_equals_torchmetrics(seed: int, missing: bool) -> None:
     micro = MulticlassAccuracy(classes, average="micro", ignore_index=255)(pred, target)
     macro = MulticlassAccuracy(classes, average="macro", ignore_index=255)(pred, target)
     assert scores["miou"].value == pytest.approx(100 * float(jaccard), abs=1e-4)
+    each = MulticlassJaccardIndex(classes, average=None, ignore_index=255)(pred, target)
+    for number, score in enumerate(scores["miou"].by_class):
+        occurs = bool(((target == number) | ((pred == number) & (target != 255))).any())
+        assert (score is not None) == occurs
+        assert score is None or score.value == pytest.approx(100 * float(each[number]), abs=1e-4)
     assert scores["pixel_accuracy"].value == pytest.approx(100 * float(micro), abs=1e-4)
     assert scores["class_accuracy"].value == pytest.approx(100 * float(macro), abs=1e-4)
 
@@ -45,6 +50,15 @@ def test_absent_zero_equals_scikit_learn() -> None:
     pred, target = torch.randint(0, 4, (2, 5, 5), generator=generator), torch.randint(0, 4, (2, 5, 5))
     outside = jaccard_score(target.flatten(), pred.flatten(), labels=list(range(6)), average="macro", zero_division=0)
     assert scored(pred, target, 6, absent="zero").scores()["miou"].value == pytest.approx(100 * outside)
+
+
+def test_the_error_of_a_class_is_the_jackknife_over_images() -> None:
+    pred, target = torch.randint(0, 3, (2, 7, 6, 6), generator=torch.Generator().manual_seed(1))
+    score = scored(pred, target, 3).scores()["miou"].by_class[1]
+    left_out = [scored(pred[keep], target[keep], 3).scores()["miou"].by_class[1] for keep in ~torch.eye(7).bool()]
+    values = torch.tensor([other.value for other in left_out if other is not None], dtype=torch.float64)
+    assert score is not None
+    assert score.stderr == pytest.approx(float((values - values.mean()).square().sum() * 6 / 7) ** 0.5)
 
 
 def test_images_without_a_valid_pixel_do_not_count() -> None:

@@ -48,6 +48,9 @@ def test_other_names_are_asked_for(metric: str, tmp_path: Path) -> None:
         assert read(tmp_path, text, CsvOptions(higher_is_better=[name])) == {"a": [1.0]}
     assert read(tmp_path, f"row,g/t/{metric} (-)\na,1\n") == {"a": [-1.0]}
     assert read(tmp_path, f"row,g/t/{metric}(+)\na,1\n") == {"a": [1.0]}
+    for name, better in ((f"{metric} \u2191", 1.0), (f"{metric}\u2193", -1.0)):
+        assert read(tmp_path, f"row,g/t/{name}\na,1\n") == {"a": [better]}
+        assert read(tmp_path, f"row,group,task,metric,value\na,g,t,{name},1\n") == {"a": [better]}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,17 @@ def test_other_names_are_asked_for(metric: str, tmp_path: Path) -> None:
         ("row,g/t/top1\na,81,2\n", "decimal comma"),
         ('row,g/t/top1\na,"81,2"\n', "decimal point, not a comma"),
         ("row,g/t/top1\na,81 %\n", "not a number"),
+        ("row,g/t/top1\na,8_1\n", "not a number"),
+        ("row,g/t/miou\na,420\n", "miou is a share: 0 to 100"),
+        ("row,g/t/top1\na,-3\n", "top1 is a share: 0 to 100"),
+        ("row,group,task,metric,value\na,g,t,miou,101\n", "miou is a share: 0 to 100"),
+        ("row,g/t/mIoU,g/t/miou\na,1,2\n", 'the column "g/t/mIoU" 2 times .but for case'),
+        ("row,g/t/top1\n,40\n", "line 2 has no name in the column"),
+        ("row,g/t/top1\na,\uff18\uff11\n", "not a number"),
+        ("row,g/t/top1\na,81.2% +- 1\n", "write the number alone"),
+        ("row,g/t/top1 \u2193\na,81\n", "both better and worse"),
+        ("row,g/t/x \u2191,g/t/x(+)\na,1,2\n", "two columns of the same metric"),
+        ("row,group,task,metric,value,higher_is_better\na,g,t,x \u2193,1,true\n", "says the opposite"),
         ("row,g/t/top1\na,nan\n", "finite"),
         ("row,t/top1\na,1\n", "group/task/metric"),
         ("name|g/t/top1\na|1\n", 'must be called "row"'),
@@ -98,3 +112,19 @@ def test_the_command_line_asks_and_listens(tmp_path: Path, capsys: pytest.Captur
     assert guard(main, command) == 2 and "--lower-is-better mean" in capsys.readouterr().err
     assert guard(main, [*command, "--lower-is-better", "normals/mean"]) == 0
     assert "+5.00" in capsys.readouterr().out
+
+
+def test_shares_of_one_are_not_compared_with_percent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.812 beside 81.2 is a loss of 99 % that nobody had."""
+    path = tmp_path / "papers.csv"
+    path.write_text("row,g/t/top1,g/t/rmse\nours,81.2,0.41\ntheirs,0.794,0.44\n")
+    command = ["table", str(path), "--baseline", "ours"]
+    assert guard(main, command) == 2
+    said = capsys.readouterr().err
+    assert 'row "theirs" has g/t/top1 = 0.794 and row "ours" 81.2' in said and "--allow scale" in said
+    assert guard(main, [*command, "--allow", "scale"]) == 0
+    assert "shares of 1 beside percent" in capsys.readouterr().out
+    path.write_text("row,g/t/top1,g/t/rmse\nours,81.2,0.41\ntheirs,79.4,0.44\n")
+    assert guard(main, command) == 0
+    (tmp_path / "poor.csv").write_text("row,g/t/top1,g/u/miou\npoor,0.5,12\ngood,40,30\n")
+    assert guard(main, ["table", str(tmp_path / "poor.csv"), "--baseline", "good"]) == 0  # one poor score is one

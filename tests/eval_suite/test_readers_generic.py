@@ -291,6 +291,30 @@ def test_hugging_face_columns(saved: Path) -> None:
             validate(One, {"data": {**node, **change}}, "suite").data.open("toy").classes("test")
 
 
+def test_slices_of_one_split_that_overlap_are_refused(tmp_path: Path) -> None:
+    rows = [{"image": make.jpeg(number), "label": number % 2} for number in range(10)]
+    make.parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet", rows)
+    make.parquet(tmp_path / "set" / "data" / "test-00000-of-00001.parquet", rows[:4])
+    node = {"reader": "hf", "path": str(tmp_path / "set"), "label": "label", "cache_dir": str(tmp_path / "cache")}
+
+    def opened_as(train: str, test: str) -> Remembered:
+        one = validate(One, {"data": {**node, "splits": {"train": train, "test": test}}}, "suite")
+        data = Remembered(one.data.open("toy"))
+        data.classes("train")
+        return data
+
+    for train, test, shared in (
+        ("train[:80%]", "train[70%:]", 1),
+        ("train", "train[5:7]", 2),
+        ("train[-3:]", "train[8:]", 2),
+        ("train[:2]+test[:3]", "test", 3),
+    ):
+        with pytest.raises(UserError, match=rf"train and test share {shared} images, e\.g\. row \d+ of t\w+ of "):
+            opened_as(train, test).classes("test")
+    assert len(opened_as("train[:70%]", "train[70%:]").classes("test").labels) == 3
+    assert len(opened_as("train", "test").classes("test").labels) == 4
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [

@@ -98,3 +98,24 @@ def test_a_users_rule_is_checked_and_must_fit_every_file() -> None:
     for pattern in ("no group", "(two)(groups)", "(unclosed"):
         with pytest.raises(ValueError, match=r"group|regular expression"):
             UnitRule(name="video", pattern=pattern)
+
+
+def test_a_list_names_the_scenes_of_numbered_images(tmp_path: Path) -> None:
+    """NYUv2's labelled images are numbered; which scene each is of stands in the data set's own table."""
+    listed = tmp_path / "scenes.txt"
+    listed.write_bytes("\ufeff0001\tkitchen_0004\r\n0002\tkitchen_0004\r\n\r\n0003\toffice_0001\r\n".encode())
+    files = [tmp_path / "images" / f"{name}.png" for name in ("0003", "0001", "0002")]
+    rule = UnitRule(name="scene", list="scenes.txt")
+    found = units_of_files(rule, files, tmp_path)
+    assert found.name == "scene" and found.of.tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match="does not name 0009"):
+        units_of_files(rule, [tmp_path / "0009.png"], tmp_path)
+    for wrong, said in (("0001 kitchen\n", "line 1: an image, a tab"), ("a\tb\na\tc\n", "a stands there twice")):
+        listed.write_text(wrong)
+        with pytest.raises(UserError, match=said):
+            units_of_files(rule, files, tmp_path)
+    with pytest.raises(UserError, match="cannot read the list"):
+        units_of_files(UnitRule(name="scene", list="none.txt"), files, tmp_path)
+    for fields in ({}, {"pattern": "(a)", "list": "b"}):
+        with pytest.raises(ValueError, match="one of them"):
+            UnitRule(name="scene", **fields)
