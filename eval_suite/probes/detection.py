@@ -15,6 +15,7 @@ from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.detection import Boxes, box_ap
 from eval_suite.probes.base import Need, ProbeNode
+from eval_suite.probes.detector import CHANNELS, frozen_faster_rcnn
 from eval_suite.probes.long_training import KeptState, ahead, training_identity
 from eval_suite.readers.contracts import TEST, TRAIN, InstanceImages, LabelledData
 from eval_suite.results import Result
@@ -82,8 +83,6 @@ class DetectionProbe(ProbeNode):
         )
         if not len(rows):
             raise UserError(f"{learn.images.key} has no labelled box to learn from")
-        from eval_suite.probes.detector import CHANNELS, frozen_faster_rcnn  # torchvision takes seconds
-
         detector = frozen_faster_rcnn(
             backbone, len(learn.names), self.side, seed=seed, channels=self.channels or CHANNELS
         )

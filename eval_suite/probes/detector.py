@@ -1,17 +1,17 @@
 """Faster R-CNN on a frozen map: ViTDet's simple feature pyramid, torchvision's region proposals and box head."""
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign
 
 from common.errors import UserError
 from eval_suite.features import ProbedBackbone
 from teachers.contracts import fit_images
+
+if TYPE_CHECKING:
+    from torchvision.models.detection import FasterRCNN
 
 CHANNELS = 256  #: of the pyramid; the box head has four times as many
 SCALES = (4.0, 2.0, 1.0, 0.5)  #: of the frozen grid; a max-pooled fifth level follows (ViTDet)
@@ -80,8 +80,14 @@ class FrozenMaps(nn.Module):
 
 def frozen_faster_rcnn(
     probed: ProbedBackbone, categories: int, side: int, *, seed: int, channels: int = CHANNELS
-) -> FasterRCNN:
+) -> "FasterRCNN":
     """The detector on the backbone's device; an image's long side becomes `side`, the rest of the square is padding."""
+    # here, because torchvision takes seconds to import, which other probes need not wait
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.ops import MultiScaleRoIAlign
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = FasterRCNN(
