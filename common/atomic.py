@@ -127,14 +127,6 @@ def remove_abandoned(path: Path) -> None:
             remove(found)
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove what killed writers left unfinished directly in `folder`; call it where nobody else writes."""
-    found = sorted(folder.glob(f"{WRITING}*"))
-    for path in found:
-        remove(path)
-    return found
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder, as far as that goes; what cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():

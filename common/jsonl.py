@@ -47,11 +47,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return _read(path)[0]
 
 
-def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What two runs of one recipe must agree on."""
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
-
-
 def numbers(found: list[int], most: int = 5) -> str:
     """[3, 7] -> "3, 7"; long lists are cut."""
     return ", ".join(map(str, found[:most])) + (f", and {len(found) - most} more" if len(found) > most else "")

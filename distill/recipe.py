@@ -56,11 +56,12 @@ class DataNode(Node):
 class StudentNode(Node):
     """A timm VisionTransformer; the sizes given here override those of the named model."""
 
-    model: str
-    patch_size: Pixels | None = None
-    embed_dim: int | None = Field(None, ge=1, le=2**16)
-    depth: int | None = Field(None, ge=1, le=1024)
-    num_heads: int | None = Field(None, ge=1, le=1024)
+    model: str  #: name of a timm VisionTransformer
+    patch_size: Pixels | None = None  #: side in px of a patch; None: the model's
+    embed_dim: int | None = Field(None, ge=1, le=2**16)  #: channels of a token; None: the model's
+    depth: int | None = Field(None, ge=1, le=1024)  #: blocks; None: the model's
+    num_heads: int | None = Field(None, ge=1, le=1024)  #: attention heads of a block; None: the model's
+    #: stochastic depth: chance to leave out the last block, less for those before
     drop_path: float = Field(0.0, ge=0, lt=1)
     #: of the ViT: "pretrained" (timm's own), a file of timm's or RADIO's, an exported student, a run or a checkpoint
     weights: str | None = None
@@ -98,8 +99,8 @@ class TeacherNode(Node):
     """One teacher and what sharpens it."""
 
     backbone: str | dict[str, Any]  #: a backbone node, see `teachers.registry`
-    upsampler: str = "none"
-    factor: int = Field(1, ge=1, le=64)
+    upsampler: str = "none"  #: what sharpens its map, by its name in the table of upsamplers; none: nothing does
+    factor: int = Field(1, ge=1, le=64)  #: how many times finer the sharpened map is on each side
     adapters: dict[str, str] = Field(
         default_factory=dict
     )  #: upsampler -> adapter folder or builtin:NAME, for those that must be trained
@@ -183,7 +184,7 @@ class LossNode(Node):
 class NormaliserNode(Node):
     """PHI-S statistics of each teacher: estimated on the first batches of the run's data, then frozen."""
 
-    batches: Count = 32
+    batches: Count = 32  #: of the first stage, from which means and covariances are estimated
     load: str | None = None  #: run, checkpoint or targets.safetensors to take them from, instead of estimating
 
 
@@ -192,12 +193,12 @@ class OptimNode(Node):
 
     name: Literal["adamw", "lamb"] = "adamw"  #: torch's AdamW, or LAMB (`distill.training.lamb`)
 
-    steps: Count
+    steps: Count  #: updates of the whole run; with `stages` it is their sum
     batch_size: Count  #: over all processes
     lr: Rate = 1e-3  #: this and weight decay as in PHI-S (arXiv 2410.01680), table 10
-    weight_decay: float = Field(0.02, ge=0)
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.02, ge=0)  #: decoupled, of weight matrices alone
+    betas: tuple[Share, Share] = (0.9, 0.95)  #: decay of the two moments
+    warmup_steps: int = Field(0, ge=0)  #: first updates, in which the rate rises linearly
     final_share: float = Field(0.0, ge=0, le=1)  #: 1 keeps the rate after the warm-up
     layer_decay: float = Field(1.0, gt=0, le=1)  #: a block's rate, over that of the block above it
     freeze_body_steps: int = Field(0, ge=0)  #: first updates, which move the heads and leave the ViT as it is
@@ -272,22 +273,23 @@ class EngineNode(Node):
 class CheckpointNode(Node):
     """When to save, and how many checkpoints to keep."""
 
-    every: Count = 500
-    keep: Count = 2
+    every: Count = 500  #: updates between two checkpoints
+    keep: Count = 2  #: newest checkpoints that stay on disk
     grace: float = Field(27.0, gt=0)  #: seconds from a signal to the end, saved or not; schedulers kill after 30
 
 
 class LogNode(Node):
     """`log.jsonl` is always written; trackers are Accelerate's."""
 
-    every: Count = 1
+    every: Count = 1  #: updates between two lines
+    #: further ones, by Accelerate's names
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
 
 
 class CacheNode(Node):
     """Teacher views kept on disk (`distill.targets.view_cache`). It changes nothing that is computed."""
 
-    folder: str
+    folder: str  #: where the views lie; runs may share it
     max_gib: float = Field(50.0, gt=0)  #: a run that may need more does not start
     across_runs: bool = False  #: keep crops that never come again in this run, for others of the same data and seed
 
@@ -307,12 +309,13 @@ class EvalNode(Node):
 class Recipe(Node):
     """A whole distillation; with `arms`, a whole ablation."""
 
-    name: Name
-    out: Place = "runs"
-    seed: Seed = 0
+    name: Name  #: of the run, and of its folder
+    out: Place = "runs"  #: folder in which the run's folder is made
+    seed: Seed = 0  #: of everything random; the student may have one of its own
     data: DataNode
     student: StudentNode
     teachers: dict[str, TeacherNode] = Field(min_length=1)
+    #: how student and teacher grids meet: at the student's, the teacher's, the smaller or the larger one
     align: Align = "student"
     loss: LossNode = LossNode()
     normaliser: NormaliserNode = NormaliserNode()

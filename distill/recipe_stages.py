@@ -27,10 +27,10 @@ Input = Literal["native", "match"] | Size
 class AugmentNode(Node):
     """`imagery.augment.Augment`, field by field."""
 
-    zoom: tuple[float, float] = (1.0, 1.0)
-    aspect: tuple[float, float] = (1.0, 1.0)
-    hflip: float = 0.0
-    random_crop: bool = True
+    zoom: tuple[float, float] = (1.0, 1.0)  #: range of the factor that enlarges a picture beyond the smallest fit
+    aspect: tuple[float, float] = (1.0, 1.0)  #: range of the stretch width : height; 1 is none
+    hflip: float = 0.0  #: chance of a mirror image
+    random_crop: bool = True  #: a random window; false: the centre
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -45,20 +45,20 @@ class AugmentNode(Node):
 class WeightNode(Node):
     """Weights of a teacher's two losses; 0 leaves a loss and its head out."""
 
-    summary: float = Field(1.0, ge=0)
-    spatial: float = Field(1.0, ge=0)
+    summary: float = Field(1.0, ge=0)  #: of the summary loss
+    spatial: float = Field(1.0, ge=0)  #: of the spatial loss
 
 
 class TeacherPart(Node):
     """What a teacher does differently in one partition; what is left out (or null) is as in the recipe's `teachers`."""
 
-    upsampler: str | None = None
-    factor: int | None = Field(None, ge=1, le=64)
-    denoise: str | None = None
-    input: Input | None = None
-    mosaic: bool | None = None
-    align: Align | None = None
-    chunk: Count | None = None
+    upsampler: str | None = None  #: see `teachers`
+    factor: int | None = Field(None, ge=1, le=64)  #: see `teachers`
+    denoise: str | None = None  #: see `teachers`
+    input: Input | None = None  #: see `teachers`
+    mosaic: bool | None = None  #: see `teachers`
+    align: Align | None = None  #: see `teachers`
+    chunk: Count | None = None  #: see `teachers`
     weight: WeightNode | None = None
 
     @field_validator("upsampler")
@@ -82,7 +82,7 @@ class PartitionNode(Node):
 class StageNode(Node):
     """A stretch of the training with sizes and a cosine of its own."""
 
-    steps: Count
+    steps: Count  #: updates of this stage
     partitions: dict[str, PartitionNode] = Field(default_factory=lambda: {"all": PartitionNode()}, min_length=1)
     #: step: every process does all partitions, one after the other; ranks: every process does one of them
     split: Literal["step", "ranks"] = "step"

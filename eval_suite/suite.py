@@ -83,10 +83,10 @@ ProbeRecipe = Annotated[SerializeAsAny[OwnProbe], WrapValidator(plugin_probe)]
 class Suite(Node):
     """A suite file."""
 
-    name: Name
-    seed: Seed = 0
+    name: Name  #: of the suite, kept with every result
+    seed: Seed = 0  #: of every probe that draws anything
     batch_size: Count = 50  #: images in a forward pass of the backbone
-    data: dict[Name, ReaderRecipe] = Field(min_length=1)
+    data: dict[Name, ReaderRecipe] = Field(min_length=1)  #: name -> data set that probes refer to
     probes: dict[Name, ProbeRecipe] = Field(min_length=1)  #: task name -> protocol
     vlm: VlmRecipe | None = None  #: the vision-language model that the `llava` probes share
 

@@ -28,7 +28,7 @@ class UnitRule(Node):
     """
 
     name: str = Field(min_length=1)  #: scene, sequence, object, ...
-    pattern: str | None = None
+    pattern: str | None = None  #: regular expression with one group
     list: str | None = None
 
     @model_validator(mode="after")

@@ -29,13 +29,6 @@ TRANSFORMERS_FIELDS: Mapping[str, str] = {
          "image_seq_length", "vision_feature_select_strategy", "num_image_tokens"), "names",
     ),
 }  # fmt: skip
-#: pretrained_cfg of timm
-TIMM_FIELDS: Mapping[str, str] = {
-    **dict.fromkeys(("mean", "std", "input_size", "fixed_input_size", "license", "hf_hub_id", "url"), "used"),
-    **dict.fromkeys(
-        ("interpolation", "crop_pct", "crop_mode", "test_input_size", "test_crop_pct", "min_input_size"), "recipe"
-    ),
-}
 #: preprocess_cfg of open_clip, and its table of published weights
 OPEN_CLIP_FIELDS: Mapping[str, str] = {
     **dict.fromkeys(("mean", "std", "quick_gelu", "hf_hub", "url"), "used"),

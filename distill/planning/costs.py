@@ -90,10 +90,11 @@ class PlannedTeacher:
         count = -int(-images * view.per_image // 1)
         if self._frozen is None:
             self._frozen = FrozenBackbone(as_fake(self.plain), self.dtype, MOST)
+            self._repeated = RepeatedBlocks(self._frozen)
         chunk = min(chunk, count)
         if view.size not in self._looks:
             frozen, pixels = self._frozen, torch.empty(chunk, 3, *view.size)
-            self._looks[view.size] = RepeatedBlocks().measure(lambda: frozen(pixels)), chunk
+            self._looks[view.size] = self._repeated.measure(lambda: frozen(pixels)), chunk
         one, measured = self._looks[view.size]  # images do not meet in a frozen network, so what is counted is linear
         grid = (view.size[0] // self.spec.patch_size, view.size[1] // self.spec.patch_size)
         maps = count * self.spec.spatial_dim * grid[0] * grid[1] * 4

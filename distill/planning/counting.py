@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
@@ -39,19 +38,19 @@ def _whole_attention(query: Tensor, key: Tensor, value: Tensor, width: int, *_re
     return int(2 * batch * length * (4 * width**2 + 2 * key.shape[1] * width))
 
 
-_aten = torch.ops.aten
-#: torch's own formulas, and those of kernels it does not know or counts in another way.
-FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry) | {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    _aten._scaled_dot_product_flash_attention_backward: _attention_backward,
-    _aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
-    _aten._scaled_dot_product_cudnn_attention_backward: _attention_backward,
-    _aten._native_multi_head_attention: _whole_attention,
+#: Names that torch gives kernels which its counter does not know, or counts in another way.
+KERNELS: dict[str, Callable[..., int]] = {
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    "_scaled_dot_product_flash_attention_backward": _attention_backward,
+    "_scaled_dot_product_efficient_attention_backward": _attention_backward,
+    "_scaled_dot_product_cudnn_attention_backward": _attention_backward,
+    "_native_multi_head_attention": _whole_attention,
 }
-
-
-_DEVICE = torch.ops.prim.device.default
+#: By operation; a kernel that this torch does not have is not called either.
+FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry) | {
+    getattr(torch.ops.aten, name): formula for name, formula in KERNELS.items() if hasattr(torch.ops.aten, name)
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,6 @@ class CostCounter(PeakMemory):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # questions of which device and layout, of which there are more than of operations
-            if func is _DEVICE and isinstance(args[0], FakeTensor):
-                return args[0].fake_device  # what FakeTensorMode would say after a long way
             return func(*args, **(kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
         formula = FORMULAS.get(func._overloadpacket)
@@ -105,7 +102,7 @@ class SkipInit(TorchFunctionMode):
 
 def as_fake(module: M) -> M:
     """The module with fake parameters and buffers on the CPU; call it inside `FakeTensorMode`."""
-    return module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    return module.to_empty(device="cpu")
 
 
 def parameter_bytes(module: nn.Module) -> int:

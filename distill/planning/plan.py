@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.errors import UserError
+from common.torch_internals import FakeTensorMode
 from distill.planning.costs import Counter, PassCost, PlannedTeacher, build_student
 from distill.planning.counting import as_fake
 from distill.planning.gpus import Gpu

@@ -6,12 +6,12 @@ anything else, are counted each for itself.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from distill.planning.counting import Cost, CostCounter
 
@@ -19,58 +19,66 @@ Key = tuple[Any, ...]
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
+@dataclass(frozen=True)
+class TensorShape:
+    """Shape, strides, type and place of a tensor."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "TensorShape":
+        return cls(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, tensor.device)
+
+    def make(self) -> Tensor:
+        """A tensor like it."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+
+
 class RepeatedBlocks:
-    """`with repeats.skipped(): ...` in eval mode without gradients; results are right in shape, and are no numbers."""
+    """Makes a frozen network, on fake tensors, count like parts once; its results are right in shape, and no numbers.
 
-    def __init__(self) -> None:
+    The parts' `forward` is replaced on these modules themselves: the network is good for nothing else afterwards.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
         self._known: dict[Key, tuple[Cost, Any]] = {}
-        self._alike: dict[int, tuple[nn.Module, Key | None]] = {}  # the module too, for an id may come again
-        self.counted: CostCounter | None = None  #: the mode that takes part in it, if any does
-
-    def skipped(self) -> Any:
-        """The context manager."""
-        call = nn.Module.__call__
-        return patch.object(nn.Module, "__call__", lambda module, *a, **k: self._call(call, module, a, k))
+        self._counted: CostCounter | None = None
+        for module in network.modules():
+            if next(module.children(), None) is not None:  # the ones without parts are as quick to run
+                module.forward = wraps(module.forward)(partial(self._forward, module.forward, signature(module)))
 
     def measure(self, function: Callable[[], object]) -> Cost:
-        """As `distill.planning.counting.measure`."""
-        with CostCounter(meta=True) as self.counted, self.skipped():
+        """As `distill.planning.counting.measure`, of a function that calls the network."""
+        with CostCounter(meta=True) as self._counted:
             function()
-        cost = Cost(float(self.counted.flops), self.counted.peak)
-        self.counted = None
+        cost = Cost(float(self._counted.flops), self._counted.peak)
+        self._counted = None
         return cost
 
-    def _call(self, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
-        alike = self._signature(module)
-        if alike is None:
-            return call(module, *args, **kwargs)
-        key = (alike, _shapes((args, kwargs)), torch.is_autocast_enabled("cpu"), self.counted is None)
+    def _forward(self, forward: Callable[..., Any], alike: Key, /, *args: Any, **kwargs: Any) -> Any:
+        if self._counted is None:
+            return forward(*args, **kwargs)
+        key = (alike, repr(_shapes((args, kwargs))), torch.is_autocast_enabled("cpu"))
         if key not in self._known:
-            cost, out = self._first(call, module, args, kwargs)
-            self._known[key] = cost, tree_map_only(Tensor, _described, out)
+            cost, out = self._first(self._counted, partial(forward, *args, **kwargs))
+            if _is_tensors(out):
+                self._known[key] = cost, _shapes(out)
             return out
         cost, out = self._known[key]
-        if self.counted is not None:
-            self.counted.flops += int(cost.flops)
-            self.counted.peak = max(self.counted.peak, self.counted.current + cost.peak)
-        return tree_map_only(_Described, _Described.make, out)
+        self._counted.flops += int(cost.flops)
+        self._counted.peak = max(self._counted.peak, self._counted.current + cost.peak)
+        return _made(out)
 
-    def _first(self, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> tuple[Cost, Any]:
-        if self.counted is None:
-            return Cost(0.0, 0), call(module, *args, **kwargs)
-        flops, peak, current = self.counted.flops, self.counted.peak, self.counted.current
-        self.counted.peak = current
-        out = call(module, *args, **kwargs)
-        cost = Cost(float(self.counted.flops - flops), self.counted.peak - current)
-        self.counted.peak = max(peak, self.counted.peak)
+    def _first(self, counted: CostCounter, forward: Callable[[], Any]) -> tuple[Cost, Any]:
+        flops, peak, current = counted.flops, counted.peak, counted.current
+        counted.peak = current
+        out = forward()
+        cost = Cost(float(counted.flops - flops), counted.peak - current)
+        counted.peak = max(peak, counted.peak)
         return cost, out
-
-    def _signature(self, module: nn.Module) -> Key | None:
-        """What makes modules alike; None for the ones without parts, which are as quick to run."""
-        if id(module) not in self._alike:
-            parts = signature(module) if module._modules else None
-            self._alike[id(module)] = module, parts
-        return self._alike[id(module)][1]
 
 
 def signature(module: nn.Module) -> Key:
@@ -82,8 +90,7 @@ def _part(name: str, module: nn.Module) -> Key:
     plain = tuple((key, value) for key, value in vars(module).items() if _is_plain(value))
     weights = tuple(
         (key, tuple(tensor.shape), tensor.dtype, tensor.device.type)
-        for key, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
+        for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     )
     return name, type(module), plain, weights
 
@@ -92,27 +99,26 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(_is_plain(part) for part in value))
 
 
-class _Described:
-    """Shape, strides, type and place of a result."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = (tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, tensor.device)
-
-    def make(self) -> Tensor:
-        """A tensor like it."""
-        shape, strides, dtype, device = self.tensor
-        return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+def _is_tensors(out: Any) -> bool:
+    """A tensor, or a plain tuple or list of tensors: what can be made again from shapes."""
+    return isinstance(out, Tensor) or (type(out) in (tuple, list) and all(isinstance(part, Tensor) for part in out))
 
 
-def _described(tensor: Tensor) -> _Described:
-    return _Described(tensor)
+def _shapes(given: Any) -> Any:
+    """The same with a TensorShape for every tensor in tuples, lists and dicts."""
+    if isinstance(given, Tensor):
+        return TensorShape.of(given)
+    if isinstance(given, (tuple, list)):
+        return [type(given).__name__, *(_shapes(part) for part in given)]
+    if isinstance(given, dict):
+        return {key: _shapes(part) for key, part in given.items()}
+    return given
 
 
-def _shapes(given: Any) -> Key:
-    leaves, structure = tree_flatten(given)
-    return str(structure), tuple(
-        (tuple(leaf.shape), tuple(leaf.stride()), leaf.dtype, leaf.device.type)
-        if isinstance(leaf, Tensor)
-        else repr(leaf)
-        for leaf in leaves
-    )
+def _made(shapes: Any) -> Any:
+    """New tensors of what `_shapes` said about a result."""
+    if isinstance(shapes, TensorShape):
+        return shapes.make()
+    kind, *parts = shapes
+    made = [part.make() for part in parts]
+    return tuple(made) if kind == "tuple" else made

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from distill.planning.counting import SkipInit
-from distill.planning.repeated_blocks import RepeatedBlocks
 from teachers.contracts import Backbone, BackboneSpec, Features
 from teachers.known import NORMALISATIONS, ROWS, KnownTeacher
 from teachers.library import as_size
@@ -36,7 +35,7 @@ def shapes_only(node: str | Mapping[str, Any]) -> Backbone:
     if prefix not in ON_META:
         return load_backbone({"spec": spec, **options})
     row = next((row for row in ROWS if row.spec == spec), None)
-    with SkipInit(), RepeatedBlocks().skipped():
+    with SkipInit():
         if rest in DEFAULTS and row is not None:
             return _by_default(row, DEFAULTS[rest], options)
         try:

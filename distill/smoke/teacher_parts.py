@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.errors import UserError
+from common.torch_internals import FakeTensorMode
 from distill.planning.costs import PlannedTeacher, adapter_meta
 from distill.planning.counting import Cost
 from distill.planning.weightless_backbones import ON_META, shapes_only

@@ -41,8 +41,8 @@ class ProbeNode(Node):
     #: what of the backbone it reads; a probe with a field `layers: four` reads "layers"
     reads_of: ClassVar[Literal["features", "vectors"]] = "features"
 
-    name: str = Field(description="task name in the results")
-    group: str
+    name: str = Field(description="task name in the results")  #: task name in the results; the key in `probes`
+    group: str  #: column of the table that its numbers are averaged in
     data: str  #: which of the suite's data sets
 
     @abstractmethod

@@ -21,7 +21,7 @@ class KnnProbe(ProbeNode):
 
     probe: Literal["knn"]
     group: str = "classification"
-    k: int = Field(default=20, gt=0)
+    k: int = Field(default=20, gt=0)  #: neighbours that vote (RADIO: 20)
     temperature: float = Field(default=0.07, ge=1e-3, le=1e3)  #: lower ones leave what floats hold
     vector: Literal["summary", "summary_or_mean"] = "summary"  #: the latter: a spatial mean where there is no summary
 
@@ -53,7 +53,7 @@ class ZeroShotProbe(ProbeNode):
 
     probe: Literal["zero_shot"]
     group: str = "classification"
-    adaptor: str = "clip"
+    adaptor: str = "clip"  #: whose image-text space: a teacher of the student, or the backbone's own
     templates: (
         Annotated[tuple[str, ...], Field(min_length=1)] | Literal["openai", "simple", "base"]
     )  #: or a list's name

@@ -28,7 +28,7 @@ class TwoViewProbe(ProbeNode):
 
     probe: Literal["two_view"]
     group: str = "3d"
-    pixels: Distances = Field(default=(12.0,), min_length=1)
+    pixels: Distances = Field(default=(12.0,), min_length=1)  #: distances within which a point counts as found
     cells: int = Field(default=56, gt=0, le=4096)  #: places per side among which the match is sought
 
     def needs(self) -> list[Need]:
@@ -60,9 +60,9 @@ class KeypointProbe(ProbeNode):
 
     probe: Literal["keypoints"]
     group: str = "3d"
-    alpha: float = Field(default=0.1, gt=0, le=1)
+    alpha: float = Field(default=0.1, gt=0, le=1)  #: a point is right within this share of its box's longer side
     smallest: float = Field(default=40.0, ge=0)  #: objects with a shorter longer side, in pixels, are left out
-    pairs_per_kind: int = Field(default=200, gt=0)
+    pairs_per_kind: int = Field(default=200, gt=0)  #: at most so many pairs of objects of a kind
     cells: int = Field(default=24, gt=0, le=4096)  #: places per side of the box among which the match is sought
     margin: float = Field(default=0.1, ge=0)  #: share of its sides the box is widened by, each way
 

@@ -27,11 +27,11 @@ class SegmentationProbe(ProbeNode):
     probe: Literal["segmentation"]
     group: str = "dense"
     labels: str  #: which label maps
-    steps: int = Field(default=300, gt=0)
-    batch: int = Field(default=16, gt=0)
+    steps: int = Field(default=300, gt=0)  #: updates of the head
+    batch: int = Field(default=16, gt=0)  #: images of an update
     label_size: Pixels = 56  #: side of the labels it learns from
-    learning_rate: Rate = 1e-2
-    weight_decay: float = Field(default=1e-4, ge=0)
+    learning_rate: Rate = 1e-2  #: at the start; it falls to zero
+    weight_decay: float = Field(default=1e-4, ge=0)  #: of the head
 
     def needs(self) -> list[Need]:
         return [Need("dense", split, (self.labels,)) for split in (TRAIN, TEST)]

@@ -45,10 +45,11 @@ class DetectionProbe(ProbeNode):
     probe: Literal["detection"]
     group: str = "detection"
     side: int = Field(default=1024, gt=0)  #: pixels of the square the image is padded to
-    epochs: int | None = Field(default=None, gt=0)
-    batch: int | None = Field(default=None, gt=0)
-    learning_rate: Rate | None = None
+    epochs: int | None = Field(default=None, gt=0)  #: None: the protocol's
+    batch: int | None = Field(default=None, gt=0)  #: images of an update; None: the protocol's
+    learning_rate: Rate | None = None  #: None: the protocol's
     channels: int | None = Field(default=None, gt=0)  #: of the pyramid, 256; the box head has four times as many
+    #: sizes of objects whose AP is reported
     metrics: tuple[Literal["all", "small", "medium", "large"], ...] = Field(default=("all",), min_length=1)
 
     def needs(self) -> list[Need]:

@@ -50,7 +50,7 @@ class DepthProbe(ShapeProbe):
     """Ridge regression of log depth; error in metres pooled over the set, and the share within a factor 1.25."""
 
     probe: Literal["depth"]
-    metrics: tuple[Literal["rmse", "d1"], ...] = Field(default=("rmse",), min_length=1)
+    metrics: tuple[Literal["rmse", "d1"], ...] = Field(default=("rmse",), min_length=1)  #: which numbers are reported
     farthest: float = Field(default=80.0, gt=0)  #: metres; what lies behind does not count
 
     def needs(self) -> list[Need]:

@@ -24,6 +24,7 @@ class InstanceRetrievalProbe(ProbeNode):
 
     probe: Literal["instance_retrieval"]
     group: str = "instance_retrieval"
+    #: of the benchmark, one mAP each
     difficulties: tuple[Literal["easy", "medium", "hard"], ...] = Field(default=("medium", "hard"), min_length=1)
 
     def needs(self) -> list[Need]:

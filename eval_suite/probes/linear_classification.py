@@ -29,8 +29,10 @@ class LinearClassificationProbe(ProbeNode):
     probe: Literal["linear_classification"]
     group: str = "classification"
     strengths: tuple[float, ...] = Field(default=(1e-5, 1e-3, 1e-1, 1e1, 1e3, 1e5), min_length=1)  #: sklearn's C
-    iterations: int = Field(default=2000, gt=0)
+    iterations: int = Field(default=2000, gt=0)  #: of L-BFGS, at most
+    #: summary_or_mean: a spatial mean where there is no summary
     vector: Literal["summary", "summary_or_mean"] = "summary"
+    #: which numbers are reported
     metrics: tuple[Literal["top1", "mean_class_accuracy"], ...] = Field(default=("top1",), min_length=1)
 
     def needs(self) -> list[Need]:

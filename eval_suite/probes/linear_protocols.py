@@ -78,12 +78,12 @@ class LinearSegmentationProbe(ProbeNode):
 
     probe: Literal["linear_segmentation"]
     group: str = "dense"
-    labels: str = "semantic"
-    protocol: Literal["radio-linear", "dinov2-linear", "dinov3-linear"]
-    steps: int | None = Field(default=None, gt=0)
-    batch: int | None = Field(default=None, gt=0)
-    crop: int | None = Field(default=None, gt=0)
-    stride: int | None = Field(default=None, gt=0)
+    labels: str = "semantic"  #: which label maps
+    protocol: Literal["radio-linear", "dinov2-linear", "dinov3-linear"]  #: whose published schedule
+    steps: int | None = Field(default=None, gt=0)  #: updates; None: the protocol's
+    batch: int | None = Field(default=None, gt=0)  #: crops of an update; None: the protocol's
+    crop: int | None = Field(default=None, gt=0)  #: side in px of crops and windows; None: the protocol's
+    stride: int | None = Field(default=None, gt=0)  #: px between windows in the test; None: the protocol's
 
     def needs(self) -> list[Need]:
         return [Need("dense", split, (self.labels,)) for split in (TRAIN, TEST)]

@@ -30,7 +30,7 @@ class LlavaProbe(ProbeNode):
 
     probe: Literal["llava"]
     group: str = "vlm"
-    metrics: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None  #: which of the rule's numbers; None: the one the VLM group counts
     reply_tokens: int | None = Field(default=None, gt=0)  #: at most so many in a reply; None: the benchmark's limit
     _recipe: VlmRecipe | None = PrivateAttr(default=None)
 

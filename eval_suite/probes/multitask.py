@@ -54,12 +54,12 @@ class MultitaskProbe(ProbeNode):
     probe: Literal["multitask"]
     subset: str | None = None  #: only images of this group of the data, e.g. indoor
     tasks: dict[str, Annotated[float, Field(gt=0)]]  #: label name -> loss weight
-    hidden: int = Field(default=64, gt=0)
-    steps: int = Field(gt=0)
-    batch: int = Field(default=16, gt=0)
+    hidden: int = Field(default=64, gt=0)  #: channels of the shared convolution
+    steps: int = Field(gt=0)  #: updates of the heads
+    batch: int = Field(default=16, gt=0)  #: images of an update
     label_size: Pixels = 56  #: side of the labels it learns from
-    learning_rate: Rate = 2e-3
-    weight_decay: float = Field(default=1e-4, ge=0)
+    learning_rate: Rate = 2e-3  #: at the start
+    weight_decay: float = Field(default=1e-4, ge=0)  #: of the heads
 
     @field_validator("tasks")
     @classmethod

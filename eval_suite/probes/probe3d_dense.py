@@ -44,11 +44,12 @@ class Probe3dDenseProbe(ProbeNode):
     spread: ClassVar[bool] = True
 
     group: str = "3d"
+    #: the head on maps of four layers: DPT's, linear, or at several scales
     protocol: Literal["probe3d-dpt", "probe3d-linear", "probe3d-multiscale"] = "probe3d-dpt"
-    epochs: int | None = Field(default=None, gt=0)
-    batch: int | None = Field(default=None, gt=0)
-    hidden: int | None = Field(default=None, gt=0)
-    kernel: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)  #: None: the published 10
+    batch: int | None = Field(default=None, gt=0)  #: images of an update; None: the published 8
+    hidden: int | None = Field(default=None, gt=0)  #: channels of the head; None: the published 512
+    kernel: int | None = Field(default=None, gt=0)  #: side of its convolutions; None: the published 3
     augment: Literal["none", "colour", "colour_crop"] = "colour_crop"  #: NYU: colour_crop, NAVI: colour
 
     label: ClassVar[str]
@@ -171,6 +172,7 @@ class Probe3dDepthProbe(Probe3dDenseProbe):
     probe: Literal["probe3d_depth"]
     nearest: float = Field(default=1e-3, gt=0)  #: metres of the first bin
     farthest: float = Field(default=10.0, gt=0)  #: of the last; what lies behind does not count. NAVI: 1
+    #: which numbers are reported
     metrics: tuple[Literal["d1", "d2", "d3", "rmse", "si_d1", "si_d2", "si_d3", "si_rmse"], ...] = Field(
         default=("d1", "d2", "d3", "rmse", "si_d1", "si_d2", "si_d3", "si_rmse"), min_length=1
     )
@@ -212,6 +214,7 @@ class Probe3dNormalsProbe(Probe3dDenseProbe):
     """Normals with a certainty; recall within 11.25, 22.5 and 30 degrees, and the rmse of the angle, per image."""
 
     probe: Literal["probe3d_normals"]
+    #: which numbers are reported
     metrics: tuple[Literal["recall_11.25", "recall_22.5", "recall_30", "rmse"], ...] = Field(
         default=("recall_11.25", "recall_22.5", "recall_30", "rmse"), min_length=1
     )

@@ -28,10 +28,11 @@ class Probe3dViewsProbe(ProbeNode):
 
     probe: Literal["probe3d_views"]
     group: str = "3d"
+    #: places of a map among which matches are sought: one side, or height and width
     cells: Pixels | tuple[Pixels, Pixels] = 128
-    kept: int = Field(default=1000, gt=0)
-    centimetres: Distances = (1.0, 2.0, 5.0)
-    pixels: Distances = ()
+    kept: int = Field(default=1000, gt=0)  #: best matches of a pair that count
+    centimetres: Distances = (1.0, 2.0, 5.0)  #: distances in space within which a match is right
+    pixels: Distances = ()  #: distances in the image within which a match is right
     pixel: float = Field(default=1.0, gt=0)  #: size of the pixels that `pixels` counts, in pixels of the fitted image
 
     @model_validator(mode="after")

@@ -24,7 +24,8 @@ class RetrievalProbe(ProbeNode):
 
     probe: Literal["retrieval"]
     group: str = "retrieval"
-    adaptor: str = "clip"
+    adaptor: str = "clip"  #: whose image-text space: a teacher of the student, or the backbone's own
+    #: the k of recall at k
     ranks: Annotated[tuple[Count, ...], AfterValidator(distinct)] = Field(default=(1, 5), min_length=1)
 
     def needs(self) -> list[Need]:

@@ -37,10 +37,11 @@ class SamInstancesProbe(ProbeNode):
     probe: Literal["sam_instances"]
     group: str = "dense"
     decoder: str = "facebook/sam-vit-huge"  #: hub name or folder of the SAM whose decoder it is
-    adaptor: str | None
-    enters: Entry = "neck"
-    prompt: Literal["box", "point"] = "box"
+    adaptor: str | None  #: the student's answer for which teacher goes into the decoder; None: the backbone's own map
+    enters: Entry = "neck"  #: where the map enters SAM: before its neck, or in its decoder
+    prompt: Literal["box", "point"] = "box"  #: what the decoder is told about each object
     side: int = Field(default=1024, gt=0)  #: pixels of the square the backbone sees
+    #: which numbers are reported
     metrics: tuple[Literal["miou", "small", "medium", "large"], ...] = Field(default=("miou",), min_length=1)
 
     def needs(self) -> list[Need]:

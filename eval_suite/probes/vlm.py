@@ -44,13 +44,13 @@ class VlmProbe(ProbeNode):
     kinds: tuple[str, ...] | None = Field(default=None, min_length=1)  #: which questions are asked; None: all
     side: int = Field(default=7, gt=0)  #: visual tokens per side
     merge: int = Field(default=2, gt=0)  #: cells per side folded into one visual token
-    width: int = Field(default=96, gt=0)
-    layers: int = Field(default=2, gt=0)
-    steps: int = Field(default=300, gt=0)
+    width: int = Field(default=96, gt=0)  #: channels of the language model
+    layers: int = Field(default=2, gt=0)  #: its blocks
+    steps: int = Field(default=300, gt=0)  #: updates
     batch: int = Field(default=16, gt=0)  #: images in a step
     asked: int = Field(default=8, gt=0)  #: questions about each of them
-    learning_rate: Rate = 2e-3
-    weight_decay: float = Field(default=0.01, ge=0)
+    learning_rate: Rate = 2e-3  #: peak rate
+    weight_decay: float = Field(default=0.01, ge=0)  #: of projector and language model
     #: largest norm of the gradient; without it one early step can end with the most common answers, whatever the image
     clip: Norm = 1.0
 

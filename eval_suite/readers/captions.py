@@ -32,10 +32,11 @@ class CaptionsNode(SkippingNode):
     fit: Literal["stretch", "crop", "pad"] = "crop"
     images: str = "."  #: folder under root
     file: str  #: may hold {split}
-    format: Literal["csv", "jsonl", "flickr", "karpathy"]
+    format: Literal["csv", "jsonl", "flickr", "karpathy"]  #: of `file`
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: TRAIN, TEST: TEST})
-    image: str = "image"
-    caption: str = "caption"
+    image: str = "image"  #: column of the image's file name
+    caption: str = "caption"  #: column of the caption
 
     @model_validator(mode="after")
     def _columns(self) -> "CaptionsNode":

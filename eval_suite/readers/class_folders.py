@@ -63,6 +63,7 @@ class ClassFoldersNode(FileReaderNode):
 
     reader: Literal["class_folders"]
     fit: Literal["stretch", "crop", "pad"] = "crop"
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: TRAIN, TEST: TEST})
     names: dict[str, str] | None = None  #: folder -> words for prompts; None: the folder's own name
     tidy_names: bool = True  #: underscores and hyphens of folder names are spaces
@@ -77,6 +78,7 @@ class ImageNetNode(FileReaderNode):
 
     reader: Literal["imagenet"]
     fit: Literal["stretch", "crop", "pad"] = "crop"
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "val"})
     partial: bool = False  #: accept fewer than 1000 class folders; the names are then the wnids
 

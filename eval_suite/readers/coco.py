@@ -43,10 +43,11 @@ class CocoNode(SkippingNode):
 
     reader: Literal["coco"]
     images: str = "{split}"  #: folder under root
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train2017", TEST: "val2017"})
     instances: str | None = None  #: e.g. annotations/instances_{split}.json
-    captions: str | None = None
-    keypoints: str | None = None
+    captions: str | None = None  #: e.g. annotations/captions_{split}.json
+    keypoints: str | None = None  #: e.g. annotations/person_keypoints_{split}.json
     panoptic: str | None = None  #: the JSON; its PNGs lie in the folder of the same name
     panoptic_maps: str | None = None  #: folder of the PNGs, where it is another
     every: int | None = Field(default=None, ge=2)  #: one file for both splits: each n-th image is a test image

@@ -89,12 +89,13 @@ class DenseFoldersNode(SkippingNode):
     """
 
     reader: Literal["dense_folders"]
-    images: str
-    labels: dict[str, LabelNode] = Field(min_length=1)
+    images: str  #: path of the photographs under root, with one `*`
+    labels: dict[str, LabelNode] = Field(min_length=1)  #: name -> label maps
     label_size: Pixels | tuple[Pixels, Pixels] | None = None  #: of the label maps the probes see; None: the images'
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: TRAIN, TEST: TEST})
-    lists: dict[str, str] | None = None
-    every: int | None = Field(default=None, ge=2)
+    lists: dict[str, str] | None = None  #: split -> file with one key a line
+    every: int | None = Field(default=None, ge=2)  #: each n-th image is a test image
 
     @model_validator(mode="after")
     def _patterns(self) -> "DenseFoldersNode":

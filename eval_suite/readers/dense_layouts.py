@@ -51,8 +51,9 @@ class Ade20kNode(SegmentationLayout):
     """
 
     reader: Literal["ade20k"]
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "training", TEST: "validation"})
-    keep_other: bool = False
+    keep_other: bool = False  #: count class 0 as one of its own: 151 classes
 
     def open(self, name: str) -> DenseFolders:
         root = inside(self.folder(name), "ADEChallengeData2016")
@@ -76,8 +77,9 @@ class Voc2012Node(SegmentationLayout):
     """
 
     reader: Literal["voc2012"]
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "val"})
-    augmented: bool = False
+    augmented: bool = False  #: train on the 10,582 images of `aug.txt`
 
     def open(self, name: str) -> DenseFolders:
         root = inside(self.folder(name), "VOCdevkit/VOC2012", "VOC2012")
@@ -107,6 +109,7 @@ class CocoStuffNode(SegmentationLayout):
     reader: Literal["coco_stuff"]
     size: Pixels | tuple[Pixels, Pixels] = 224
     fit: Literal["stretch", "crop", "pad"] = "crop"
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train2017", TEST: "val2017"})
     coarse: bool = True  #: 27 classes; false: the 182 fine ones
 

@@ -37,15 +37,15 @@ from imagery.decode import BadImage, decode_image
 class MaskColumn(ClassNumbers):
     """A column of class maps stored as images."""
 
-    column: str
+    column: str  #: its name
 
 
 class DepthColumn(Node):
     """A column of depth maps stored as images or arrays; metres = scale x value (floats are metres without one)."""
 
-    column: str
-    scale: float | None = Field(default=None, gt=0)
-    invalid: tuple[float, ...] = (0.0,)
+    column: str  #: its name
+    scale: float | None = Field(default=None, gt=0)  #: metres of one stored unit
+    invalid: tuple[float, ...] = (0.0,)  #: stored values that mean: no depth
 
 
 class HfNode(ReaderNode):
@@ -53,26 +53,27 @@ class HfNode(ReaderNode):
 
     reader: Literal["hf"]
     path: str  #: Hub name, folder of parquet files, or what save_to_disk wrote
-    config: str | None = None
-    revision: str | None = None
+    config: str | None = None  #: configuration of the data set; None: its default
+    revision: str | None = None  #: commit or tag on the Hub; None: the newest
     cache_dir: str | None = None  #: where the library keeps its copies
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "validation"})
-    size: Pixels | tuple[Pixels, Pixels] = 224
-    fit: Mode = "crop"
+    size: Pixels | tuple[Pixels, Pixels] = 224  #: of the images that probes see: one side, or height and width
+    fit: Mode = "crop"  #: how photographs come to that size
     orientation: Orientation | None = None  #: whether labels belong to photographs as turned by their tags or stored
-    limit: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    image: str = "image"
+    limit: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)  #: split -> at most so many rows
+    image: str = "image"  #: column of the images
     label: str | None = None  #: class numbers, or names
     label_names: tuple[str, ...] | None = None  #: where the column does not say them
     caption: str | None = None  #: a caption or a list of them
-    question: str | None = None
+    question: str | None = None  #: column of the questions
     answer: str | None = None  #: an answer, a list of them, or the right option
     options: str | None = None  #: a list of options
     #: how the right option is given; None: whatever it can be, refused where two readings differ
     answer_is: Literal["text", "letter", "number", "number_from_1"] | None = None
     kind: str | None = None  #: column that says which kind of question it is
     rule: str = "exact"  #: how replies are scored
-    masks: dict[str, MaskColumn] = Field(default_factory=dict)
+    masks: dict[str, MaskColumn] = Field(default_factory=dict)  #: label name -> column of class maps
     depth: DepthColumn | None = None
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ BY_ANNOTATOR = "_by_annotator"  #: after a label's name: the same, a plane for e
 class FileLabels(Node):
     """Where the files of a label lie: a path with `*` for what image and label names share and `{split}`."""
 
-    files: str
+    files: str  #: path under root with one `*`
     key: str | None = None  #: variable of a .mat or .npz file; needed where there are several
 
 
@@ -36,8 +36,8 @@ class ClassNumbers(Node):
     """How classes are stored: `first` is the number of class 0, smaller ones and those in `ignore` do not count."""
 
     classes: int | tuple[str, ...]  #: how many, or their names
-    first: int = Field(default=0, ge=0)
-    ignore: tuple[int, ...] = (IGNORE,)
+    first: int = Field(default=0, ge=0)  #: stored number of class 0
+    ignore: tuple[int, ...] = (IGNORE,)  #: stored numbers that do not count
 
     @model_validator(mode="after")
     def _in_range(self) -> "ClassNumbers":
@@ -84,9 +84,9 @@ class DepthLabels(FileLabels):
     Floats are metres where no scale is given; integers need one.
     """
 
-    kind: Literal["depth", "disparity"]
-    scale: float | None = Field(default=None, gt=0)
-    invalid: tuple[float, ...] = (0.0,)
+    kind: Literal["depth", "disparity"]  #: metres, or their inverse
+    scale: float | None = Field(default=None, gt=0)  #: metres of one stored unit
+    invalid: tuple[float, ...] = (0.0,)  #: stored values that mean: no depth
 
     def decode(self, path: Path) -> np.ndarray:
         """float32 metres [H, W], 0 where invalid."""
@@ -101,7 +101,7 @@ class NormalLabels(FileLabels):
     """
 
     kind: Literal["normals"]
-    range: tuple[float, float] | None = None
+    range: tuple[float, float] | None = None  #: stored values of -1 and +1; None: the type's full range
     ignore: tuple[tuple[float, float, float], ...] = ()  #: stored triples that mean: no normal
 
     def decode(self, path: Path) -> np.ndarray:
@@ -116,10 +116,10 @@ class DepthNormalLabels(FileLabels):
     """
 
     kind: Literal["normals_from_depth"]
-    focal: float = Field(gt=0)
-    centre: tuple[float, float] | None = None
-    scale: float | None = Field(default=None, gt=0)
-    invalid: tuple[float, ...] = (0.0,)
+    focal: float = Field(gt=0)  #: focal length in px of the map
+    centre: tuple[float, float] | None = None  #: principal point (x, y) in px; None: the middle
+    scale: float | None = Field(default=None, gt=0)  #: metres of one stored unit
+    invalid: tuple[float, ...] = (0.0,)  #: stored values that mean: no depth
 
     def decode(self, path: Path) -> np.ndarray:
         """float32 [H, W, 3], 0 where the depth is unknown; camera coordinates, towards the camera."""
@@ -136,9 +136,9 @@ class MaskLabels(FileLabels):
     """
 
     kind: Literal["mask"]
-    threshold: float = Field(default=0.5, ge=0, lt=1)
-    full: float | None = Field(default=None, gt=0)
-    foreground: tuple[int, ...] | Literal["nonzero"] | None = None
+    threshold: float = Field(default=0.5, ge=0, lt=1)  #: share of the full value above which a pixel is foreground
+    full: float | None = Field(default=None, gt=0)  #: full value of graded files; None: the type's
+    foreground: tuple[int, ...] | Literal["nonzero"] | None = None  #: of files of numbers: which ones, or all but 0
     ignore: tuple[int, ...] = ()  #: stored values that do not count
     channel: Literal["grey", "alpha"] | None = None  #: of files with transparency: which of the two is the mask
 
@@ -166,7 +166,7 @@ class BsdsLabels(FileLabels):
     they are judged by every drawing, as the benchmark does it."""
 
     kind: Literal["bsds"]
-    annotators: int = Field(default=1, ge=1)
+    annotators: int = Field(default=1, ge=1)  #: people who must have drawn a pixel for a probe to learn from it
 
     def decode(self, path: Path) -> np.ndarray:
         """uint8 [H, W] in {0, 1}, to learn from."""

@@ -31,6 +31,7 @@ class NyudMultitaskNode(SegmentationLayout):
 
     reader: Literal["nyud_multitask"]
     size: Pixels | tuple[Pixels, Pixels] = (448, 576)
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "val"})
 
     def open(self, name: str) -> DenseFolders:
@@ -77,8 +78,9 @@ class PascalMultitaskNode(SegmentationLayout):
 
     reader: Literal["pascal_multitask"]
     size: Pixels | tuple[Pixels, Pixels] = 512
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "train", TEST: "val"})
-    normal_classes: tuple[int, ...] | None = None
+    normal_classes: tuple[int, ...] | None = None  #: numbers of the 459 classes whose normals count; None: all
 
     def open(self, name: str) -> DenseFolders:
         root = inside(self.folder(name), "PASCALContext", "PASCAL_MT")

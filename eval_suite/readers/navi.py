@@ -54,7 +54,7 @@ class NaviNode(FileReaderNode):
 
     reader: Literal["navi"]
     size: Pixels | tuple[Pixels, Pixels] = 512
-    relative_depth: bool = True
+    relative_depth: bool = True  #: depth from 0.01 to 1 within each object; false: metres
     points: int = Field(default=1000, gt=0)  #: correspondences kept of a pair
     widest: float = Field(default=120.0, gt=0)  #: degrees between the two views of a pair, at most
 

@@ -43,7 +43,7 @@ class FileReaderNode(ReaderNode):
 
     layout_unit: ClassVar[UnitRule | None] = None  #: what is one draw in this layout, where it is not the image
 
-    root: str
+    root: str  #: folder of the data set
     size: Pixels | tuple[Pixels, Pixels] = 224  #: of the images the probes see: one side, or height and width
     fit: Mode = "stretch"  #: how photographs come to that size
     #: whether labels belong to photographs as their orientation tags turn them or as stored; asked for where sizes
@@ -90,7 +90,7 @@ class FileReaderNode(ReaderNode):
 class SkippingNode(FileReaderNode):
     """Files that a list names and that are not there: refused, or left out and counted aloud."""
 
-    missing: Literal["refuse", "skip"] = "refuse"
+    missing: Literal["refuse", "skip"] = "refuse"  #: what happens to files that a list names and that are not there
 
     def there(self, name: str, split: str, items: Sequence[T], files: Callable[[T], Sequence[Path]]) -> list[T]:
         """The items whose files are all there, with a warning that counts the others; all of them with `refuse`."""

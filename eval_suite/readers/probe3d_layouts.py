@@ -33,7 +33,7 @@ class NyuProbe3dNode(FileReaderNode):
     reader: Literal["nyu_probe3d"]
     size: Pixels | tuple[Pixels, Pixels] = 480
     train: str = "nyuv2_geonet"  #: `nyu_geonet` is found too
-    test: str = "nyuv2/nyuv2_snorm_all.pkl"
+    test: str = "nyuv2/nyuv2_snorm_all.pkl"  #: file under root
 
     def open(self, name: str) -> "NyuProbe3d":
         self.folder(name)

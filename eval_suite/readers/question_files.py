@@ -34,17 +34,18 @@ class QuestionsNode(SkippingNode):
 
     reader: Literal["questions"]
     fit: Literal["stretch", "crop", "pad"] = "pad"
-    images: str = "."
+    images: str = "."  #: folder under root
     file: str  #: may hold {split}
-    format: Literal["fields", "llava"] = "fields"
+    format: Literal["fields", "llava"] = "fields"  #: entries with named fields, or LLaVA's conversations
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: TRAIN, TEST: TEST})
     under: str | None = None  #: field that holds the entries
-    image: str = "image"
+    image: str = "image"  #: field of the image's file name
     suffix: str = ""  #: appended to the image field, e.g. .jpg
-    question: str = "question"
+    question: str = "question"  #: field of the question
     answer: str = "answer"  #: a text or a list of them
     kind: str | None = None  #: field; None: all are of one kind
-    rule: str = "exact"
+    rule: str = "exact"  #: how replies are scored
 
     def open(self, name: str) -> "QuestionFiles":
         self.folder(name)

@@ -20,8 +20,8 @@ class RevisitedNode(FileReaderNode):
     layout_unit = UnitRule(name="landmark", pattern=r"([^/]+)_\d+\.\w+$")  # five or more queries of each building
 
     reader: Literal["revisited"]
-    dataset: Literal["roxford5k", "rparis6k"]
-    crop_queries: bool = True
+    dataset: Literal["roxford5k", "rparis6k"]  #: Oxford or Paris
+    crop_queries: bool = True  #: cut queries to their box, as the benchmark does
 
     def open(self, name: str) -> "RevisitedData":
         root = self.folder(name)

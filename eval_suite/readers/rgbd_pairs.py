@@ -108,14 +108,14 @@ class RgbdPairsNode(RgbdNode):
     layout_unit = UnitRule(name="sequence", pattern=r"^(.*?)[^/]*$")  # frames of one folder are one recording
 
     reader: Literal["rgbd_pairs"]
-    colour: str
-    depth: str
-    pose: str
-    intrinsics: str
+    colour: str  #: path of the colour images under root, with one `*`
+    depth: str  #: path of the depth maps
+    pose: str  #: path of the poses
+    intrinsics: str  #: path of the camera matrix
     gap: int = Field(default=1, gt=0)  #: frames between the two of a pair
     every: int = Field(default=1, gt=0)  #: only each n-th frame starts a pair
     depth_scale: float = Field(default=0.001, gt=0)  #: metres of one stored unit
-    invalid: tuple[float, ...] = (0.0, 65535.0)
+    invalid: tuple[float, ...] = (0.0, 65535.0)  #: stored values that mean: no depth
 
     @model_validator(mode="before")
     @classmethod

@@ -45,9 +45,9 @@ class ScenesNode(Node):
 
     reader: Literal["scenes"]
     seed: Seed  #: train scenes use it, test scenes the next number, pairs the one after that
-    train: Count
-    test: Count
-    pairs: int = Field(ge=0, le=10**9)
+    train: Count  #: scenes to train on
+    test: Count  #: scenes to test on
+    pairs: int = Field(ge=0, le=10**9)  #: pairs of views
     points: Count  #: correspondences kept for each pair
     size: Pixels  #: pixels of image sides
     label_stride: Pixels  #: dense labels keep every n-th pixel

@@ -19,6 +19,7 @@ class SpairNode(FileReaderNode):
 
     reader: Literal["spair71k"]
     size: Pixels | tuple[Pixels, Pixels] = 448
+    #: train, test -> the name of that split in this layout
     splits: dict[str, str] = Field(default_factory=lambda: {TRAIN: "trn", TEST: "test"})
 
     def open(self, name: str) -> "SpairData":

@@ -55,8 +55,8 @@ class JoinedNode(ReaderNode):
     """One data set to train on and another to test on, e.g. LLaVA conversations and a question benchmark."""
 
     reader: Literal["joined"]
-    train: SingleReader
-    test: SingleReader
+    train: SingleReader  #: its train split is taken
+    test: SingleReader  #: its test split is taken
 
     def open(self, name: str) -> Joined:
         return Joined(name, _side(self.train, f"{name}.train"), _side(self.test, f"{name}.test"))

@@ -26,9 +26,9 @@ class VlmBenchmarkNode(FileReaderNode):
     which is worth 8 to 14 points: name it with the score."""
 
     reader: Literal["vlm_benchmark"]
-    benchmark: BenchmarkName
+    benchmark: BenchmarkName  #: which one
     fit: Literal["stretch", "crop", "pad"] = "pad"
-    ocr_tokens: bool = False
+    ocr_tokens: bool = False  #: TextVQA: OCR words in the question
 
     def open(self, name: str) -> "VlmBenchmark":
         self.folder(name)

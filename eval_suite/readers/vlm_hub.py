@@ -30,14 +30,15 @@ class VlmHubNode(ReaderNode):
     """One benchmark. `path`: Hub name (default: lmms-eval's), a folder of its parquet files, or save_to_disk's."""
 
     reader: Literal["vlm_hub"]
-    benchmark: BenchmarkName
-    path: str | None = None
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    cache_dir: str | None = None
-    size: Annotated[int, Field(gt=0)] = 224
-    fit: Mode = "pad"
+    benchmark: BenchmarkName  #: which one
+    path: str | None = None  #: Hub name or folder; None: lmms-eval's copy
+    config: str | None = None  #: configuration of the data set; None: the benchmark's
+    split: str | None = None  #: None: the benchmark's
+    revision: str | None = None  #: commit or tag on the Hub; None: the newest
+    cache_dir: str | None = None  #: where the library keeps its copies
+    size: Annotated[int, Field(gt=0)] = 224  #: side in px of the images that probes see
+    fit: Mode = "pad"  #: how photographs come to that size
+    #: at most so many questions of `test`
     limit: dict[Literal["test"], Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
     ocr_tokens: bool = False  #: TextVQA: OCR words in the question
 

@@ -18,15 +18,15 @@ class Stage(Node):
 
     data: str  #: which of the suite's data sets; its train split
     use: Literal["conversations", "questions", "captions"] = "conversations"  #: which of its labels become the text
-    prompt: Prompt
+    prompt: Prompt  #: how a conversation is written for the language model
     batch: int = Field(gt=0)  #: conversations in an optimiser step
     accumulate: int = Field(default=1, gt=0)  #: parts a step is computed in; the result is that of one part
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)  #: passes over the data
     steps: Positive | None = None  #: instead of epochs
-    learning_rate: Rate
+    learning_rate: Rate  #: peak rate
     projector_learning_rate: Rate | None = None  #: None: the same
     warmup: float = Field(default=0.03, ge=0, lt=1)  #: share of the steps
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)  #: decoupled
     clip: Norm = 1.0  #: largest norm of the gradient
 
 
@@ -49,23 +49,23 @@ class Instruct(Stage):
 class Lora(Node):
     """Low-rank adapters on every linear layer of the language model but its head."""
 
-    rank: int = Field(default=128, gt=0)
-    alpha: float = Field(default=256.0, gt=0)
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    rank: int = Field(default=128, gt=0)  #: of each added matrix (LLaVA-1.5: 128)
+    alpha: float = Field(default=256.0, gt=0)  #: scale times the rank (LLaVA-1.5: 256)
+    dropout: float = Field(default=0.05, ge=0, lt=1)  #: of their input, in training
 
 
 class VlmRecipe(Node):
     """Frozen backbone, projector, causal language model."""
 
     language_model: str  #: Hub name or folder of a causal language model with its tokenizer
-    revision: str | None = None
+    revision: str | None = None  #: of the language model: commit or tag; None: the newest
     tune: Literal["none", "lora", "full"] = "lora"  #: what of the language model stage 2 trains
     lora: Lora = Lora()
     stage1: Align | None = None
     stage2: Instruct | None = None
 
     size: Positive | None = None  #: side of a view in pixels; None: the backbone's own
-    views: Literal["single", "anyres"] = "single"
+    views: Literal["single", "anyres"] = "single"  #: one view of a picture, or cut into several as well (LLaVA-1.6)
     #: anyres: (columns, rows) of views a picture may be cut into (LLaVA-1.6's, in units of one view)
     grids: tuple[tuple[Positive, Positive], ...] = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
     layer: int = Field(
@@ -77,7 +77,7 @@ class VlmRecipe(Node):
 
     longest: int = Field(default=2048, gt=8)  #: tokens of a conversation, the image's included; the rest is cut off
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  #: auto: bfloat16 on a GPU
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  #: compute activations again in the backward pass: less memory, more time
     save_every: int = Field(default=500, gt=0)  #: steps between checkpoints
     answer_batch: int = Field(default=16, gt=0)  #: questions answered side by side
 

@@ -1,11 +1,12 @@
 """Tensors that depend on sizes alone, made once."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+
+from common.fresh_thread import in_fresh_thread
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made", covariant=True)
@@ -31,8 +32,7 @@ def remembered_constants(most: int) -> Callable[[Callable[Given, Made]], Remembe
         @lru_cache(maxsize=most)
         @wraps(make)
         def kept(*args: Given.args, **kwargs: Given.kwargs) -> Made:
-            with _disable_current_modes(), torch.inference_mode(False):
-                return make(*args, **kwargs)
+            return in_fresh_thread(partial(make, *args, **kwargs))
 
         @wraps(make)
         def real(*args: Given.args, **kwargs: Given.kwargs) -> Made:

@@ -6,14 +6,14 @@ compares each with a straightforward form in float64: a few milliseconds, once a
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from common.errors import UserError
+from common.fresh_thread import in_fresh_thread
 
 #: Largest difference to float64 in shares of the largest value. Float32 has about 1e-6 here, TF32 and bfloat16 1e-3.
 TOLERANCE = 1e-4
@@ -43,15 +43,20 @@ def check_backend(values: Tensor, trial: Trial) -> None:
 def check_device(device: torch.device, trial: Trial) -> None:
     """Run the trial once per process and device."""
     # Neither autocast nor whatever counts, records or fakes tensors around the caller is to see this.
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False), _disable_current_modes():
-        expected = trial.plain()
-        error = float((trial.fast(device).double().cpu() - expected).abs().max() / expected.abs().max())
+    error = in_fresh_thread(partial(relative_error, device, trial))
     if not error <= TOLERANCE:
         raise UserError(
             f"{trial.name} on {device} differs from float64 by {error:.0e} of its largest value (allowed: "
             f"{TOLERANCE:.0e}); have torch compute float32 in full precision "
             '(torch.set_float32_matmul_precision("highest")), or run the adapter on the CPU'
         )
+
+
+@torch.inference_mode()
+def relative_error(device: torch.device, trial: Trial) -> float:
+    """Largest difference of the fast formulation on `device` to the plain one, in shares of the largest value."""
+    expected = trial.plain()
+    return float((trial.fast(device).double().cpu() - expected).abs().max() / expected.abs().max())
 
 
 def random_numbers(*shape: int) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from common.torch_internals import TorchDispatchMode
 
 
 class PeakMemory(TorchDispatchMode):
@@ -28,13 +29,13 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage()._cdata for leaf in _tensors((args, kwargs))}
+        given = {id(leaf.untyped_storage()) for leaf in _tensors((args, kwargs))}
         for leaf in _tensors(out):
             self._count(leaf.untyped_storage(), given)
         return out
 
     def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size = id(storage), storage.nbytes()  # one object as long as its memory lives
         if key in self._alive or key in given or (storage.device.type == "meta") != self.meta:
             return
         self._alive.add(key)

@@ -262,11 +262,6 @@ def window_starts(size: int, window: int) -> list[int]:
     return [round(step * (size - window) / max(steps, 1)) for step in range(steps + 1)]
 
 
-def next_factor(grid: tuple[int, int], wanted: tuple[int, int]) -> int:
-    """The smallest whole factor that brings a teacher's `grid` to at least `wanted` in both directions."""
-    return max(-(-want // side) for side, want in zip(grid, wanted, strict=True))
-
-
 def resample(features: Tensor, grid: tuple[int, int]) -> Tensor:
     """[B, C, h, w] -> [B, C, *grid], antialiased, in one step; UserError when `grid` is finer than the features."""
     here = (features.shape[-2], features.shape[-1])

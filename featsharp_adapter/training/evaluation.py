@@ -46,11 +46,6 @@ class Fidelity:
         return {"fidelity": self.ratio, "inverse_mse": 1 / max(self.mse, LEAST), **errors}
 
 
-def measure_fidelity(adapter: Adapter, learned: nn.Module, samples: Iterable[Sample]) -> dict[str, Fidelity]:
-    """Held-out samples -> {"average": by a fixed average of cells, "learned": by the downsampler trained with it}."""
-    return evaluate_held_out(adapter, learned, samples)[0]
-
-
 def evaluate_held_out(
     adapter: Adapter, learned: nn.Module, samples: Iterable[Sample]
 ) -> tuple[dict[str, Fidelity], SideMetrics]:

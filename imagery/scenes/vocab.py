@@ -44,7 +44,6 @@ GLYPHS = tuple("ACEFHJKLPRTUXY234579")
 
 GROUND_COLOURS = ("green", "brown", "grey", "tan", "pale")
 NUM_CLASSES = len(SEMANTIC_CLASSES)
-NUM_SCENE_CLASSES = len(SCENE_CLASSES)
 
 
 def semantic_id(kind: str, material: str) -> int:

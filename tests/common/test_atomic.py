@@ -11,7 +11,6 @@ from common.atomic import (
     REPLACED,
     WRITING,
     recover,
-    remove_leftovers,
     replacing_file,
     replacing_folder,
     write_text,
@@ -126,11 +125,3 @@ def test_files_have_the_rights_the_user_asked_for(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
-
-
-def test_leftovers_are_removed_files_and_folders(tmp_path: Path) -> None:
-    (tmp_path / f"{WRITING}a").mkdir()
-    (tmp_path / f"{WRITING}a" / "x").write_text("x")
-    (tmp_path / f"{WRITING}b").write_text("x")
-    (tmp_path / "kept").write_text("x")
-    assert len(remove_leftovers(tmp_path)) == 2 and [path.name for path in tmp_path.iterdir()] == ["kept"]

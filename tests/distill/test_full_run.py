@@ -12,11 +12,12 @@ import torch
 import yaml
 from full_run import full_recipe
 from launching import start as launch_script
+from run_logs import without_time
 from safetensors.torch import load_file, save_file
 from small_run import train
 
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.exported import ExportedStudent, from_pretrained
 from distill.recipe import Recipe, read, read_arms
 from distill.student.model import timm_options

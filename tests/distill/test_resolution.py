@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from run_logs import without_time
 from safetensors.torch import load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from common.recipes import validate
 from distill.losses.losses import mse
 from distill.losses.step import DistillStep

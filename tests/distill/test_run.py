@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_logs import without_time
 from safetensors.torch import load_file
 from same_state import assert_same_checkpoints
 from small_run import train
 
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.recipe import read
 from distill.training.arms import TRACKERS
 

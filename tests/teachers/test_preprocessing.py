@@ -15,7 +15,6 @@ from common.errors import UserError
 from teachers.open_clip_backbone import Text
 from teachers.preprocessing import (
     OPEN_CLIP_FIELDS,
-    TIMM_FIELDS,
     TRANSFORMERS_FIELDS,
     check_open_clip,
     check_timm,
@@ -108,6 +107,24 @@ def test_open_clip_and_timm_see_rgb_or_are_refused() -> None:
             check_open_clip(wrong, "x", 8)
     with pytest.raises(UserError, match="4 channels"):
         check_timm({"input_size": (4, 8, 8)}, "x")
+
+
+#: Of timm's pretrained_cfg: what the adapter of timm's models reads of it, and what is left to the recipe.
+TIMM_FIELDS = (
+    "mean",
+    "std",
+    "input_size",
+    "fixed_input_size",
+    "license",
+    "hf_hub_id",
+    "url",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "test_input_size",
+    "test_crop_pct",
+    "min_input_size",
+)
 
 
 def test_the_page_names_every_field() -> None:

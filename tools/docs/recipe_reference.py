@@ -9,8 +9,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -88,19 +88,39 @@ def section(node: type[BaseModel]) -> list[str]:
     return lines + (["| field | type | default | |", "|---|---|---|---|", *rows, ""] if rows else [])
 
 
-def fields_of(node: type[BaseModel]) -> Iterator[FieldLine]:
-    """The fields of a node, its parents' first, as their sources declare them."""
+def fields_of(node: type[BaseModel]) -> list[FieldLine]:
+    """The fields of a node, its parents' first, each once; one that is declared again keeps its parents' comment."""
+    found: dict[str, FieldLine] = {}
     for owner in reversed([base for base in node.__mro__ if issubclass(base, Node) and base is not Node]):
-        source = textwrap.dedent(inspect.getsource(owner))
-        lines = source.splitlines()
-        body = next(part for part in ast.parse(source).body if isinstance(part, ast.ClassDef)).body
-        for statement in body:
-            if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-                continue
-            if (name := statement.target.id) not in node.model_fields:
-                continue
+        for field in _declared(owner):
+            if field.name in node.model_fields:
+                before = found.get(field.name)
+                comment = field.comment or (before.comment if before else "") or _of_type(node, field.name)
+                found[field.name] = replace(field, comment=comment)
+    return list(found.values())
+
+
+def _declared(owner: type[BaseModel]) -> Iterator[FieldLine]:
+    """The fields that this class itself declares."""
+    source = textwrap.dedent(inspect.getsource(owner))
+    lines = source.splitlines()
+    body = next(part for part in ast.parse(source).body if isinstance(part, ast.ClassDef)).body
+    for statement in body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             default = "" if statement.value is None else _default(ast.unparse(statement.value))
-            yield FieldLine(name, ast.unparse(statement.annotation), default, _comment(lines, statement))
+            kind = ast.unparse(statement.annotation)
+            yield FieldLine(statement.target.id, kind, default, _comment(lines, statement))
+
+
+def _of_type(node: type[BaseModel], name: str) -> str:
+    """What the type says: a node's own first line; a name that only this kind of node has."""
+    annotation = node.model_fields[name].annotation
+    below = models_in(annotation)
+    if len(below) == 1:
+        return _escaped(inspect.cleandoc(below[0].__doc__ or "").splitlines()[0])
+    if get_origin(annotation) is Literal and len(get_args(annotation)) == 1:
+        return "says that it is of this kind"
+    return ""
 
 
 def _default(text: str) -> str:

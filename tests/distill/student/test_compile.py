@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_logs import without_time
 from safetensors.torch import load_file
 from small_run import train
 
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.exported import load
 from distill.recipe import read
 

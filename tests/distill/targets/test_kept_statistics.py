@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_logs import without_time
 from small_run import small_recipe, train
 
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from common.recipes import validate
 from distill.recipe import Recipe
 from distill.targets.statistics import FITTED, TARGETS

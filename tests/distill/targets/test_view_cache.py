@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from run_logs import without_time
 from safetensors.torch import load, load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
 from common.atomic import WRITING
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from common.recipes import validate
 from distill.recipe import Recipe
 from distill.schedule import schedule

@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 from launching import assert_close, launch
+from run_logs import without_time
 from safetensors.torch import load_file
 from small_run import train
 from test_resolution import staged
 
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.recipe import read, read_arms
 from distill.training.arms import Arm, run_together
 from distill.training.data import micro_batches

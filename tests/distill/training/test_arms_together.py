@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from run_logs import without_time
 from safetensors.torch import load_file
 from small_run import small_recipe, train
 from torch import Tensor
 
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.recipe import Recipe, read_arms
 from distill.targets.targets import Targets
 from distill.targets.teacher_views import BatchViews, TeacherPool, tile_view

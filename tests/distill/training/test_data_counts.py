@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from run_logs import without_time
 from small_run import small_recipe, train
 
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from common.recipes import validate
 from distill.recipe import Recipe, read
 from distill.training.data import Streams, with_own_counts

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_logs import without_time
 from safetensors.torch import load_file
 from small_run import train
 
 from common.errors import UserError
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.recipe import OptimNode, StudentNode, read
 from distill.student.model import HeadSpec, Student
 from distill.training.engine_state import read_student

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from run_logs import without_time
 from same_state import assert_same_checkpoints
 from small_run import train
 
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 from distill.recipe import read
 
 ROOT = Path(__file__).parents[3]

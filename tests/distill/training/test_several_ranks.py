@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 from launching import ROOT, TOLERANCE, assert_close, command_line, launch, numbers, start
+from run_logs import without_time
 from safetensors.torch import load_file
 from same_state import assert_same_checkpoints
 from small_run import small_recipe
 from test_resolution import STAGES, staged
 
-from common.jsonl import read_log, without_time
+from common.jsonl import read_log
 
 #: The flagships' optimiser, which is not separable over elements: AdamW would not notice how ZeRO cuts weights up.
 LAMB = {"optim": {"steps": 6, "batch_size": 4, "lr": 0.003, "warmup_steps": 2, "name": "lamb"}}

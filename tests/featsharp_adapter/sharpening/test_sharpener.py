@@ -24,7 +24,7 @@ from featsharp_adapter.model.views import stitch, tile_images
 from featsharp_adapter.sharpening.backbone import SharpenedBackbone
 from featsharp_adapter.sharpening.max_memory import parse_memory
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
-from featsharp_adapter.sharpening.sharpener import Sharpener, SharpenSettings, choose_fit, next_factor, resample
+from featsharp_adapter.sharpening.sharpener import Sharpener, SharpenSettings, choose_fit, resample
 from featsharp_adapter.sharpening.tile_maps import tile_map, tile_starts
 from teachers.contracts import Backbone, Features, resize_images
 
@@ -160,7 +160,6 @@ def test_grids_between_factors_are_resampled_once_and_antialiased(teacher) -> No
     assert torch.allclose(found, expected, atol=1e-6)
     wide = torch.randn(2, 200, 6, 6)
     assert torch.allclose(resample(wide, (5, 4)), F.interpolate(wide, size=(5, 4), mode="bilinear", antialias=True))
-    assert next_factor((4, 3), (10, 7)) == 3 and next_factor((4, 3), (8, 6)) == 2 and next_factor((4, 3), (1, 1)) == 1
     with pytest.raises(UserError, match="larger factor"):
         sharpen(teacher, adapter, images, fit="squash", grid=(13, 7))
 

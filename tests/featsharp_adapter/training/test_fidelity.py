@@ -7,7 +7,7 @@ from small_recipes import image_folder, small_recipe, small_teacher_data
 from featsharp_adapter.model.downsampler import AverageDownsampler
 from featsharp_adapter.model.multiview import inside_share, warp
 from featsharp_adapter.model.normalisers import fit_normaliser
-from featsharp_adapter.training.evaluation import collect_errors, evaluate_held_out, measure_fidelity, summarise
+from featsharp_adapter.training.evaluation import collect_errors, evaluate_held_out, summarise
 from featsharp_adapter.training.teacher_data import statistics_of
 from featsharp_adapter.training.train_one import new_trainer
 
@@ -44,7 +44,7 @@ def test_equals_equation_seven_over_all_valid_cells(trainer_and_held_out, normal
     mean = (values * counts).sum(dim=0) / counts.sum()
     variance = float(((values - mean) ** 2 * counts).sum() / counts.sum() / 8)
     for batch_size in (1, 3, 4):
-        measured = measure_fidelity(adapter, trainer.downsampler, held_out.in_order(batch_size))["average"]
+        measured = evaluate_held_out(adapter, trainer.downsampler, held_out.in_order(batch_size))[0]["average"]
         assert measured.mse == pytest.approx(error / cells, rel=1e-4) and measured.images == 4
         assert measured.ratio == pytest.approx(variance * cells / raw_error, rel=1e-4)
         assert measured.to_dict()["inverse_mse"] == pytest.approx(cells / error, rel=1e-4)
