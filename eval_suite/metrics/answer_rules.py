@@ -73,27 +73,38 @@ def letter_of(reply: str, options: Sequence[str]) -> str:
 
     By text: the whole reply is one option's text, articles, case and punctuation aside. By letter: alone, "(B)", "B.
     ...", "B: ...", "answer is B", "option B". A and I that are words of a sentence ("A red cube", "I see ...") are no
-    letters. Where text and a marked letter name different options, neither counts.
+    letters, nor is one that the reply calls wrong ("option B is wrong, ..."). Marks of emphasis and brackets around all
+    of it are nothing. Where text and a marked letter name different options, or lines begin with different letters,
+    none counts.
     """
-    letters, text = [chr(ord("A") + at) for at in range(len(options))], reply.strip()
-    named = {*_named(text, letters), *_by_text(text, letters, options)} or _before_word(text, letters, options)
+    letters, plain = [chr(ord("A") + at) for at in range(len(options))], reply.strip()
+    text = re.sub(r"[*`$]", "", plain).strip().removeprefix("[").removesuffix("]")
+    named = {*_named(text, letters), *_by_text(plain, letters, options)} or _before_word(text, letters, options)
     return named.pop() if len(named) == 1 else ""
 
 
 #: a letter at the start that nothing but an option's name can be: alone, in brackets, or before a mark
 _MARKED = re.compile(r"\((?P<in>[A-Z])\)|(?P<bare>[A-Z])(?:[.):]+(?=\s|$)|\s*$|\n)")
+#: what follows a letter is neither that it is wrong nor another letter beside it ("B or C", "B, C")
+_NOT_WRONG = (
+    r"(?!\s+(?:is|are|was|does|would)(?:\s+not\b|n't\b|\s+(?:\w+\s+)?(?:wrong|incorrect|false|out)\b))"
+    r"(?!\s*(?:,|/|or\b|and\b)\s*(?:or\s+|and\s+)?\(?[A-Z]\)?(?:[\s.,;:!?]|$))"
+)
 #: a letter before a word: "B is right" ("A" and "I" only before a verb that an article or pronoun cannot precede)
-_BEFORE_WORD = re.compile(r"(?P<plain>[B-HJ-Z])[\s,]|(?P<word>[AI]) (?:is|because|since)\b")
+_BEFORE_WORD = re.compile(rf"(?P<plain>[B-HJ-Z]){_NOT_WRONG}[\s,]|(?P<word>[AI]){_NOT_WRONG} (?:is|because|since)\b")
+#: a line that begins with an option's letter and a mark
+_LINE = re.compile(r"^\s*(?:\((?P<in>[A-Z])\)|(?P<bare>[A-Z])[.):]+(?=\s|$))", re.MULTILINE)
 #: "the answer is B", "Answer: (B)", "option B"
 _NAMED = re.compile(
     r"(?i:\b(?:answer|option|choice))(?i:\s+is)?\s*:?\s*"
     r"(?:\((?P<in>[A-Z])\)|(?P<word>[A-Z])(?=[.,:;!?)]|\s*$|\n)|(?P<plain>[B-HJ-Z])(?=\s)|(?P<verb>[AI])(?=\s+(?:is|or|and)\b))"
+    + _NOT_WRONG
 )
 
 
 def _named(text: str, letters: Sequence[str]) -> set[str]:
     """Letters that nothing but the name of an option can be."""
-    matches = [match for match in (_MARKED.match(text), *_NAMED.finditer(text)) if match]
+    matches = [match for match in (_MARKED.match(text), *_LINE.finditer(text), *_NAMED.finditer(text)) if match]
     return {letter for match in matches for letter in match.groups() if letter in letters}
 
 

@@ -330,6 +330,20 @@ def test_a_word_of_a_sentence_is_no_letter(reply: str, letter: str) -> None:
     assert letter_of(reply, BALL) == letter
 
 
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("Option B is wrong, so C", ""), ("B is not it", ""), ("B isn't right", ""), ("Answer: B is clearly wrong", ""),
+        ("B is right", "B"), ("The correct option is B because of its colour", "B"), ("Option B is what I see", "B"),
+        ("A. cat\nB. dog\nC. cow", ""), ("B. dog\nC. cow", ""), ("B. dog\nB. dog", "B"), ("B.\nIt barks.", "B"),
+        ("**B**", "B"), ("[B]", "B"), ("$B$", "B"), ("**B.** dog", "B"), ("`C`", "C"), ("**B** or **C**", ""),
+        ("B or C", ""), ("B, C", ""), ("Answer: B and C", ""), ("B/C", ""), ("Answer: B, because", "B"),
+    ],
+)  # fmt: skip
+def test_a_letter_that_is_called_wrong_or_stands_among_others_is_none(reply: str, letter: str) -> None:
+    assert letter_of(reply, ("cat", "dog", "cow")) == letter
+
+
 # ---- text files
 
 
