@@ -23,6 +23,7 @@ from types import TracebackType
 
 import psutil
 
+from common.atomic import remove_leftovers
 from common.errors import UserError
 
 LOCK = ".run.lock"
@@ -79,6 +80,7 @@ class Owner:
 class RunLock:
     """The lock of the folder, or with `is_file` of the file, at `path`; a context manager.
 
+    What killed writers left unfinished directly in the folder is removed: nobody else writes there now.
     UserError when another holds it. take_over: the user is sure that another machine's owner is gone.
     """
 
@@ -95,6 +97,8 @@ class RunLock:
             self._acquire(Owner.me())
         except OSError as error:
             raise UserError(f"cannot write to {self.path.parent}: {error.strerror}") from error
+        if self.path.name == LOCK:
+            remove_leftovers(self.path.parent)
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
         self._thread.start()
         return self

@@ -95,9 +95,13 @@ class Trial:
         ends = time.monotonic() + max(SECONDS, TIMES * self.length)  # a busy machine is not a hung run
         while (code := running.ended()) is None:
             if time.monotonic() > ends:
-                states = [state_of(pid) for pid in {running.pid, *running.workers}]
-                self.faults.append(("hung", f"{states}: {running.words()[-400:]}"))
-                for pid in {running.pid, *running.workers}:
+                pids = {running.pid, *running.workers}
+                states = [state_of(pid) for pid in pids]
+                for pid in pids:
+                    _kill(pid, signal.SIGUSR2)  # they say where they are
+                time.sleep(2.0)
+                self.faults.append(("hung", f"{states}: {running.words()[-4000:]}"))
+                for pid in pids:
                     _kill(pid, signal.SIGKILL)
                 os.waitpid(running.pid, 0)
                 return -9

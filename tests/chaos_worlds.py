@@ -1,5 +1,6 @@
 """What chaos.py torments: the smallest trainings of each kind, run in children that are forked with torch warm."""
 
+import faulthandler
 import hashlib
 import importlib
 import json
@@ -197,6 +198,7 @@ def _child(world: World, folder: Path, port: int, said: Path, pids: Path, prepar
 
 def _work(world: World, folder: Path, prepare: Callable[[], None] | None) -> int:
     torch.set_num_threads(1)
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # the way of chaos.py to ask where a process hangs
     if prepare is not None:
         prepare()
     return world.run(folder)

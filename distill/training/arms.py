@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
-from common.atomic import write_text
+from common.atomic import remove_leftovers, write_text
 from common.errors import UserError
 from common.json_files import write_json
 from common.jsonl import Log
@@ -303,6 +303,7 @@ def begin(arm: Arm) -> None:
     """Make the folder, say what will run, start the trackers."""
     only_existing(arm.folder)
     if arm.accelerator.is_main_process:
+        remove_leftovers(arm.folder)  # an arm of an ablation has its lock above
         write_text(arm.folder / "recipe.yaml", dump(arm.recipe))
         device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
         environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}

@@ -62,6 +62,16 @@ def test_a_lock_comes_and_goes(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    """Of the folder that is locked: beside a locked file others may be writing."""
+    left = tmp_path / ".writing-host+1+00000000+log.jsonl"
+    left.touch()
+    with RunLock(tmp_path / "metrics.json", is_file=True):
+        assert left.exists()
+    with RunLock(tmp_path):
+        assert not left.exists()
+
+
 def test_a_file_has_its_lock_beside_it(tmp_path: Path) -> None:
     with RunLock(tmp_path / "metrics.json", is_file=True):
         assert [path.name for path in tmp_path.iterdir()] == [".metrics.json.lock"]
