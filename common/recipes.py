@@ -7,7 +7,7 @@ suggest the nearest name.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -77,18 +77,20 @@ class Node(BaseModel):
 N = TypeVar("N", bound=Node)
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, Any]:
+def read_recipe(
+    path: str | Path, overrides: Sequence[str] = (), files: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The plain mapping of a recipe file, its parents merged under it and the overrides laid over it.
 
-    files: dotted fields that name another recipe file. A relative name is looked for beside the file that states it,
-    else (as an override's) seen from the working directory, else among those that ship.
+    files: dotted fields that name another recipe file -> the folder of the shipped ones. A relative name is looked for
+    beside the file that states it, else (as an override's) seen from the working directory, else among those that ship.
     """
-    data = _read(find_recipe(path), (), files, [])
+    data = _read(find_recipe(path), (), list(files or {}), [])
     for override in overrides:
         apply_override(data, override)
-    for field in files:
+    for field, folder in (files or {}).items():
         if (named := _get(data, field)) is not None:
-            apply_override(data, f"{field}={json.dumps(str(find_recipe(named)))}")
+            apply_override(data, f"{field}={json.dumps(str(find_recipe(named, folder)))}")
     return data
 
 
@@ -110,7 +112,8 @@ def validate(schema: type[N], data: Any, source: str) -> N:
             raise UserError(f'{source}: unknown field "{where}"{hint}') from error
         missing = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "missing"]
         if first["type"] == "missing":
-            raise UserError(f"{source}: set {', '.join(missing)}; there is no default") from error
+            given = _other_names(schema, data, first["loc"])
+            raise UserError(f"{source}: set {', '.join(missing)}; there is no default{given}") from error
         said = first["msg"].removeprefix("Value error, ")
         if isinstance(first["input"], dict) and first["type"] == "value_error":  # of several fields: it names them
             raise UserError(f"{source}: {where + ': ' if where else ''}{said}") from error
@@ -205,6 +208,17 @@ def _known_fields(schema: type[BaseModel], location: Sequence[int | str]) -> lis
             inner += _models_in(field.annotation) if field else [model]
         models = inner
     return [name for model in models for name in model.model_fields]
+
+
+def _other_names(schema: type[BaseModel], data: Any, location: Sequence[int | str]) -> str:
+    """Where a user's own name was given to a node that lacks a field: the other names there, for it may be misspelt."""
+    *above, name, _ = ["", *location] if len(location) > 1 else ["", "", *location]
+    for part in above[1:]:
+        data = data.get(part) if isinstance(data, dict) else None
+    if not above or not isinstance(data, dict) or str(name) in _known_fields(schema, above[1:]):
+        return ""
+    others = [str(each) for each in data if each != name]
+    return f'; {above[-1]} has {", ".join(others)}, and "{name}" is new' if others else ""
 
 
 def _holds_bool(value: Any) -> bool:

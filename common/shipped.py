@@ -1,8 +1,9 @@
 """Recipes and suites that ship with the program, found by name from any directory."""
 
+import difflib
 from pathlib import Path
 
-from common.errors import UserError, nearest
+from common.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 PREFIX = "recipes/"  #: a shipped name may be written as its path in a checkout
@@ -13,10 +14,10 @@ def shipped_recipes() -> list[str]:
     return sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
-def find_recipe(name: str | Path) -> Path:
+def find_recipe(name: str | Path, folder: str = "") -> Path:
     """The file behind a name: as seen from the working directory, else the shipped one of that name.
 
-    UserError names the nearest shipped one.
+    UserError names the nearest of those that ship in `folder`, or all of them where none is near.
     """
     path = Path(name)
     if is_there(path):
@@ -25,7 +26,10 @@ def find_recipe(name: str | Path) -> Path:
         short = path.as_posix().removeprefix("./").removeprefix(PREFIX)
         if short in shipped_recipes():
             return FOLDER / short
-    hint = nearest(path.as_posix().removeprefix(PREFIX), shipped_recipes())
+    known = [each for each in shipped_recipes() if each.startswith(folder) and "/" not in each.removeprefix(folder)]
+    stems = {Path(each).stem: each for each in known}
+    near = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)
+    hint = f' (did you mean "{stems[near[0]]}"?)' if near else f": {', '.join(known)}"
     raise UserError(f"cannot read recipe {str(name)!r:.200}: no such file, here or among those that ship{hint}")
 
 

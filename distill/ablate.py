@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="YAML file with `arms` and a `baseline`")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="laid under every arm's own")
-    parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
+    parser.add_argument(
+        "--prepare", action="store_true", help="train the adapters that are missing, then go on with the arms"
+    )
     parser.add_argument("--elastic", action="store_true", help="go on though the number of processes has changed")
     add_take_over_flag(parser)
     add_debug_flag(parser)

@@ -19,6 +19,7 @@ from distill.recipe import Recipe, StudentNode, TeacherNode
 from distill.schedule import schedule
 from distill.student.model import build_vit
 from distill.student.starting_weights import find_start
+from distill.training.arms import missing_trackers
 from distill.training.export import exported_identity
 from eval_suite.data_check import check_suite
 from eval_suite.suite import load_suite
@@ -55,6 +56,10 @@ def find_missing(recipes: Iterable[Recipe]) -> list[Missing]:
             *missing_adapters(recipe),
             *missing_start(recipe),
             *missing_data(recipe),
+            *[
+                Missing(f"log.trackers: {name} is not installed; pip install {name}", None)
+                for name in missing_trackers(recipe)
+            ],
             *suite_problems(recipe),
         ]:
             found.setdefault(missing.what, missing)

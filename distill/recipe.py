@@ -34,7 +34,7 @@ from teachers.registry import parse_spec
 
 #: Rows of a table: the student before its first update, of random weights or as it was given.
 UNTRAINED, BEFORE = "untrained", "before"
-FILES = ("eval.suite",)  #: fields that name another file of this kind
+FILES = {"eval.suite": "suites/"}  #: fields that name another file of this kind, and where shipped ones lie
 Share = Annotated[float, Field(ge=0, lt=1)]
 #: A teacher's heads are modules under its name, so it may not be called as a module's own methods are.
 TAKEN = frozenset({*dir(nn.ModuleDict), UNTRAINED, BEFORE})

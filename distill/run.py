@@ -3,7 +3,7 @@
 accelerate launch distill/run.py RECIPE.yaml [field=value ...]      an interrupted run goes on where it stopped
 accelerate launch distill/run.py RECIPE.yaml --plan                 what it will cost, counted without training
 python distill/run.py RECIPE.yaml --smoke                           every part once at its true size, beside the plan
-accelerate launch distill/run.py RECIPE.yaml --prepare              train the adapters that are missing first
+accelerate launch distill/run.py RECIPE.yaml --prepare              train the missing adapters, then go on
 python distill/run.py --replay RUN/nan/step-...                     say where an update became NaN or infinite
 """
 
@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--gpu", default="h100", metavar="NAME", help=f"for the plan: {', '.join(GPUS)}")
     parser.add_argument("--gpus", type=int, metavar="N", help="for the plan; without it, the processes launched")
     parser.add_argument("--share", type=float, default=0.4, help="of a GPU's peak FLOP/s that is reached, for the plan")
-    parser.add_argument("--prepare", action="store_true", help="train the adapters that are missing, first")
+    parser.add_argument(
+        "--prepare", action="store_true", help="train the adapters that are missing, then go on with the run"
+    )
     parser.add_argument("--smoke", action="store_true", help="run every part once at its true size, beside the plan")
     parser.add_argument("--part", action="append", default=[], help="for the smoke: a teacher's name or student only")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="say where a NaN began, from what the run kept")
@@ -99,6 +101,8 @@ def run(recipe: Recipe, *, prepare: bool, elastic: bool, take_over: bool) -> Non
         main = leave_together(arm.accelerator)
         if recipe.eval is not None and main:
             probe_and_report(recipe, arm)
+        if main:
+            print(f"student: {recipe.folder / 'student'}\nlog: {recipe.folder / 'log.jsonl'}")
 
 
 def wants_untrained(recipe: Recipe) -> bool:

@@ -29,7 +29,7 @@ class UnitRule(Node):
 
     name: str = Field(min_length=1)  #: scene, sequence, object, ...
     pattern: str | None = None  #: regular expression with one group
-    list: str | None = None
+    list: str | None = None  #: file under root, one line an image: its name, a tab, the unit
 
     @model_validator(mode="after")
     def _one_way(self) -> "UnitRule":

@@ -220,7 +220,11 @@ class ImageStream:
                 continue
             channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
             return _Sample(torch.from_numpy(channels_first), item.key, tuple(bad))
-        raise UserError(f"{MAX_ATTEMPTS} bad images in a row in {self.source.name}, e.g. {examples(dict(bad))}")
+        distinct = dict(bad)
+        raise UserError(
+            f"{self.source.name}: no image could be read in {MAX_ATTEMPTS} tries, among them {len(distinct)} different "
+            f"one{'s' if len(distinct) > 1 else ''}, e.g. {examples(distinct)}"
+        )
 
     def _drop_pending(self) -> None:
         for pending in self._pending:

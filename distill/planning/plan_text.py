@@ -150,19 +150,31 @@ def _divides(made: Plan, gpus: int) -> bool:
 
 
 def _hours(made: Plan, gpu: Gpu, share: float) -> list[str]:
-    lines = ["time                  steps   s/step  images/s    hours    student  teachers  adapters"]
+    lines = ["time                  steps   s/step  images/s       time    student  teachers  adapters"]
     total = 0.0
     for cost in made.stages:
         parts, hours = made.seconds(cost, gpu, share), made.hours(cost, gpu, share)
         step = sum(parts)
         shares = "".join(f"{100 * part / step:8.0f} %" for part in parts)
         rate = cost.stage.images / step
-        lines.append(f"  {cost.stage.name:14s} {cost.stage.steps:10d} {step:8.3g} {rate:9.4g} {hours:8.3g} {shares}")
+        lines.append(
+            f"  {cost.stage.name:14s} {cost.stage.steps:10d} {step:8.3g} {rate:9.4g} {duration(hours):>10s} {shares}"
+        )
         total += hours
     fit = made.fitting_hours(gpu, share)
     steps = sum(cost.stage.steps for cost in made.stages)
     batches = made.recipe.normaliser.batches
-    lines.append(f"  {'PHI-S':14s} {batches:10d} {'':18s} {fit:8.3g}")
-    whole = f"= {(total + fit) * made.gpus:.4g} GPU-hours, without data waits and probes"
-    lines.append(f"  {'whole run':14s} {steps:10d} {'':18s} {total + fit:8.3g}   {whole}")
+    lines.append(f"  {'PHI-S':14s} {batches:10d} {'':18s} {duration(fit):>10s}")
+    spent = (total + fit) * made.gpus
+    whole = f"= {f'{spent:.4g} GPU-hours' if spent >= 0.1 else duration(spent)}, without data waits and probes"
+    lines.append(f"  {'whole run':14s} {steps:10d} {'':18s} {duration(total + fit):>10s}   {whole}")
     return lines
+
+
+def duration(hours: float) -> str:
+    """In hours, minutes or seconds, whichever gives a number one can read."""
+    if hours >= 1:
+        return f"{hours:.4g} h"
+    if hours >= 1 / 60:
+        return f"{60 * hours:.3g} min"
+    return f"{3600 * hours:.3g} s" if hours >= 1 / 3600 else "under 1 s"

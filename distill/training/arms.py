@@ -299,18 +299,22 @@ def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
     return identity | targets.digests()
 
 
+def missing_trackers(recipe: Recipe) -> list[str]:
+    """Those the recipe asks for and that are not installed; Accelerate would leave them out and say nothing."""
+    return [name for name in recipe.log.trackers if not TRACKERS[name]()]
+
+
 def begin(arm: Arm) -> None:
     """Make the folder, say what will run, start the trackers."""
     only_existing(arm.folder)
+    for tracker in missing_trackers(arm.recipe):
+        raise UserError(f"log.trackers: {tracker} is not installed; pip install {tracker}")
     if arm.accelerator.is_main_process:
         remove_leftovers(arm.folder)  # an arm of an ablation has its lock above
         write_text(arm.folder / "recipe.yaml", dump(arm.recipe))
         device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
         environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
         write_json(arm.folder / "environment.json", environment)
-    for tracker in arm.recipe.log.trackers:
-        if not TRACKERS[tracker]():  # Accelerate would leave it out and say nothing
-            raise UserError(f"log.trackers: {tracker} is not installed; pip install {tracker}")
     arm.accelerator.init_trackers(arm.recipe.name)
 
 

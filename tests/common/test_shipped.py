@@ -26,6 +26,10 @@ def test_by_name_and_by_path_in_a_checkout() -> None:
     assert "suites/embedded.yaml" in shipped_recipes()
     with pytest.raises(UserError, match=r'no such file, here or among those that ship .did you mean "quickstart.yaml"'):
         find_recipe("quikstart.yaml")
+    with pytest.raises(UserError, match=r'did you mean "suites/embedded.yaml"'):
+        find_recipe("embeded.yaml", "suites/")
+    with pytest.raises(UserError, match=r"those that ship: suites/arms_debug.yaml, .*suites/vlm.yaml"):
+        find_recipe("nosuch.yaml", "suites/")
     for hostile in ("../recipes/quickstart.yaml", "/recipes/quickstart.yaml", "a\0b", ""):
         with pytest.raises(UserError, match="cannot read recipe"):
             find_recipe(hostile)

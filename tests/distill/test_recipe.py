@@ -149,3 +149,10 @@ def test_gradients_are_exchanged_beside_the_backward_pass_unless_told(
 def test_what_several_fields_contradict_is_said_without_the_whole_recipe(write_recipe: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"there are only 1 steps; lower it$"):
         read(write_recipe(optim={"steps": 1, "warmup_steps": 3, "batch_size": 2, "lr": 1e-3}))
+
+
+def test_an_override_of_a_teacher_that_is_not_there_names_those_that_are(write_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(
+        UserError, match=r'set teachers.clip.backbone; .*; teachers has coarse, fine, and "clip" is new'
+    ):
+        read(write_recipe(), ["teachers.clip.factor=2"])

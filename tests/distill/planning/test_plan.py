@@ -192,6 +192,13 @@ def test_hours_are_flops_over_what_the_gpu_reaches(tmp_path: Path) -> None:
         assert "whole run" in text and max(map(len, text.splitlines())) <= 140
 
 
+@pytest.mark.parametrize(
+    ("hours", "said"), [(8e-10, "under 1 s"), (0.01, "36 s"), (0.5, "30 min"), (1.5, "1.5 h"), (5226.4, "5226 h")]
+)
+def test_durations_have_units_one_can_read(hours: float, said: str) -> None:
+    assert words.duration(hours) == said
+
+
 def test_adapters_in_bf16_take_the_rate_of_bf16(tmp_path: Path) -> None:
     found = []
     for dtype in ("float32", "bfloat16"):
