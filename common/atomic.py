@@ -127,6 +127,12 @@ def remove_abandoned(path: Path) -> None:
             remove(found)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left unfinished directly in `folder`; call it where nobody else writes."""
+    for path in folder.glob(f"{WRITING}*"):
+        remove(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, as far as that goes; what cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():
