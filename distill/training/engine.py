@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.interruption import STOPPING, Wishes
 from common.launch_options import refuse_unheeded
+from common.other_processes import in_words
 from distill.recipe import EngineNode, OptimNode, Recipe
 from distill.schedule import Stage, schedule, stage_at
 from distill.student.model import Student
@@ -148,7 +149,7 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
     accelerators: dict[str, Accelerator] = {}
     for arm, recipe in arms.items():
         first = not accelerators
-        accelerators[arm] = Accelerator(
+        accelerators[arm] = _accelerator(
             # Without this, processes on the CPU would each train alone: Accelerate does not wrap their models.
             cpu=several and plugins is None and not torch.cuda.is_available(),
             mixed_precision="no",  # the student brings its own autocast, the same under every engine
@@ -161,6 +162,15 @@ def start(arms: Mapping[str, Recipe]) -> dict[str, Accelerator]:
         if several and accelerators[arm].distributed_type == DistributedType.NO:
             raise RuntimeError("several processes were started, and Accelerate would let each of them train alone")
     return accelerators
+
+
+def _accelerator(**options: Any) -> Accelerator:
+    """An Accelerator; UserError where the other processes cannot be met."""
+    try:
+        return Accelerator(**options)
+    except RuntimeError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise in_words(error, f"They meet at {place}") or error from error
 
 
 def refuse_launch_options(arms: Mapping[str, Recipe]) -> None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from common.errors import UserError
+from common.launch_options import check_launch
 from common.other_processes import in_words
 from common.run_lock import RunLock
 from distill.training.data import gather_objects
@@ -24,6 +25,7 @@ def refuse_strays() -> None:
     It does so without several GPUs: it starts the script once, whatever `--num_processes`, `--num_machines` or its
     config file say. torchrun and DeepSpeed's launcher tell their processes who they are.
     """
+    check_launch()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return
     launcher = psutil.Process(os.getppid())

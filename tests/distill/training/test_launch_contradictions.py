@@ -1,12 +1,16 @@
 """What the launcher was told and the recipe says otherwise is refused."""
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 from small_run import small_recipe
 
 from common.errors import UserError
 from common.recipes import validate
 from distill.recipe import Recipe
-from distill.training.engine import refuse_launch_options
+from distill.training.engine import refuse_launch_options, start
 
 
 def test_a_recipe_that_says_the_same_is_no_contradiction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +29,22 @@ def test_a_recipe_that_says_the_same_is_no_contradiction(monkeypatch: pytest.Mon
     refuse_launch_options(recipe(optim={"accumulate": 2}))
     with pytest.raises(UserError, match=r"set optim\.accumulate instead"):
         refuse_launch_options(recipe())
+
+
+def test_another_process_that_cannot_be_met_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The second of two, whose first is not there: nobody listens at that port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    said = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    child = os.fork()  # Accelerate remembers for the whole process what it found
+    if not child:
+        os.environ.update(said)
+        try:
+            start({"a": validate(Recipe, small_recipe(tmp_path) | {"engine": {"patience": 0.05}}, "test")})
+        except UserError as error:
+            (tmp_path / "said").write_text(str(error))
+        os._exit(0)
+    os.waitpid(child, 0)
+    words = (tmp_path / "said").read_text()
+    assert "cannot be reached" in words and f"They meet at 127.0.0.1:{port}" in words
