@@ -24,9 +24,9 @@ ROBUST = "robust Δm"
 #: what a star says depends on how many runs it rests on
 MARKS: dict[Claim, str] = {"method": "*", "networks": "°", "none": ""}
 CLAIMS: dict[Claim, str] = {
-    "method": "the method helps or harms: several runs on both sides, and the 95 % interval excludes 0",
-    "networks": "these two networks differ: the 95 % interval over test images excludes 0, but one run cannot say "
-    "that another training would come out alike",
+    "method": "the method helps or harms: three or more runs on both sides, and the 95 % interval excludes 0",
+    "networks": "these two networks differ: the 95 % interval over test images excludes 0, but one run, or two, cannot "
+    "say that another training would come out alike",
 }
 
 

@@ -40,6 +40,7 @@ def test_the_tiny_teachers_on_the_embedded_suite_are_on_record(name: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a minute of the processor each, which is many on a busy machine
 @pytest.mark.parametrize("name", TINY)
 def test_the_records_are_what_comes_out(name: str) -> None:
     suite, backbone = load_suite(SUITES / "embedded.yaml"), load_backbone(name)

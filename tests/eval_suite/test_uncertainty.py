@@ -53,6 +53,8 @@ def test_one_run_and_several_runs_claim_different_things() -> None:
 
     one = build_table({"base": [metrics()], "better": [metrics(change=30.0)]}, "base")
     several = build_table({"base": runs(0.0), "better": runs(30.0)}, "base")
+    two = build_table({"base": runs(0.0)[:2], "better": runs(30.0)[:2]}, "base")
+    assert two.rows["better"].columns[DELTA_M].claim == "networks"  # intervals of two runs a side hold too little
     half = build_table({"base": [metrics()], "better": runs(30.0)}, "base")
     assert one.rows["better"].columns[DELTA_M].claim == "networks"
     assert several.rows["better"].columns[DELTA_M].claim == "method"
