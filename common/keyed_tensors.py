@@ -1,7 +1,7 @@
 """Random numbers as a function of (seed, rank, update, forward): nothing to save and nothing to restore.
 
 torch's own random state belongs to a process. What a student draws here depends on where the training stands alone, so
-a resumed run, an arm beside others and a block that is computed again on the way back all draw the same.
+a resumed run, an arm beside others and a block that is computed again in the backward pass all draw the same.
 """
 
 import torch

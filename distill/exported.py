@@ -157,7 +157,7 @@ def load(name: str, text_teachers: Mapping[str, BackboneNode] | None = None) -> 
         height, width = config["size"]
         net = Student(node, (height, width), heads)
         net.load_state_dict(load_file(folder / WEIGHTS))
-        spec = describe(name if name.startswith(HUB) else str(folder), config, net)
+        spec = spec_of(name if name.startswith(HUB) else str(folder), config, net)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -200,7 +200,7 @@ def download(repository: str) -> Path:
         raise UserError(f"no student at {repository}: no such folder, and not on the Hub ({reason})") from error
 
 
-def describe(where: str, config: dict[str, Any], net: Student) -> BackboneSpec:
+def spec_of(where: str, config: dict[str, Any], net: Student) -> BackboneSpec:
     """The student's spec; its licence is the list of its teachers'."""
     licences = sorted({entry["spec"]["licence"] for entry in config["teachers"].values()})
     width = net.vit.embed_dim

@@ -92,7 +92,7 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     return next((stage for stage in stages if step < stage.first + stage.steps), stages[-1])
 
 
-def describe(stage: Stage) -> str:
+def stage_in_words(stage: Stage) -> str:
     """A stage in words."""
     passes = [
         f"{part.batch_size} images at {' or '.join(f'{height}x{width}' for height, width in part.sizes)} px"

@@ -8,7 +8,7 @@ from distill.evaluation.pictures import Sheet, draw, save_sheet
 from distill.evaluation.probing import ProbedRows
 from distill.exported import load
 from distill.recipe import Recipe
-from distill.schedule import describe, schedule
+from distill.schedule import schedule, stage_in_words
 from eval_suite.report import write_report
 from eval_suite.results import Metrics
 from eval_suite.table import Table, build_table
@@ -90,7 +90,7 @@ def curves(arms: Mapping[str, Recipe]) -> dict[str, dict[str, list[tuple[int, fl
 def notes(recipe: Recipe) -> dict[str, str]:
     """Facts of the run for the report's foot."""
     return {
-        "training": f"{'; '.join(describe(stage) for stage in schedule(recipe))}, seed {recipe.seed}",
+        "training": f"{'; '.join(stage_in_words(stage) for stage in schedule(recipe))}, seed {recipe.seed}",
         "images": str(recipe.data.train),
         "student": ", ".join([recipe.student.model, *(f"{k} {v}" for k, v in recipe.student.overrides().items())]),
         "teachers": ", ".join(f"{name}: {node.backbone}" for name, node in recipe.teachers.items()),

@@ -149,7 +149,7 @@ def build_student(node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec], 
 
 @dataclass(frozen=True)
 class StudentCost(Cost):
-    """Forward, loss and backward. held: bytes of what waits for the way back when the loss is known."""
+    """Forward, loss and backward. held: bytes of activations kept for the backward pass when the loss is known."""
 
     held: int
 
@@ -181,7 +181,7 @@ class PassCost:
 
     @property
     def held(self) -> int:
-        """Bytes that stay while the other passes of the step go forward: the way back is one for all of them."""
+        """Bytes that stay while the other passes of the step go forward: one backward pass follows for all of them."""
         return self.targets + self.student.held
 
 
@@ -265,8 +265,8 @@ class Counter:
     def _of_like_blocks(self, step: DistillStep, pixels: Tensor, targets: Mapping[str, Features]) -> StudentCost | None:
         """The same from two depths, for a student whose blocks are all alike: each further block adds as much.
 
-        The most memory is needed either while blocks wait for the way back, and then it grows with their number, or
-        before and after, and then it does not; the two are measured apart.
+        The most memory is needed either while blocks keep activations for the backward pass, and then it grows with
+        their number, or before and after, and then it does not; the two are measured apart.
         """
         vit = self.student.vit
         blocks = vit.blocks
@@ -333,7 +333,9 @@ class BlockPeak:
             self.outside = max(self.outside, self.counted.peak)
 
     def _begin(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if self.counted is not None and not self.peak:  # again on the way back, where activations are computed again
+        if (
+            self.counted is not None and not self.peak
+        ):  # again in the backward pass, where activations are computed again
             self.outside, self.counted.peak = self.counted.peak, self.counted.current
             given[0].register_hook(lambda _: self._done())
             self.peak = 1

@@ -167,7 +167,7 @@ class Plan:
         return all(cost.images % pieces == 0 for stage in self.stages for one in stage.passes for cost in one.sizes)
 
     def checkpointed(self, zero: int) -> float:
-        """`bytes_on_a_gpu` if the student's activations were computed again on the way back."""
+        """`bytes_on_a_gpu` if the student's activations were computed again in the backward pass."""
         self.student.vit.set_grad_checkpointing(True)
         again = self.counter.anew()
         worst = self.worst()

@@ -29,7 +29,7 @@ from distill.targets.teacher_views import TeacherPool
 from distill.targets.view_cache_size import check_cache
 from distill.training.checkpoint import Checkpoints, refuse_difference, without_layout
 from distill.training.data import Streams, gather_objects, roles, to_device
-from distill.training.engine import deepspeed_config, describe, only_existing, prepare, set_threads, wants_bf16
+from distill.training.engine import deepspeed_config, environment_of, only_existing, prepare, set_threads, wants_bf16
 from distill.training.export import export_student, exported_identity, portable_identity
 from distill.training.loop import ArmTrainer, train
 from distill.training.nan_capture import NonFiniteUpdate, not_finite_advice, write_capture
@@ -313,7 +313,7 @@ def begin(arm: Arm) -> None:
         remove_leftovers(arm.folder)  # an arm of an ablation has its lock above
         write_text(arm.folder / "recipe.yaml", dump(arm.recipe))
         device, bf16 = arm.accelerator.device, wants_bf16(arm.recipe.engine, arm.accelerator.device)
-        environment = describe(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
+        environment = environment_of(arm.accelerator) | {"mfu_against": peak_in_words(device, bf16=bf16)}
         write_json(arm.folder / "environment.json", environment)
     arm.accelerator.init_trackers(arm.recipe.name)
 

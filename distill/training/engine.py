@@ -269,7 +269,7 @@ def wants_bf16(node: EngineNode, device: torch.device) -> bool:
     return node.precision == "bf16" or (node.precision == "auto" and has)
 
 
-def describe(accelerator: Accelerator) -> dict[str, Any]:
+def environment_of(accelerator: Accelerator) -> dict[str, Any]:
     """What the run ran on, for environment.json."""
     import accelerate
     import deepspeed

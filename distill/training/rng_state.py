@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class RngState:
-    """torch's random state of one arm; inside `with dice.hold():` that arm draws as if it were alone."""
+    """torch's random state of one arm; inside `with state.hold():` that arm draws as if it were alone."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -11,6 +11,7 @@ from common.atomic import (
     REPLACED,
     WRITING,
     recover,
+    remove_leftovers,
     replacing_file,
     replacing_folder,
     write_text,
@@ -125,3 +126,12 @@ def test_files_have_the_rights_the_user_asked_for(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_leftovers_are_removed_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / f"{WRITING}a").mkdir()
+    (tmp_path / f"{WRITING}a" / "x").write_text("x")
+    (tmp_path / f"{WRITING}b").write_text("x")
+    (tmp_path / "kept").write_text("x")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from common.checksums import MANIFEST
 
-#: What names the run or its folder, and is no state; and Python's and numpy's own dice, which training never throws:
-#: they are as the process found them.
+#: What names the run or its folder, and is no state; and Python's and numpy's own random state, which training never
+#: uses: they are as the process found them.
 NAMES = {"identity", "ds_config", "ds_version", "random_state", "numpy_random_seed"}
 
 

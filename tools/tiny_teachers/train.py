@@ -56,7 +56,7 @@ def build_network(name: str, cache: SceneCache, seed: int) -> TinyNetwork:
     return initialise(ARCHITECTURES[name], seed, Tokenizer.from_texts(texts))
 
 
-def judge(name: str, network: TinyNetwork, training: SceneCache, held_out: SceneCache) -> dict[str, float]:
+def score_network(name: str, network: TinyNetwork, training: SceneCache, held_out: SceneCache) -> dict[str, float]:
     """Scores on held-out scenes; ridge probes are fitted on training scenes."""
     fit = encode(network, training, np.arange(min(600, len(training))))
     held = encode(network, held_out, np.arange(len(held_out)))
@@ -93,7 +93,7 @@ def make_teacher(name: str, schedule: Schedule, training: SceneCache, held_out: 
     result = train(network, objective, training, schedule, checkpoint)
     save_teacher(out, name, network, facts_of(name, schedule, result, training))
     loaded, card = load_teacher(out, name)
-    card["scores"] = judge(name, loaded, training, held_out)
+    card["scores"] = score_network(name, loaded, training, held_out)
     write_card(out, name, card)
     checkpoint.unlink(missing_ok=True)
     print(f"tiny:{name}", card["training"], card["final_losses"], card["scores"], sep="\n  ")
