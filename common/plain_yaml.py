@@ -2,10 +2,12 @@
 
 Whoever writes a recipe may be a program, or somebody else. Refused in words, before anything is built from them: text
 that is not UTF-8, keys that come twice (YAML lets the last one win), aliases that expand without end, depths that
-overflow a stack, numbers that are not finite, dates and other tagged values, characters that no name holds.
+overflow a stack, numbers that are not finite or that YAML reads in bases of 8 and 60, dates and other tagged values,
+characters that no name holds.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +21,8 @@ MOST_NODES = 100_000  #: after aliases are written out
 MOST_DEPTH = 40
 LARGEST, SMALLEST = 1e30, 1e-20  #: of numbers but 0; beyond, somebody slipped
 MOST_INTEGER = 2**53  #: JSON and floats hold integers up to here
+
+_ODD_NUMBER = re.compile(r"[-+]?0[0-7_]+|.*:.*")
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -41,6 +45,20 @@ class _Loader(_Base):  # type: ignore[misc]
                 seen.add(name)
         found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return found
+
+
+def _plain_number(loader: Any, node: Any) -> Any:
+    """A number, unless YAML 1.1 reads it otherwise than people do: 010 is 8 to it, and 1:30 is 90."""
+    kind = node.tag.rpartition(":")[2]
+    number = getattr(loader, f"construct_yaml_{kind}")(node)
+    if _ODD_NUMBER.fullmatch(node.value):
+        where = node.start_mark.line + 1
+        raise UserError(f"{node.value} in line {where} is {number} to YAML; write {number}, or text in quotes")
+    return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
 
 
 def read_yaml(path: Path) -> Any:

@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 for room in ("distill", "featsharp_adapter", "eval_suite"):
     sys.path.insert(0, str(ROOT / "tests" / room))
 
-from run_logs import without_time  # noqa: E402
 from small_run import small_recipe  # noqa: E402
 from tiny_language import tiny_language  # noqa: E402
 from toy_world import Oracle, ToyData  # noqa: E402
@@ -33,6 +32,7 @@ from common.jsonl import read_log  # noqa: E402
 from common.recipes import validate  # noqa: E402
 from eval_suite.vlm.recipe import VlmRecipe  # noqa: E402
 from eval_suite.vlm.training import Where, trained  # noqa: E402
+from tests.run_logs import without_time  # noqa: E402
 
 # What the trainings import when they begin, now: a fork then begins at once.
 for module in ("distill.preflight", "distill.training.arms", "distill.training.processes", "featsharp_adapter.train"):

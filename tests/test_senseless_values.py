@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.plain_yaml import parse_yaml
 from tests.fuzz_recipes import RECIPES, command_of
 
 DISTILLATION, ADAPTER = "quickstart.yaml", "adapters/tiny_dino.yaml"
@@ -43,6 +44,21 @@ SENSELESS = [
     (VIEWS, "probes.navi_views.cells=0"),
     (VIEWS, "probes.navi_views.centimetres=[-1]"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("010", 8), ("-017", -15), ("1:30", 90), ("1:30.5", 90.5), ("0_7", 7)], ids=str
+)
+def test_numbers_that_yaml_reads_otherwise_than_people_do(text: str, number: float) -> None:
+    with pytest.raises(UserError, match=f"{text} in line 1 is {number} to YAML"):
+        parse_yaml(f"a: {text}", "test")
+    assert parse_yaml(f"a: '{text}'", "test") == {"a": text}
+
+
+def test_plain_numbers() -> None:
+    text = "{a: 0, b: 10, c: -3, d: 0.5, e: 1_000, f: 0x10, g: 0b11, h: 00.5, i: 08}"
+    expected = {"a": 0, "b": 10, "c": -3, "d": 0.5, "e": 1000, "f": 16, "g": 3, "h": 0.5, "i": "08"}
+    assert parse_yaml(text, "test") == expected
 
 
 @pytest.mark.parametrize(("file", "override"), SENSELESS, ids=lambda value: str(value))
