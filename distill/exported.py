@@ -20,7 +20,7 @@ from common.checksums import check_weights
 from common.errors import UserError, unknown
 from common.json_files import read_json_object
 from common.recipes import validate
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.student.model import HeadSpec, Student
 from distill.training.export import CARD, CONFIG, SCHEMA, WEIGHTS, write_student
 from featsharp_adapter.adapter.folder import upload_folder

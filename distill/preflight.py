@@ -15,7 +15,8 @@ import torch
 from common.errors import UserError
 from common.recipes import load_recipe
 from common.shipped import FOLDER, shipped_recipes
-from distill.recipe import Recipe, StudentNode, TeacherNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode, TeacherNode
 from distill.schedule import schedule
 from distill.student.model import build_vit
 from distill.student.starting_weights import find_start

@@ -21,8 +21,10 @@ import torch
 
 from common.errors import UserError
 from common.recipes import validate
-from distill.recipe import OptimNode, Recipe, StudentNode, TeacherNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode, TeacherNode
 from distill.recipe_stages import Align, AugmentNode, PartitionNode, StageNode, TeacherPart
+from distill.recipe_training import OptimNode
 from featsharp_adapter.adapter.budget import budget_of
 from teachers.contracts import BackboneSpec
 

@@ -13,7 +13,7 @@ import yaml
 from common.checksums import entry_of, write_manifest
 from common.errors import UserError
 from distill.exported import from_pretrained
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.student.model import HeadSpec, Student
 from distill.training.export import write_student
 from distill.training.nan_replay import replay

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from common.digests import digest_value
 from common.json_files import write_json
 from common.launcher import end_with_parent
-from distill.recipe import EvalNode, Recipe
+from distill.recipe import Recipe
+from distill.recipe_engine import EvalNode
 from eval_suite.finished import FinishedTasks
 from eval_suite.recorded import recall_or_run
 from eval_suite.results import Metrics, read_metrics, write_metrics

@@ -8,7 +8,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.plugins import is_plugin, load_plugin
 from distill.losses.teacher_dropping import Loss
-from distill.recipe import LOSSES, LossNode
+from distill.recipe_training import LOSSES, LossNode
 from distill.targets.dispersion import angles
 
 #: AM-RADIO (arXiv 2312.06709): spatial loss = 0.9 cosine + 0.1 smooth L1; the beta of the original is not published.

@@ -16,7 +16,8 @@ from distill.losses.step import DistillStep
 from distill.planning.counting import Cost, CostCounter, SkipInit, as_fake, measure, parameter_bytes
 from distill.planning.repeated_blocks import RepeatedBlocks, signature
 from distill.planning.weightless_backbones import shapes_only
-from distill.recipe import Recipe, StudentNode, TeacherNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode, TeacherNode
 from distill.schedule import Grid, Pass, View, views
 from distill.student.model import HeadSpec, Student
 from distill.student.spectral import ReparametrisedLinear

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.planning.counting import CostCounter
 from distill.planning.gpus import GPUS
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.schedule import Grid
 from distill.student.model import HeadSpec, Student
 

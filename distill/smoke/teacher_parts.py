@@ -12,7 +12,8 @@ from common.torch_internals import FakeTensorMode
 from distill.planning.costs import PlannedTeacher, adapter_meta
 from distill.planning.counting import Cost
 from distill.planning.weightless_backbones import ON_META, shapes_only
-from distill.recipe import Recipe, TeacherNode
+from distill.recipe import Recipe
+from distill.recipe_models import TeacherNode
 from distill.schedule import Grid, View, schedule, student_patch, views
 from distill.smoke.measured import Part, run_part
 from distill.targets.target_upsampler import adapter_dtype

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 
 ATTENTION_BLOCKS, LAYER_SCALE = 2, 1e-5
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.keyed_tensors import Draws
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.student.cropped_positions import resize_stored
 from distill.student.heads import spatial_head, summary_head, unfold
 from distill.student.spectral import reparametrise

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.keyed_random import mix
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.student.cropped_positions import positions
 from distill.student.spectral import ReparametrisedLinear
 from distill.student.window_attention import Windows, global_blocks

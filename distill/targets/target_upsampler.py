@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from distill.recipe import TeacherNode
+from distill.recipe_models import TeacherNode
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.budget import check_passes, choose_tiles
 from featsharp_adapter.model.views import Views

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from distill.losses.shift_equivariance import Shifts
-from distill.recipe import Recipe, TeacherNode, WeightNode
+from distill.recipe import Recipe
+from distill.recipe_models import TeacherNode
+from distill.recipe_stages import WeightNode
 from distill.schedule import Pass, input_size, schedule, student_patch
 from distill.student.model import HeadSpec
 from distill.targets.dispersion import DirectionStatistics

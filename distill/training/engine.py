@@ -17,7 +17,9 @@ from common.errors import UserError
 from common.interruption import STOPPING, Wishes
 from common.launch_options import refuse_unheeded
 from common.other_processes import in_words
-from distill.recipe import EngineNode, OptimNode, Recipe
+from distill.recipe import Recipe
+from distill.recipe_engine import EngineNode
+from distill.recipe_training import OptimNode
 from distill.schedule import Stage, schedule, stage_at
 from distill.student.model import Student
 from distill.training.engine_state import EngineState, state_of

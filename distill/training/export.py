@@ -16,7 +16,8 @@ from common.atomic import recover, replacing_folder, write_text
 from common.checksums import CHECKSUM, entry_of
 from common.json_files import read_json_object, write_json
 from common.tensor_files import write_tensors
-from distill.recipe import Recipe, StudentNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode
 from distill.student.heads import last_layer
 from distill.student.model import timm_options
 from distill.student.spectral import fold_scales

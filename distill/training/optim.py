@@ -9,7 +9,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.lr_schedule import half_cosine
-from distill.recipe import OptimNode
+from distill.recipe_training import OptimNode
 from distill.student.model import Student
 from distill.training.lamb import Lamb
 

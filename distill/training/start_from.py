@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from distill.recipe import Recipe, StudentNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode
 from distill.student.model import Student
 from distill.student.starting_weights import Start, find_start
 from distill.targets.targets import Targets

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distill.recipe import OptimNode, Recipe, StudentNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode
+from distill.recipe_training import OptimNode
 from distill.student.model import HeadSpec, Student
 from distill.training.engine import prepare, start
 from distill.training.optim import build_optimiser, learning_rate, rate_shares

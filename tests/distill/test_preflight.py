@@ -14,7 +14,8 @@ from common.errors import UserError
 from common.recipes import load_recipe
 from distill import preflight as missing
 from distill.preflight import Missing, find_missing, make, refuse
-from distill.recipe import EvalNode, Recipe, read, read_arms
+from distill.recipe import Recipe, read, read_arms
+from distill.recipe_engine import EvalNode
 from eval_suite.suite import load_suite
 from featsharp_adapter.recipe import AdapterRecipe
 

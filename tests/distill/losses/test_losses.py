@@ -10,7 +10,7 @@ from torch import Tensor
 from common.errors import UserError
 from distill.losses.losses import angular, cosine, hybrid, hybrid_map, mse, spatial_loss, summary_loss
 from distill.losses.teacher_dropping import drop, keep, per_image
-from distill.recipe import LossNode
+from distill.recipe_training import LossNode
 from distill.targets.dispersion import DirectionStatistics, angles
 
 

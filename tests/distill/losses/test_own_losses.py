@@ -12,7 +12,8 @@ from common.jsonl import read_log
 from common.recipes import validate
 from distill.losses.conformance import check_loss
 from distill.losses.losses import cosine, hybrid, mse, position_loss, spatial_loss, summary_loss
-from distill.recipe import LossNode, Recipe
+from distill.recipe import Recipe
+from distill.recipe_training import LossNode
 
 LOSSES = """
 import torch.nn.functional as F

@@ -16,7 +16,8 @@ from common.recipes import apply_override, validate
 from distill.losses.losses import hybrid, hybrid_positions, mse, mse_positions
 from distill.losses.shift_equivariance import MOST, Shifts, centre_crop, cut, margin, move, overlap_mean
 from distill.losses.step import AVERAGE, STUDENT, DistillStep
-from distill.recipe import Recipe, StudentNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode
 from distill.student.ema import MovingAverage, mesa
 from distill.student.model import BACKBONE, HeadSpec, Student
 from distill.targets.targets import SharedTargets, Targets

@@ -11,7 +11,8 @@ from common.jsonl import read_log
 from distill.planning.counting import CostCounter
 from distill.planning.gpus import GPUS
 from distill.planning.mfu import DEVICES, FlopMeter, StudentFlops, peak_of
-from distill.recipe import StudentNode, read
+from distill.recipe import read
+from distill.recipe_models import StudentNode
 from distill.student.model import HeadSpec, Student
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.recipes import validate
-from distill.recipe import Recipe, StudentNode
+from distill.recipe import Recipe
+from distill.recipe_models import StudentNode
 from distill.student.model import HeadSpec, Student
 from distill.student.starting_weights import backbone_state
 from distill.targets.targets import Targets

@@ -11,7 +11,8 @@ from torch import nn
 
 from common.errors import UserError
 from common.recipes import validate
-from distill.recipe import Recipe, StudentNode, read
+from distill.recipe import Recipe, read
+from distill.recipe_models import StudentNode
 from distill.student.heads import last_layer, summary_head, unfold
 from distill.student.model import HeadSpec, Student
 from distill.training.export import fold_normaliser

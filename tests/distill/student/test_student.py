@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.errors import UserError
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.student.model import HeadSpec, Student
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}

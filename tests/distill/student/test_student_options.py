@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.keyed_tensors import Draws
-from distill.recipe import StudentNode
+from distill.recipe_models import StudentNode
 from distill.student.cropped_positions import ASPECTS, SCALES, crop, crop_boxes, positions, window
 from distill.student.model import HeadSpec, Student
 from distill.student.spectral import ReparametrisedLinear, fold_scales

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from distill.recipe import TeacherNode
+from distill.recipe_models import TeacherNode
 from distill.schedule import views
 from distill.targets.targets import TeacherTarget
 from distill.targets.teacher_views import batch_views

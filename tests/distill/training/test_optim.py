@@ -13,7 +13,9 @@ from small_run import train
 
 from common.errors import UserError
 from common.jsonl import read_log
-from distill.recipe import OptimNode, StudentNode, read
+from distill.recipe import read
+from distill.recipe_models import StudentNode
+from distill.recipe_training import OptimNode
 from distill.student.model import HeadSpec, Student
 from distill.training.engine_state import read_student
 from distill.training.lamb import Lamb
