@@ -45,9 +45,12 @@ def plan(recipe: str | PathLike[str], *overrides: str, gpu: str = "h100", gpus: 
     return run("distill.run", fspath(recipe), *overrides, "--plan", "--gpu", gpu, "--gpus", str(gpus), keep=True)
 
 
-def train_adapter(recipe: str | PathLike[str], *overrides: str) -> Path:
-    """Train an adapter; returns its folder, which stands for it wherever an adapter is named."""
-    run("featsharp_adapter.train", fspath(recipe), *overrides)
+def train_adapter(recipe: str | PathLike[str], *overrides: str, processes: int = 1) -> Path:
+    """Train an adapter; returns its folder, which stands for it wherever an adapter is named.
+
+    processes: how many (GPUs) to launch; more than one for `upsampler=ridge` alone, which is solved.
+    """
+    run("featsharp_adapter.train", fspath(recipe), *overrides, processes=processes)
     return Path(load_recipe(AdapterRecipe, fspath(recipe), overrides).out) / TRAINED
 
 

@@ -51,7 +51,7 @@ class Trainer:
         self.optimiser.zero_grad()
         total = torch.zeros((), device=sample.pixels.device)
         size = len(sample.pixels)
-        with seeded(mix(self.recipe.seed, number, _STEP)):
+        with seeded(mix(self.recipe.seed, number, _STEP) >> 1):  # torch takes 63 bits
             picks = torch.randperm(sample.targets.shape[1])[: self.recipe.views.per_step].tolist()
             for part in sample.split(self.recipe.optim.micro_batch or size):
                 loss = self.loss(part, picks) * (len(part.pixels) / size)
@@ -190,5 +190,5 @@ def stop_if_diverged(values: dict[str, float], step: int) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """torch's random numbers from `seed` inside, undisturbed outside."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed >> 1)
+        torch.manual_seed(seed)
         yield

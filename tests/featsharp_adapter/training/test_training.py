@@ -10,7 +10,7 @@ from common.errors import UserError
 from featsharp_adapter.recipe import LogNode, OptimNode
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.optim import build_optimiser, clip_norm, rate_scale
-from featsharp_adapter.training.train_one import new_trainer, open_samples, train_one
+from featsharp_adapter.training.train_one import fit_one, new_trainer, open_samples, train_one
 from featsharp_adapter.training.trainer import Trainer
 from imagery.stream import ImageStream
 from teachers.contracts import state_digest
@@ -98,6 +98,15 @@ def test_seeds_differ_and_repeat(images, monkeypatch) -> None:
         recipe = small_recipe(images, seed=seed)
         digests.append(state_digest(train_one(recipe, small_teacher_data(recipe, monkeypatch))[0]))
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_every_seed_begins_at_weights_of_its_own(images, monkeypatch) -> None:
+    """Also neighbouring ones, which once shared theirs; seed 0 is torch's 0, as the shipped adapters were trained."""
+    made = []
+    for seed in range(4):
+        recipe = small_recipe(images, seed=seed, upsampler="ridge", options={"inputs": ["image"], "image_width": 4})
+        made.append(fit_one(recipe, small_teacher_data(recipe, monkeypatch)).upsampler.stem.near.weight)
+    assert all(not torch.equal(made[i], made[j]) for i in range(4) for j in range(i))
 
 
 def test_views_made_live_are_the_views_in_memory(images, monkeypatch) -> None:
