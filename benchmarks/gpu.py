@@ -9,8 +9,8 @@
 4 ZeRO         the same step plain and under DeepSpeed ZeRO 1, 2, 3 on this one GPU: time, memory, losses
 5 decoding     photographs to crops to the device, images a second
 
-A section that would begin after --minutes is left out, and the script says so. Weights are random: they do not change
-the time. Every engine has a process of its own.
+A section that would begin after --minutes is left out, and the script says so; --only takes it up another time. Weights
+are random: they do not change the time. Every engine has a process of its own.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from imagery.augment import Augment
 from teachers.registry import load_backbone
 
 ENGINES = {"plain": "off", "ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3}
-STEPS, LEFT_OUT = 12, 3  #: updates of an engine, of which the first warm up
+LEFT_OUT = 3  #: updates of an engine that warm it up
 ADAPTER = "builtin:tiny-clip-featsharp-2x"
 
 
@@ -67,12 +67,14 @@ class Sizes:
     batch: int
     photographs: int
     side: int
+    steps: int  #: updates of an engine
+    teacher_pixels: int  #: at which it teaches: a small one's map is of 4x4 tokens at least
 
 
 REAL = Sizes((1024, 2048), 32, "timm:vit_huge_patch14_clip_378", (2, 3, 4), "vit_large_patch16_224",
-             "timm:vit_large_patch14_clip_336", 432, 16, 24, 2048)  # fmt: skip
+             "timm:vit_large_patch14_clip_336", 432, 16, 24, 2048, 12, 336)  # fmt: skip
 SMALL = Sizes((32, 64), 14, "timm:vit_tiny_patch16_224", (2, 3), "vit_tiny_patch16_224",
-              "timm:vit_tiny_patch16_224", 32, 2, 2, 256)  # fmt: skip
+              "timm:vit_tiny_patch16_224", 64, 2, 2, 256, 5, 64)  # fmt: skip
 
 
 @torch.inference_mode()
@@ -120,6 +122,7 @@ def recipe_of(sizes: Sizes, folder: Path, engine: str, adapter: Path, adapter_dt
     """One teacher, sharpened twofold, of random weights."""
     zero = ENGINES[engine]
     own = {"deepspeed": "off"} if zero == "off" else {"deepspeed": "on", "zero_stage": zero}
+    own["threads"] = 1  # on a CPU, which may be shared: threads that wait for each other spin
     data = {
         "name": "gpu",
         "out": str(folder / f"{engine}-{adapter_dtype}"),
@@ -135,7 +138,7 @@ def recipe_of(sizes: Sizes, folder: Path, engine: str, adapter: Path, adapter_dt
             }
         },
         "normaliser": {"batches": 1},
-        "optim": {"name": "lamb", "steps": STEPS, "batch_size": sizes.batch, "lr": 1e-3, "warmup_steps": 1},
+        "optim": {"name": "lamb", "steps": sizes.steps, "batch_size": sizes.batch, "lr": 1e-3, "warmup_steps": 1},
         "checkpoint": {"every": 1_000_000},
         "engine": own,
     }
@@ -144,7 +147,7 @@ def recipe_of(sizes: Sizes, folder: Path, engine: str, adapter: Path, adapter_dt
 
 def teacher_node(sizes: Sizes) -> dict[str, Any]:
     """The same random weights in every process."""
-    return {"spec": sizes.taught_by, "pretrained": False}
+    return {"spec": sizes.taught_by, "pretrained": False, "image_size": sizes.teacher_pixels}
 
 
 def steps_of(sizes: Sizes, engine: str, adapter_dtype: str) -> dict[str, Any]:
@@ -153,16 +156,16 @@ def steps_of(sizes: Sizes, engine: str, adapter_dtype: str) -> dict[str, Any]:
         folder = Path(scratch)
         torch.manual_seed(0)
         spec = load_backbone(teacher_node(sizes)).spec
-        adapter = Adapter.build(AdapterMeta(spec, sizes.taught_by, "featsharp", 2), PhiS(spec.spatial_dim))
+        adapter = Adapter.build(AdapterMeta(spec, teacher_node(sizes), "featsharp", 2), PhiS(spec.spatial_dim))
         adapter.save_pretrained(folder / "adapter")
         recipe = recipe_of(sizes, folder, engine, folder / "adapter", adapter_dtype)
         stepped = SteppedArms.of({recipe.name: recipe})
         began = 0.0
-        for number in range(STEPS):
+        for number in range(sizes.steps):
             if number == LEFT_OUT:
                 began = now_ms()
             stepped.step()
-        each = (now_ms() - began) / (STEPS - LEFT_OUT)
+        each = (now_ms() - began) / (sizes.steps - LEFT_OUT)
         lines = read_log(recipe.folder / "log.jsonl")
     last = lines[-1]["time"]
     names = ("data", "teachers", "student", "tflops_per_second", "mfu", "peak_memory_mib")
@@ -196,7 +199,7 @@ def step(_: Sizes, device: torch.device) -> str:
     return table(["adapter", "step ms", "data", "teachers", "student", "TFLOP/s", "MFU", "GiB"], rows)
 
 
-def zero(_: Sizes, device: torch.device) -> str:
+def zero(sizes: Sizes, device: torch.device) -> str:
     """Every engine on the same images and first weights; losses relative to the plain engine's."""
     rows: list[list[object]] = []
     plain: list[float] = []
@@ -208,7 +211,7 @@ def zero(_: Sizes, device: torch.device) -> str:
         plain = plain or found["losses"]
         apart = max(abs(one - other) / other for one, other in zip(found["losses"], plain, strict=True))
         rows.append([engine, found["ms"], found["peak_memory_mib"] / 1024, f"{apart:.0e}"])
-    return table(["engine", "step ms", "GiB", f"losses of {STEPS} updates differ by"], rows)
+    return table(["engine", "step ms", "GiB", f"losses of {sizes.steps} updates differ by"], rows)
 
 
 def decode(sizes: Sizes, device: torch.device) -> str:

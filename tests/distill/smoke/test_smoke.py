@@ -7,6 +7,7 @@ import torch
 
 from common.errors import UserError
 from distill.planning.counting import Cost
+from distill.planning.plan import Plan
 from distill.recipe import Recipe, read
 from distill.smoke.measured import Part, as_table
 from distill.smoke.smoke import smoke
@@ -72,9 +73,14 @@ def test_what_went_through_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_a_student_trains_resumes_and_is_exported(tmp_path: Path) -> None:
-    made = {part.what: part for part in student_parts(smoke_recipe(recipe(tmp_path), tmp_path))}
+    small = smoke_recipe(recipe(tmp_path), tmp_path)
+    made = {part.what: part for part in student_parts(small)}
     whole = made["student: 3 updates"]
     assert whole.real is not None and whole.planned is not None
-    assert whole.real.peak == pytest.approx(whole.planned.peak, rel=MEMORY)
+    # Fitting PHI-S takes products of its own that no plan counts: 1 % of radio_b's smoke, 7 % of one this small.
+    assert whole.planned.flops < whole.real.flops < 1.1 * whole.planned.flops
+    # On a CPU the copy of weights and moments that a thread writes may live while the last update runs.
+    copied = 12 * Plan(small, 1, bf16=False).parameters
+    assert (1 - MEMORY) * whole.planned.peak < whole.real.peak < (1 + MEMORY) * (whole.planned.peak + copied)
     assert {f"features at {side}x{side} px" for side in (16, 32, 64)} < set(made)
     assert (tmp_path / "radio_l_debug-smoke" / "student" / "model.safetensors").is_file()
