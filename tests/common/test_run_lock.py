@@ -25,18 +25,18 @@ with run_lock.RunLock(Path(sys.argv[1])):
     time.sleep(60)
 """
 ONE_OF_MANY = """
-import sys, time
+import sys
 from pathlib import Path
 from common.errors import UserError
 from common.run_lock import RunLock
-while time.time() < float(sys.argv[2]):
-    pass
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     with RunLock(Path(sys.argv[1])):
         print("in", flush=True)
-        time.sleep(2.0)
+        sys.stdin.readline()  # until all have tried
 except UserError as error:
-    print("refused")
+    print("refused", flush=True)
 """
 
 
@@ -128,8 +128,13 @@ def test_of_many_at_once_one_gets_in(tmp_path: Path) -> None:
     gone = holder(tmp_path)
     gone.kill()
     gone.wait()
-    begin = time.time() + 3
-    command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path), str(begin)]
-    several = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in "12345"]
-    said = [process.communicate(timeout=60)[0].strip() for process in several]
+    command = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    several = [subprocess.Popen(command, text=True, bufsize=1, **pipes) for _ in "12345"]
+    assert [process.stdout.readline() for process in several] == 5 * ["ready\n"]
+    for process in several:
+        process.stdin.write("\n")
+    said = [process.stdout.readline().strip() for process in several]
+    for process in several:
+        process.communicate(timeout=60)
     assert sorted(said) == ["in", "refused", "refused", "refused", "refused"]
