@@ -72,6 +72,7 @@ def test_what_went_through_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_student_trains_resumes_and_is_exported(tmp_path: Path) -> None:
     small = smoke_recipe(recipe(tmp_path), tmp_path)
     made = {part.what: part for part in student_parts(small)}
