@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,tensorboard]'
 	touch $(STAMP)
 
-# Distil one student per teacher upsampler, probe them all, print the Δm table. Offline, about ten minutes on two cores.
+# Distil one student per teacher upsampler, probe them all, print the Δm table. Offline, about twelve minutes on two cores.
 # Two processes draw the scenes on two cores; a step takes about as long as in one process of two threads. Beside a GPU: one.
 PROCESSES ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || $(PYTHON) -c "import os; print(min(2, os.cpu_count()))")
 quickstart: install
