@@ -44,7 +44,9 @@ def find(dotted: str) -> Callable[..., Any]:
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f'cannot import "{module}": {error}; is the folder it is in on PYTHONPATH?') from error
+        its_own = error.name is not None and f"{module}.".startswith(f"{error.name}.")
+        hint = "is the folder it is in on PYTHONPATH?" if its_own else f"{module} imports what is not installed"
+        raise UserError(f'cannot import "{module}": {error}; {hint}') from error
     if not hasattr(loaded, name):
         raise UserError(f'module {module} has no "{name}"{nearest(name, vars(loaded))}')
     return getattr(loaded, name)

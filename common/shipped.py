@@ -26,6 +26,9 @@ def find_recipe(name: str | Path, folder: str = "") -> Path:
         short = path.as_posix().removeprefix("./").removeprefix(PREFIX)
         if short in shipped_recipes():
             return FOLDER / short
+    if not folder:  # of "suites/nosuch.yaml" the suites are the near ones
+        typed = path.as_posix().removeprefix("./").removeprefix(PREFIX).rpartition("/")[0]
+        folder = f"{typed}/" if any(each.startswith(f"{typed}/") for each in shipped_recipes()) else ""
     known = [each for each in shipped_recipes() if each.startswith(folder) and "/" not in each.removeprefix(folder)]
     stems = {Path(each).stem: each for each in known}
     near = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)

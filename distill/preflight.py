@@ -13,10 +13,13 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from common.plugins import is_plugin
 from common.recipes import load_recipe
 from common.shipped import FOLDER, shipped_recipes
+from distill.losses.losses import own_loss
 from distill.recipe import Recipe
 from distill.recipe_models import StudentNode, TeacherNode
+from distill.recipe_training import LOSSES
 from distill.schedule import schedule
 from distill.student.model import build_vit
 from distill.student.starting_weights import find_start
@@ -53,6 +56,9 @@ def find_missing(recipes: Iterable[Recipe]) -> list[Missing]:
     found: dict[str, Missing] = {}
     needed: dict[Path, float] = {}  #: bytes of checkpoints by folder
     for recipe in recipes:
+        for name in (recipe.loss.summary, recipe.loss.spatial):
+            if is_plugin(name, LOSSES):
+                own_loss(name)
         for missing in [
             *missing_adapters(recipe),
             *missing_start(recipe),

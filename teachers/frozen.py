@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from teachers.contracts import Adaptor, Backbone, Features, capability, chunked
+from teachers.contracts import Adaptor, Backbone, BackboneSpec, Features, capability, chunked
 
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,7 +60,9 @@ class FrozenBackbone(Backbone):
     def forward(self, images: Tensor) -> Features:
         """[N, 3, H, W] in [0, 1] -> Features in float32, `chunk` images at a time."""
         with self._casting(images.device):
-            return _float(chunked(self.backbone, images, self.chunk))
+            features = _float(chunked(self.backbone, images, self.chunk))
+        check_widths(self.spec, features)
+        return features
 
     @torch.no_grad()
     def _intermediate(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
@@ -139,3 +141,13 @@ def _float(features: Features) -> Features:
 def count_parameters(module: nn.Module) -> int:
     """How many numbers a module learns."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def check_widths(spec: BackboneSpec, features: Features) -> None:
+    """UserError where a backbone gives something else than its spec promised to everybody behind it."""
+    summary = None if features.summary is None else features.summary.shape[-1]
+    given = {"spatial_dim": features.spatial.shape[1], "summary_dim": summary}
+    wrong = {name: width for name, width in given.items() if width != getattr(spec, name)}
+    if wrong:
+        said = ", ".join(f"{name}={getattr(spec, name)} and gives {width}" for name, width in wrong.items())
+        raise UserError(f"{spec.name} says {said}; teachers.conformance.check_backbone tries a backbone of one's own")

@@ -17,7 +17,7 @@ import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from common.errors import UserError, nearest, unknown
-from common.plugins import find
+from common.plugins import find, subclass_of
 from teachers.contracts import Backbone
 from teachers.known import KNOWN
 from teachers.user_class import check
@@ -95,6 +95,8 @@ def _load(node: str | Mapping[str, Any]) -> Backbone:
     digest = options.pop("digest", None)
     load: Callable[..., Any] = find(rest) if prefix == CLASS else loaders()[prefix].load()
     arguments = [] if prefix == CLASS else [rest]
+    if inspect.isclass(load) and issubclass(load, Backbone):
+        subclass_of(Backbone, load, f"{prefix}:{rest}")  # type: ignore[type-abstract]
     parameters = inspect.signature(load).parameters.values()
     accepted = [parameter.name for parameter in parameters][len(arguments) :]
     for option in options:

@@ -1,5 +1,7 @@
 """Losses between student and teacher. All are means over the batch, so equal shares on several processes average."""
 
+import functools
+import inspect
 from typing import cast
 
 import torch.nn.functional as F
@@ -99,6 +101,22 @@ def position_loss(node: LossNode) -> Loss:
 def own_loss(name: str) -> Loss:
     """A user's function (student, teacher) -> scalar, a mean over the batch; UserError where it is none."""
     found = load_plugin(name, LOSSES)
+    asked = "a loss takes (student, teacher) and gives a scalar"
     if isinstance(found, type) or not callable(found):
-        raise UserError(f"{name} is no function; a loss takes (student, teacher) and gives a scalar")
-    return cast(Loss, found)
+        raise UserError(f"{name} is no function; {asked}")
+    try:
+        inspect.signature(found).bind(None, None)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; {asked}") from error
+    except ValueError:  # of a builtin nothing is known
+        pass
+
+    @functools.wraps(found)  # with its `positions`
+    def checked(student: Tensor, teacher: Tensor) -> Tensor:
+        value = found(student, teacher)
+        if not isinstance(value, Tensor) or value.ndim:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{name} gave {got}; {asked}")
+        return value
+
+    return checked

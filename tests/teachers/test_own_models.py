@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from teachers.contracts import Backbone, BackboneSpec, Features, state_digest
+from teachers.frozen import FrozenBackbone
 from teachers.registry import load_backbone
 
 
@@ -45,6 +46,22 @@ class Speechless(Radar):
         del self.spec
 
 
+class Blind(Backbone):
+    """One whose author forgot `forward`."""
+
+
+class Liar(Radar):
+    """One whose maps are wider than it says."""
+
+    def forward(self, images: Tensor) -> Features:
+        return Features(None, super().forward(images).spatial.repeat(1, 2, 1, 1))
+
+
+def test_what_it_promised_is_held_to_what_it_gives() -> None:
+    with pytest.raises(UserError, match="radar says spatial_dim=4 and gives 8"):
+        FrozenBackbone(load_backbone("class:test_own_models.Liar"))(torch.rand(1, 3, 16, 24))
+
+
 def test_a_class_by_dotted_path_with_its_own_options() -> None:
     backbone = load_backbone({"spec": "class:test_own_models.Radar", "width": 6})
     assert isinstance(backbone, Radar) and not backbone.training
@@ -56,6 +73,7 @@ def test_a_class_by_dotted_path_with_its_own_options() -> None:
     [
         ({"spec": "class:test_own_models.Radr"}, r'has no "Radr" \(did you mean "Radar"\?\)'),
         ({"spec": "class:no_such_lab.Radar"}, "No module named 'no_such_lab'; is the folder it is in on PYTHONPATH"),
+        ({"spec": "class:test_own_models.Blind"}, "lacks forward"),
         ({"spec": "class:Radar"}, "PACKAGE.MODULE.NAME"),
         ({"spec": "class:test_own_models.Radar", "widht": 6}, 'did you mean "width"'),
         ({"spec": "class:torch.nn.Identity"}, "gives a Identity; a teacher is a"),

@@ -12,6 +12,7 @@ from common.jsonl import read_log
 from common.recipes import validate
 from distill.losses.conformance import check_loss
 from distill.losses.losses import cosine, hybrid, mse, position_loss, spatial_loss, summary_loss
+from distill.preflight import find_missing
 from distill.recipe import Recipe
 from distill.recipe_training import LossNode
 
@@ -32,6 +33,14 @@ l1.positions = l1_at_positions
 
 def far(student, teacher):
     return 1 - F.cosine_similarity(student, teacher).mean()
+
+
+def of_one(student):
+    return student.mean()
+
+
+def map_of(student, teacher):
+    return (student - teacher).abs().mean(1)
 """
 
 
@@ -54,10 +63,22 @@ def test_the_named_function_is_the_loss() -> None:
     assert torch.allclose(summary_loss(chosen, None)(*vectors), cosine(*vectors))
 
 
-@pytest.mark.parametrize("spatial", ["class:my_losses.nothing", "class:my_losses.F"])
+@pytest.mark.parametrize("spatial", ["class:my_losses.nothing", "class:my_losses.F", "class:my_losses.of_one"])
 def test_what_is_no_loss_is_refused(spatial: str) -> None:
     with pytest.raises(UserError, match="my_losses"):
         spatial_loss(node(spatial=spatial))
+
+
+def test_a_loss_that_gives_a_map_is_told_so() -> None:
+    chosen = spatial_loss(node(spatial="class:my_losses.map_of"))
+    with pytest.raises(UserError, match=r"my_losses.map_of gave \[2, 4, 4\]; a loss takes .* gives a scalar"):
+        chosen(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4))
+
+
+def test_a_wrong_loss_is_found_before_the_first_image(tmp_path: Path) -> None:
+    plain = small_recipe(tmp_path) | {"loss": {"spatial": "class:my_losses.of_one"}}
+    with pytest.raises(UserError, match=r"of_one: .*a loss takes"):
+        find_missing([validate(Recipe, plain, "recipe")])
 
 
 def test_unknown_names_and_missing_positions() -> None:
