@@ -363,6 +363,6 @@ def test_fixed_pairs_are_used_and_the_whole_image_is_searched(tmp_path: Path) ->
     images = data.keypoints("test")
     assert fixed_pairs(images.objects, images.pairs, 5, 0) == [(0, images.objects[0], images.objects[1])]
     assert fixed_pairs(images.objects, images.pairs, 0, 0) == []
-    task = KeypointProbe(probe="keypoints", name="spair", data="toy", alpha=10.0)
+    task = KeypointProbe(probe="keypoints", name="spair", data="toy").model_copy(update={"alpha": 10.0})  # all is near
     result = task.run(probed(Means()), data, seed=0)[0]
     assert result.value == 100.0 and result.n == 2  # the two points both images show

@@ -2,15 +2,18 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from small_run import small_recipe
 
 from common.errors import UserError
 from common.recipes import validate
 from distill.recipe import Recipe
-from distill.training.engine import refuse_launch_options, start
+from distill.training.engine import refuse_launch_options
 
 
 def test_a_recipe_that_says_the_same_is_no_contradiction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,20 +34,16 @@ def test_a_recipe_that_says_the_same_is_no_contradiction(monkeypatch: pytest.Mon
         refuse_launch_options(recipe())
 
 
-def test_another_process_that_cannot_be_met_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_process_that_cannot_be_met_is_said(tmp_path: Path) -> None:
     """The second of two, whose first is not there: nobody listens at that port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    said = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    child = os.fork()  # Accelerate remembers for the whole process what it found
-    if not child:
-        os.environ.update(said)
-        try:
-            start({"a": validate(Recipe, small_recipe(tmp_path) | {"engine": {"patience": 0.05}}, "test")})
-        except UserError as error:
-            (tmp_path / "said").write_text(str(error))
-        os._exit(0)
-    os.waitpid(child, 0)
-    words = (tmp_path / "said").read_text()
-    assert "cannot be reached" in words and f"They meet at 127.0.0.1:{port}" in words
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(tmp_path) | {"engine": {"patience": 0.05}}))
+    told = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "distill.run", str(recipe)]
+    ended = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 2, ended.stderr
+    assert "cannot be reached" in ended.stderr and f"They meet at 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -98,7 +98,7 @@ def test_sharpen(world: Path, capsys, arguments: list[str], message: str) -> Non
         (["teacher=timm:{w}/missing"], "there is no folder"),
         (["upsampler=anyup", "options={{}}"], "options.checkout"),
         (["upsampler=naf", "options={{checkout: hub}}"], "torch.hub cache"),
-        (["optim.lr=1e30", "optim.first_clip_steps=0", "optim.clip=1e30"], "lower optim.lr"),
+        (["optim.lr=1e3", "optim.first_clip_steps=0", "optim.clip=1e30"], "lower optim.lr"),
     ],
 )
 def test_train(world: Path, capsys, monkeypatch, overrides: list[str], message: str) -> None:

@@ -101,6 +101,13 @@ def test_two_processes_solve_what_one_solves(recipe_file: Path, tmp_path: Path, 
 
 
 def test_what_takes_steps_is_refused_in_several_processes(recipe_file: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     assert guard(main, [str(recipe_file)]) == 2
     assert "only what is solved, ridge, takes several" in capsys.readouterr().err
