@@ -123,6 +123,11 @@ def size_of_file(path: Path, orientation: Orientation | None = None) -> PhotoSiz
         raise UserError(f"{path} cannot be read as an image ({error}); fetch it again or take it out") from error
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a photograph as `read_image` gives it, from its header; UserError where it is no image."""
+    return size_of_file(path).size
+
+
 def files_digest(files: Sequence[Path], also: str) -> str:
     """16 hex digits over paths, sizes and dates of the files, and `also`; UserError for one that is missing."""
     digest = hashlib.sha256(also.encode())

@@ -18,7 +18,7 @@ from common.errors import UserError
 from eval_suite.metrics.answer_rules import letter_of
 from eval_suite.readers.captions import CaptionsNode, caption_text, read_flickr
 from eval_suite.readers.coco import CocoNode
-from eval_suite.readers.image_files import read_image
+from eval_suite.readers.image_files import read_image, upright_size
 from eval_suite.readers.label_files import ClassLabels, MaskLabels
 from eval_suite.readers.label_values import to_classes, to_depth, to_mask, to_normals
 from eval_suite.readers.photo_sizes import PhotoSize, as_stored, check_box, check_label, photo_size
@@ -45,7 +45,7 @@ def test_a_size_from_the_header_is_that_of_the_pixels(form: str, tag: int, tmp_p
     pixels = np.random.default_rng(tag).integers(0, 256, (12, 20, 3), dtype=np.uint8)
     path = saved(tmp_path / "photo", pixels, tag, form)
     upright = read_image(path)
-    assert photo_size(path).size == upright.shape[:2]
+    assert photo_size(path).size == upright_size(path) == upright.shape[:2]
     assert photo_size(path, "stored").size == as_stored(upright, path).shape[:2] == (12, 20)
     if form in ("PNG", "TIFF", "BMP", "PPM"):
         assert np.array_equal(as_stored(upright, path), pixels)
