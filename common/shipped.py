@@ -22,14 +22,13 @@ def find_recipe(name: str | Path, folder: str = "") -> Path:
     path = Path(name)
     if is_there(path):
         return path
-    if not path.is_absolute():
-        short = path.as_posix().removeprefix("./").removeprefix(PREFIX)
-        if short in shipped_recipes():
-            return FOLDER / short
-    if not folder:  # of "suites/nosuch.yaml" the suites are the near ones
-        typed = path.as_posix().removeprefix("./").removeprefix(PREFIX).rpartition("/")[0]
-        folder = f"{typed}/" if any(each.startswith(f"{typed}/") for each in shipped_recipes()) else ""
-    known = [each for each in shipped_recipes() if each.startswith(folder) and "/" not in each.removeprefix(folder)]
+    short, shipped = path.as_posix().removeprefix("./").removeprefix(PREFIX), shipped_recipes()
+    if short in shipped:  # no absolute path is
+        return FOLDER / short
+    typed = short.rpartition("/")[0] + "/"  # of "suites/nosuch.yaml" the suites are the near ones
+    if not folder and any(each.startswith(typed) for each in shipped):
+        folder = typed
+    known = [each for each in shipped if each.startswith(folder) and "/" not in each.removeprefix(folder)]
     stems = {Path(each).stem: each for each in known}
     near = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.5)
     hint = f' (did you mean "{stems[near[0]]}"?)' if near else f": {', '.join(known)}"

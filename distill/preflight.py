@@ -56,17 +56,12 @@ def find_missing(recipes: Iterable[Recipe]) -> list[Missing]:
     found: dict[str, Missing] = {}
     needed: dict[Path, float] = {}  #: bytes of checkpoints by folder
     for recipe in recipes:
-        for name in (recipe.loss.summary, recipe.loss.spatial):
-            if is_plugin(name, LOSSES):
-                own_loss(name)
         for missing in [
+            *wrong_losses(recipe),
             *missing_adapters(recipe),
             *missing_start(recipe),
             *missing_data(recipe),
-            *[
-                Missing(f"log.trackers: {name} is not installed; pip install {name}", None)
-                for name in missing_trackers(recipe)
-            ],
+            *[Missing(said, None) for said in missing_trackers(recipe)],
             *suite_problems(recipe),
         ]:
             found.setdefault(missing.what, missing)
@@ -112,6 +107,19 @@ def adapter_command(node: TeacherNode, folder: str) -> tuple[str, ...] | None:
                 command += ["options={}"]
         return tuple(command)
     return None
+
+
+def wrong_losses(recipe: Recipe) -> list[Missing]:
+    """A user's own losses that are none."""
+    found = []
+    for field in ("summary", "spatial"):
+        name = getattr(recipe.loss, field)
+        try:
+            if is_plugin(name, LOSSES):
+                own_loss(name)
+        except UserError as error:
+            found.append(Missing(f"loss.{field}: {error}", None))
+    return found
 
 
 def missing_start(recipe: Recipe) -> list[Missing]:

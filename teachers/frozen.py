@@ -145,9 +145,8 @@ def count_parameters(module: nn.Module) -> int:
 
 def check_widths(spec: BackboneSpec, features: Features) -> None:
     """UserError where a backbone gives something else than its spec promised to everybody behind it."""
-    given = {"spatial_dim": features.spatial.shape[1]}
-    if features.summary is not None:
-        given["summary_dim"] = features.summary.shape[-1]
+    summary = None if features.summary is None else features.summary.shape[-1]
+    given = {"spatial_dim": features.spatial.shape[1], "summary_dim": summary}
     wrong = {name: width for name, width in given.items() if width != getattr(spec, name)}
     if wrong:
         said = ", ".join(f"{name}={getattr(spec, name)} and gives {width}" for name, width in wrong.items())

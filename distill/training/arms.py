@@ -300,15 +300,16 @@ def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
 
 
 def missing_trackers(recipe: Recipe) -> list[str]:
-    """Those the recipe asks for and that are not installed; Accelerate would leave them out and say nothing."""
-    return [name for name in recipe.log.trackers if not TRACKERS[name]()]
+    """In words, those the recipe asks for and that are not installed; Accelerate would leave them out in silence."""
+    absent = [name for name in recipe.log.trackers if not TRACKERS[name]()]
+    return [f"log.trackers: {name} is not installed; pip install {name}" for name in absent]
 
 
 def begin(arm: Arm) -> None:
     """Make the folder, say what will run, start the trackers."""
     only_existing(arm.folder)
-    for tracker in missing_trackers(arm.recipe):
-        raise UserError(f"log.trackers: {tracker} is not installed; pip install {tracker}")
+    for said in missing_trackers(arm.recipe):
+        raise UserError(said)
     if arm.accelerator.is_main_process:
         remove_leftovers(arm.folder)  # an arm of an ablation has its lock above
         write_text(arm.folder / "recipe.yaml", dump(arm.recipe))

@@ -34,7 +34,7 @@ def test_a_map_that_does_not_change_with_scale_explains_its_views(tmp_path: Path
     recipe = small_recipe(
         image_folder(tmp_path / "images"), upsampler="bilinear", options={}, optim__steps=1, optim__warmup=1
     )
-    colours = Colours(replace(SmallTeacher().spec, resizable=True))
+    colours = Colours(replace(SmallTeacher().spec, resizable=True, summary_dim=None))
     monkeypatch.setattr(teacher_data, "load_backbone", lambda node: colours)
     data = teacher_data.open_teacher_data(recipe, [recipe])
     outcomes = {
