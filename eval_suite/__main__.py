@@ -305,18 +305,20 @@ def table(options: argparse.Namespace) -> None:
     """Print or write a Δm table."""
     said = CsvOptions(options.lower_is_better, options.higher_is_better)
     rows = read_rows(options.sources, said)
+    ending = options.out.suffix.removeprefix(".") if options.out else ""
+    form = options.format or (ending if ending in FORMATS else "md")
     if options.by_class is not None:
-        if options.format not in (None, "md"):
-            raise UserError(f"--by-class prints Markdown; take out --format {options.format}")
+        if form != "md":
+            raise UserError(f"--by-class writes Markdown, not {form}")
+        if options.power is not None or options.allow_missing:
+            raise UserError("--by-class is no Δm table: take out --power and --allow-missing")
         check_alike(rows, find_baseline(rows, options.baseline), (), options.allow)
         show(class_table(rows, options.by_class), options.out)
         return
     built = build_table(rows, find_baseline(rows, options.baseline), options.allow_missing, options.allow)
     if options.power is not None and not options.power > 0:
         raise UserError(f"--power {options.power:g}: the wished-for difference is a positive percentage")
-    ending = options.out.suffix.removeprefix(".") if options.out else ""
-    text = render(built, options.format or (ending if ending in FORMATS else "md"))
-    show(text, options.out)
+    show(render(built, form), options.out)
     for line in power_lines(built, options.power) if options.power is not None else ():
         print(line, file=sys.stderr)
 

@@ -334,9 +334,8 @@ class BlockPeak:
             self.outside = max(self.outside, self.counted.peak)
 
     def _begin(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if (
-            self.counted is not None and not self.peak
-        ):  # again in the backward pass, where activations are computed again
+        # Recomputed activations come here again, in the backward pass.
+        if self.counted is not None and not self.peak:
             self.outside, self.counted.peak = self.counted.peak, self.counted.current
             given[0].register_hook(lambda _: self._done())
             self.peak = 1

@@ -38,7 +38,9 @@ def test_a_segmentation_says_what_each_class_scores(tmp_path: Path, capsys: pyte
     assert lines[2] == f"| red | {red.value:.2f} ± {red.stderr:.2f} |" and len(lines) == 2 + len(COLOURS)
     assert guard(main, [*command[:-1], "dense/sge"]) == 2
     assert 'did you mean "dense/seg/miou"' in capsys.readouterr().err
-    assert guard(main, [*command, "--format", "csv"]) == 2
+    unfit = ["--format csv", f"--out {tmp_path / 'x.csv'}", "--power 3", "--allow-missing dense"]
+    for asked in unfit:
+        assert guard(main, [*command, *asked.split()]) == 2
     capsys.readouterr()
     rows = {"one": [run_of(result)], "other": [run_of(result, "other")]}
     page = write_report(
