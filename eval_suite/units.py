@@ -83,7 +83,7 @@ def read_units(path: Path) -> dict[str, str]:
     """Image -> unit of a list with a tab in every line; UserError for another line and for an image named twice."""
     out: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the list of units {path}: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.json_files import read_json_object, write_json
 from distill.planning.counting import Cost
 from distill.recipe import Recipe
+from distill.recipe_models import TeacherNode
 from distill.schedule import schedule, student_patch
 from distill.smoke.measured import Part
 
@@ -36,8 +37,14 @@ def machine() -> str:
 def depends_of_teacher(recipe: Recipe, name: str, *, bf16: bool) -> Any:
     """What a teacher is shown anywhere in the schedule, and what sharpens it."""
     passes = [part for stage in schedule(recipe) for part in stage.passes if name in part.teachers]
-    shown = [[part.teachers[name].model_dump(mode="json"), [list(size) for size in part.sizes]] for part in passes]
+    shown = [[_node(part.teachers[name]), [list(size) for size in part.sizes]] for part in passes]
     return [shown, student_patch(recipe.student), bf16, torch.__version__]
+
+
+def _node(node: TeacherNode) -> dict[str, Any]:
+    """The node without adapters that are there for other upsamplers: recipes differ in them."""
+    used = node.denoise or node.adapters.get(node.upsampler)
+    return node.model_dump(mode="json", exclude={"adapters"}) | {"adapter": used}
 
 
 def depends_of_student(small: Recipe) -> Any:

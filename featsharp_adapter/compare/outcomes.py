@@ -8,17 +8,20 @@ not measured again, and files of several people are read together. docs/adapters
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from common.digests import digest_value, short
 from common.errors import UserError
 from common.jsonl import Log
+from common.recipes import read_recipe
 from featsharp_adapter.compare.variants import FIELDS
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.teacher_data import TeacherData, open_once
 
 SCHEMA = 1
+REVISION = 2  #: raised by hand when the code changes what a comparison measures: its results stand in another table
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,10 @@ def key_of(identity: Mapping[str, Any]) -> str:
 def setting_of(recipe: AdapterRecipe, data: TeacherData, suite: Sequence[str] = ()) -> dict[str, Any]:
     """What results must share to be compared; nothing in it names a place on this machine.
 
-    suite: the file of the probes, and what was changed in it.
+    suite: the file of the probes, and changes to it; by what they say, not by their name.
     """
     return {
+        "program": f"{version('agglomerate')}, comparisons {REVISION}",
         "teacher": data.spec.name,
         "teacher_digest": data.spec.digest,
         "factor": recipe.factor,
@@ -83,7 +87,7 @@ def setting_of(recipe: AdapterRecipe, data: TeacherData, suite: Sequence[str] = 
         "views": recipe.views.model_dump(mode="json"),
         "published_views": recipe.published_views,
         "seed": recipe.seed,
-        "suite": [Path(part).name if number == 0 else part for number, part in enumerate(suite)],
+        "suite": short(digest_value(read_recipe(suite[0], suite[1:]))) if suite else None,
     }
 
 
@@ -103,7 +107,7 @@ def read_outcomes(paths: Iterable[Path]) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     for path in paths:
         try:
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would break at U+2028 too
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read results {path}: {error}") from error
         for number, line in enumerate(lines, start=1):

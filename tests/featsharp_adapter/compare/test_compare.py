@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from PIL import Image
 from small_recipes import image_folder, small_recipe
 from small_teacher import SmallTeacher
 
+from common.digests import digest_value
 from common.errors import UserError, guard
 from common.recipes import dump
 from featsharp_adapter.__main__ import main
+from featsharp_adapter.compare import outcomes
 from featsharp_adapter.compare.ablations import ABLATIONS
 from featsharp_adapter.compare.compare import compare, draw
-from featsharp_adapter.compare.outcomes import Outcome, append_outcome, read_outcomes
+from featsharp_adapter.compare.outcomes import Outcome, append_outcome, read_outcomes, setting_of
 from featsharp_adapter.compare.table import mean_and_error, summarise, tables_of, write_tables
 from featsharp_adapter.compare.variants import parse_variant, recipes_of
 from featsharp_adapter.sharpening.backbone import SharpenedBackbone
@@ -170,6 +173,32 @@ def test_results_are_lines_that_others_can_add_to(tmp_path: Path) -> None:
         (tmp_path / "bad.jsonl").write_text(line)
         with pytest.raises(UserError, match=words):
             read_outcomes([tmp_path / "bad.jsonl"])
+
+
+def test_a_result_of_other_code_or_another_suite_is_of_another_setting(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"))
+    data, suite = teacher_data_module.open_teacher_data(recipe, [recipe]), tmp_path / "suite.yaml"
+
+    def key(*changes: str) -> str:
+        return digest_value(setting_of(recipe, data, [str(suite), *changes]))
+
+    suite.write_text("data: {steps: 1}\n")
+    first = key()
+    assert key() == first != key("data.steps=2")
+    suite.write_text("data: {steps: 3}\n")
+    assert key() != first
+    suite.write_text("data: {steps: 1}\n")
+    monkeypatch.setattr(outcomes, "REVISION", outcomes.REVISION + 1)
+    assert key() != first
+
+
+def test_a_line_may_hold_what_only_some_call_the_end_of_a_line(tmp_path: Path) -> None:
+    one = outcome(0, 0.1)
+    one.setting["teacher"] = "a\u2028b"
+    line = json.dumps({"schema": 1, **asdict(one)}, ensure_ascii=False)
+    (tmp_path / "theirs.jsonl").write_text(line + "\r\n", encoding="utf-8", newline="")
+    assert read_outcomes([tmp_path / "theirs.jsonl"]) == [one]
 
 
 def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, capsys) -> None:
