@@ -15,3 +15,11 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty working folder, in which no folder "ran" may be made."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not (tmp_path / "ran").exists(), "a file made the program run code"

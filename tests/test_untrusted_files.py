@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,7 @@ from teachers.registry import load_backbone
 CODE = {"spec": "class:os.mkdir", "path": "ran"}  # makes a folder if it ever runs
 
 
-@pytest.fixture(autouse=True)
-def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not (tmp_path / "ran").exists(), "a file made the program run code"
+pytestmark = pytest.mark.usefixtures("nothing_runs")
 
 
 def test_the_node_would_run_if_a_user_typed_it(tmp_path: Path) -> None:

@@ -45,11 +45,7 @@ class Evil:
         return os.mkdir, ("ran",)
 
 
-@pytest.fixture(autouse=True)
-def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    yield
-    assert not (tmp_path / "ran").exists(), "a file made the program run code"
+pytestmark = pytest.mark.usefixtures("nothing_runs")
 
 
 def test_the_pickle_would_run_where_it_is_let(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from common.other_processes import in_words
+
 PATIENCE = timedelta(hours=2)  #: one may be so much later than another with its share of the teacher's passes
 
 
@@ -35,15 +37,21 @@ def launched() -> int:
 
 @contextmanager
 def joined() -> Iterator[Place]:
-    """Join the processes that a launcher started (accelerate launch, torchrun), and leave them at the end."""
+    """Join the processes that a launcher started (accelerate launch, torchrun), and leave them at the end.
+
+    UserError where another of them ends, hangs or cannot be met.
+    """
     if launched() < 2:
         yield ALONE
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
         yield Place(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        raise in_words(error, "What was summed is lost") or error from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

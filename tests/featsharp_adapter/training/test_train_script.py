@@ -100,6 +100,30 @@ def test_two_processes_solve_what_one_solves(recipe_file: Path, tmp_path: Path, 
     assert changed.norm() > 0 and (first - second).norm() <= 1e-4 * changed.norm()
 
 
+def test_a_process_that_ends_too_early_is_told_in_words() -> None:
+    program = (
+        "import os, torch, torch.distributed as dist\n"
+        "from common.errors import guard\nfrom featsharp_adapter.training.processes import joined\n"
+        "def main(arguments):\n"
+        "    with joined() as place:\n"
+        "        if place.rank: os._exit(3)\n"
+        "        dist.all_reduce(torch.ones(1))\n"
+        "raise SystemExit(guard(main, []))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        there = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", program], env=os.environ | there | {"RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    )
+    assert second.wait(120) == 3
+    said = first.communicate(timeout=120)[1]
+    assert first.returncode == 2 and "another process of this run ended" in said and "Traceback" not in said
+
+
 def test_what_takes_steps_is_refused_in_several_processes(recipe_file: Path, monkeypatch, capsys) -> None:
     for name, value in {
         "WORLD_SIZE": "2",
