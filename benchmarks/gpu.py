@@ -1,4 +1,4 @@
-"""Everything that only a GPU can tell, in one go: at most 8 minutes on one GPU.
+"""Everything that only a GPU can tell, in one go; meant for at most 8 minutes on one GPU.
 
     python benchmarks/gpu.py                       on the GPU; without one it says so and measures nothing
     python benchmarks/gpu.py --device cpu          the same script at small sizes: does it run?

@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.plugins import is_plugin
 from common.recipes import load_recipe
 from common.shipped import FOLDER, shipped_recipes
+from common.trackers import missing_trackers
 from distill.losses.losses import own_loss
 from distill.recipe import Recipe
 from distill.recipe_models import StudentNode, TeacherNode
@@ -23,7 +24,6 @@ from distill.recipe_training import LOSSES
 from distill.schedule import schedule
 from distill.student.model import build_vit
 from distill.student.starting_weights import find_start
-from distill.training.arms import missing_trackers
 from distill.training.export import exported_identity
 from eval_suite.data_check import check_suite
 from eval_suite.suite import load_suite
@@ -61,7 +61,7 @@ def find_missing(recipes: Iterable[Recipe]) -> list[Missing]:
             *missing_adapters(recipe),
             *missing_start(recipe),
             *missing_data(recipe),
-            *[Missing(said, None) for said in missing_trackers(recipe)],
+            *[Missing(said, None) for said in missing_trackers(recipe.log.trackers)],
             *suite_problems(recipe),
         ]:
             found.setdefault(missing.what, missing)

@@ -14,6 +14,7 @@ from common.errors import UserError, add_debug_flag, guard
 from common.launch_options import refuse_unheeded
 from common.recipes import dump, load_recipe
 from common.run_lock import RunLock, add_take_over_flag
+from common.trackers import refuse_missing_trackers
 from featsharp_adapter.adapter.folder import TRAINED
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.processes import Place, joined, launched
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     recipe = load_recipe(AdapterRecipe, arguments.recipe, arguments.overrides)
     heeded = {"--mixed_precision": ["bf16"]} if recipe.teacher_dtype == "bfloat16" else {}
     refuse_unheeded({"--mixed_precision": "teacher_dtype"}, heeded)
+    refuse_missing_trackers(recipe.log.trackers)
     if launched() > 1 and not upsampler_class(recipe.upsampler).closed_form:
         raise UserError(
             f"{recipe.upsampler} is trained by one process (accelerate launch --num_processes 1, or plain python); "

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available, is_wandb_available
 from torch import Tensor
 
 from common.atomic import remove_leftovers, write_text
@@ -16,6 +15,7 @@ from common.errors import UserError
 from common.json_files import write_json
 from common.jsonl import Log
 from common.recipes import dump
+from common.trackers import refuse_missing_trackers
 from distill.losses.shift_equivariance import centre_crop, margin
 from distill.losses.step import DistillStep, Predict
 from distill.planning.mfu import FlopMeter, StudentFlops, peak_in_words, peak_of
@@ -40,8 +40,6 @@ from distill.training.trained_student import TrainedStudent, build_trained_stude
 from imagery.contracts import SequentialSource, Source
 from imagery.mixture import Mixture
 from imagery.sources import summary
-
-TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
 
 @dataclass(frozen=True)
@@ -299,17 +297,10 @@ def identify(arm: Arm, targets: Targets) -> dict[str, Any]:
     return identity | targets.digests()
 
 
-def missing_trackers(recipe: Recipe) -> list[str]:
-    """In words, those the recipe asks for and that are not installed; Accelerate would leave them out in silence."""
-    absent = [name for name in recipe.log.trackers if not TRACKERS[name]()]
-    return [f"log.trackers: {name} is not installed; pip install {name}" for name in absent]
-
-
 def begin(arm: Arm) -> None:
     """Make the folder, say what will run, start the trackers."""
     only_existing(arm.folder)
-    for said in missing_trackers(arm.recipe):
-        raise UserError(said)
+    refuse_missing_trackers(arm.recipe.log.trackers)
     if arm.accelerator.is_main_process:
         remove_leftovers(arm.folder)  # an arm of an ablation has its lock above
         write_text(arm.folder / "recipe.yaml", dump(arm.recipe))

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
-from accelerate.utils import is_tensorboard_available, is_wandb_available
 
-from common.errors import UserError
 from common.jsonl import Log
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.recipe import AdapterRecipe
@@ -19,10 +17,7 @@ from featsharp_adapter.upsamplers.simple import resize_features
 
 #: Longest side of an image in a picture.
 PIXELS = 224
-TRACKERS: dict[str, Any] = {
-    "tensorboard": (is_tensorboard_available, TensorBoardTracker),
-    "wandb": (is_wandb_available, WandBTracker),
-}
+CLASSES: dict[str, Any] = {"tensorboard": TensorBoardTracker, "wandb": WandBTracker}
 
 
 class Watching:
@@ -68,10 +63,8 @@ class Watching:
 
 
 def open_tracker(name: str, folder: Path) -> GeneralTracker:
-    """UserError where its package is not installed."""
-    there, made = TRACKERS[name]
-    if not there():
-        raise UserError(f"log.trackers: {name} is not installed; pip install {name}")
+    """One that writes into the folder of a training."""
+    made = CLASSES[name]
     if made is TensorBoardTracker:
         tracker: GeneralTracker = made(folder.name, logging_dir=str(folder.parent))
     else:

@@ -22,8 +22,8 @@ from small_run import train
 
 from common.errors import UserError
 from common.jsonl import read_log
+from common.trackers import TRACKERS
 from distill.recipe import read
-from distill.training.arms import TRACKERS
 
 ROOT = Path(__file__).parents[2]
 

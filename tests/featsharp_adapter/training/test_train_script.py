@@ -15,6 +15,7 @@ from small_recipes import image_folder, small_recipe
 from small_timm import timm_folder
 
 from common.errors import guard
+from common.trackers import TRACKERS
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.views import Views
 from featsharp_adapter.train import main
@@ -98,6 +99,15 @@ def test_two_processes_solve_what_one_solves(recipe_file: Path, tmp_path: Path, 
         first, second = one(views, image), two(views, image)
         changed = first - torch.nn.functional.interpolate(views.low, scale_factor=2, mode="bilinear")
     assert changed.norm() > 0 and (first - second).norm() <= 1e-4 * changed.norm()
+
+
+def test_a_missing_tracker_is_told_before_anything_is_written(
+    recipe_file: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(TRACKERS, "wandb", lambda: False)
+    assert guard(main, [str(recipe_file), "log.trackers=[wandb]", f"out={tmp_path / 'new'}"]) == 2
+    assert "log.trackers: wandb is not installed; pip install wandb" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_process_that_ends_too_early_is_told_in_words() -> None:
