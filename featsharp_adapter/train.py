@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         )
     with joined() as place:
         if place.rank:
-            fit_one(recipe, open_teacher_data(recipe, [recipe], place))
+            fit_one(recipe, open_teacher_data(recipe, [recipe], place), folder=Path(recipe.out))
             return 0
         return first_process(recipe, place, take_over=arguments.take_over)
 

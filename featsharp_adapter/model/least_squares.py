@@ -9,8 +9,9 @@ and is never shrunk.
 Shapes: N rows, D inputs (the constant included), C outputs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -70,6 +71,16 @@ class LeastSquaresSums:
         small.gram, small.cross = self.gram[index][:, index], self.cross[index]
         small.power, small.weight = self.power, self.weight
         return small
+
+    def state_dict(self) -> dict[str, Tensor | float]:
+        """What has been summed so far."""
+        return {"gram": self.gram, "cross": self.cross, "power": self.power, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.gram.copy_(state["gram"])
+        self.cross.copy_(state["cross"])
+        self.power, self.weight = state["power"], state["weight"]
 
     def error(self, solution: Tensor) -> float:
         """Mean squared error per output of a solution [D, C] on these rows, without visiting them again."""

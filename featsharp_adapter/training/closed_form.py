@@ -6,12 +6,10 @@ share of each cell that is inside the image (times the weight of borders between
 choose the ridges; then all are solved together.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from itertools import accumulate
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
@@ -20,6 +18,7 @@ from featsharp_adapter.model.layers import bias_of
 from featsharp_adapter.model.least_squares import LeastSquaresSums, Solution, choose_ridges, solve
 from featsharp_adapter.model.multiview import inside_share, warp
 from featsharp_adapter.model.views import tile_images
+from featsharp_adapter.training.passes import Passes
 from featsharp_adapter.training.samples import Sample
 from featsharp_adapter.upsamplers.ridge import OF_TILES, RidgeUpsampler
 from featsharp_adapter.upsamplers.simple import resize_features
@@ -28,10 +27,11 @@ from featsharp_adapter.upsamplers.simple import resize_features
 HELD_BACK = 5
 #: A cell whose residual is more than so many root mean squares counts less in the second solve (Huber's weights).
 OUTLIER = 1.5
+#: So many images say what a tile changes: one number for each tile, of which these are several times the inputs.
+GAIN_IMAGES = 4096
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """What the views of some images say: inputs [N, D], targets [N, C], weights [N], all views after each other."""
 
     inputs: Tensor
@@ -40,14 +40,8 @@ class Rows:
 
 
 @torch.no_grad()
-def fit_linear(
-    adapter: Adapter,
-    samples: Callable[[], Iterable[Sample]],
-    *,
-    reweight: bool = False,
-    places: Tensor | None = None,
-) -> Solution:
-    """Solve the adapter's linear map and put it in place. samples(): every training image once.
+def fit_linear(adapter: Adapter, passes: Passes, *, reweight: bool = False, places: Tensor | None = None) -> Solution:
+    """Solve the adapter's linear map and put it in place.
 
     reweight: solve a second time, with cells that no linear map explains (outlier tokens) counting less.
     places: [1, 1, k*g, k*g'], how much each place of the sharpened map counts; None: all the same.
@@ -56,79 +50,102 @@ def fit_linear(
     if not isinstance(upsampler, RidgeUpsampler):
         raise UserError(f"{adapter.meta.upsampler} has no closed form; ridge and ridge_block have")
     adapter.eval()
-    solution = _solve(adapter, upsampler, samples(), None, places)
+    solution = _solve(adapter, upsampler, passes, None, places)
     if reweight:
-        solution = _solve(adapter, upsampler, samples(), solution, places)
-    weight = solution.weight.to(upsampler.linear.weight)
-    upsampler.linear.weight.copy_(weight[:-1].T[:, :, None, None])
-    bias_of(upsampler.linear).copy_(weight[-1])
-    if upsampler.budgeted:
-        _fit_gains(adapter, upsampler, samples())
+        solution = _solve(adapter, upsampler, passes, solution, places)
+    put_in(upsampler.linear, solution.weight)
+    if upsampler.budgeted and upsampler.closed_form:
+        _fit_gains(adapter, upsampler, passes)
     return solution
+
+
+@torch.no_grad()
+def fit_without_tiles(adapter: Adapter, passes: Passes, *, places: Tensor | None = None) -> None:
+    """Solve what a budget of passes needs, after a training that has changed the inputs of the closed form."""
+    upsampler = adapter.upsampler
+    assert isinstance(upsampler, RidgeUpsampler) and upsampler.budgeted
+    size, device = (len(upsampler.low_channels), upsampler.dim), upsampler.linear.weight.device
+    sums = LeastSquaresSums(*size, device), LeastSquaresSums(*size, device)
+
+    def add(sample: Sample) -> None:
+        for one, part in zip(sums, _parts(sample), strict=True):
+            if part is not None:
+                one.update(*view_rows(adapter, upsampler, part, places, tiles=False))
+
+    passes.sum("views without tiles", sums, add)
+    put_in(upsampler.linear_low, choose_ridges(*sums, upsampler.low_groups).weight)
+    _fit_gains(adapter, upsampler, passes)
+
+
+def put_in(layer: nn.Conv2d | nn.Linear, solution: Tensor) -> None:
+    """solution [D, C], its last row the bias."""
+    weight = solution.to(layer.weight)
+    layer.weight.copy_(weight[:-1].T.reshape(layer.weight.shape))
+    bias_of(layer).copy_(weight[-1])
 
 
 def _solve(
-    adapter: Adapter,
-    upsampler: RidgeUpsampler,
-    samples: Iterable[Sample],
-    before: Solution | None,
-    places: Tensor | None,
+    adapter: Adapter, upsampler: RidgeUpsampler, passes: Passes, before: Solution | None, places: Tensor | None
 ) -> Solution:
-    device = upsampler.linear.weight.device
-    size = (sum(upsampler.widths), upsampler.dim)
-    train, held_back = (LeastSquaresSums(*size, device) for _ in range(2))
-    for sample in samples:
-        chosen = sample.positions % HELD_BACK == HELD_BACK - 1
-        for sums, index in ((train, ~chosen), (held_back, chosen)):
-            if bool(index.any()):
-                rows = view_rows(adapter, upsampler, sample.take(index.nonzero()[:, 0]), places)
-                sums.update(rows.inputs, rows.targets, _weights(rows, before))
-    train.all_reduce()
-    held_back.all_reduce()
+    size, device = (sum(upsampler.widths), upsampler.dim), upsampler.linear.weight.device
+    train, held_back = sums = LeastSquaresSums(*size, device), LeastSquaresSums(*size, device)
+
+    def add(sample: Sample) -> None:
+        for one, part in zip(sums, _parts(sample), strict=True):
+            if part is not None:
+                rows = view_rows(adapter, upsampler, part, places)
+                one.update(rows.inputs, rows.targets, _weights(rows, before))
+
+    passes.sum("views" if before is None else "views reweighted", sums, add)
     if not train.weight or not held_back.weight:
         raise UserError(f"a closed form wants {HELD_BACK} training images or more: data.images")
     solution = choose_ridges(train, held_back, upsampler.groups)
-    if upsampler.budgeted:
-        _solve_low(upsampler, train.merge(held_back), solution.ridges)
+    if upsampler.budgeted:  # the map of the inputs that need no tiles: from the same sums, with the same ridges
+        ridges = [ridge for name, ridge in zip(upsampler.inputs, solution.ridges, strict=True) if name not in OF_TILES]
+        small = train.merge(held_back).keep(upsampler.low_channels)
+        put_in(upsampler.linear_low, solve(small, upsampler.low_groups, ridges))
     return solution
 
 
-def _solve_low(upsampler: RidgeUpsampler, sums: LeastSquaresSums, ridges: tuple[float, ...]) -> None:
-    """The map of the inputs that need no tiles, from the same sums and with the ridges those inputs have."""
-    kept = [(name, ridge) for name, ridge in zip(upsampler.inputs, ridges, strict=True) if name not in OF_TILES]
-    widths = [upsampler.widths[upsampler.inputs.index(name)] for name, _ in kept]
-    ends = list(accumulate(widths))
-    groups = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
-    found = solve(sums.keep(upsampler.low_channels), groups, [ridge for _, ridge in kept])
-    weight = found.to(upsampler.linear_low.weight)
-    upsampler.linear_low.weight.copy_(weight[:-1].T[:, :, None, None])
-    bias_of(upsampler.linear_low).copy_(weight[-1])
+def _parts(sample: Sample) -> tuple[Sample | None, Sample | None]:
+    """The images that a solution is of, and those that choose its ridges; None for no such image."""
+    chosen = sample.positions % HELD_BACK == HELD_BACK - 1
+    kept, held = (sample.take(index.nonzero()[:, 0]) if bool(index.any()) else None for index in (~chosen, chosen))
+    return kept, held
 
 
-def _fit_gains(adapter: Adapter, upsampler: RidgeUpsampler, samples: Iterable[Sample]) -> None:
+def _fit_gains(adapter: Adapter, upsampler: RidgeUpsampler, passes: Passes) -> None:
     """Predict from the low-resolution pass what each tile changes: the mean squared difference of the maps there."""
-    device, size = upsampler.linear.weight.device, (upsampler.gain.in_features, 1)
-    train, held_back = (LeastSquaresSums(*size, device) for _ in range(2))
-    for sample in samples:
+    size, device = (upsampler.gain.in_features, 1), upsampler.linear.weight.device
+    sums = LeastSquaresSums(*size, device), LeastSquaresSums(*size, device)
+
+    def add(sample: Sample) -> None:
         low = adapter.denoise_normalised(sample.views.low)
         tiles = {n: adapter.denoise_normalised(sample.views.tiles[n], n) for n in adapter.tile_grids}
-        image = sample.guidance()
-        changed = (upsampler(low, tiles, image) - upsampler.upsample_low(low, image)).square().mean(dim=1, keepdim=True)
+        low_phi = upsampler.low_phi(low, sample.guidance())
+        without = resize_features(low, upsampler.factor) + upsampler.linear_low(low_phi)
+        changed = (upsampler(low, tiles, sample.guidance()) - without).square().mean(dim=1, keepdim=True)
         gains = tile_images(changed, upsampler.n).flatten(1).mean(dim=1, keepdim=True)
-        inputs = upsampler.gain_inputs(upsampler.low_phi(low, image)).flatten(0, 1)
+        inputs = upsampler.gain_inputs(low_phi).flatten(0, 1)
         chosen = (sample.positions % HELD_BACK == HELD_BACK - 1).to(device).repeat_interleave(upsampler.n**2)
-        for sums, index in ((train, ~chosen), (held_back, chosen)):
-            sums.update(inputs[index], gains[index], torch.ones(int(index.sum()), device=device))
-    weight = choose_ridges(train.all_reduce(), held_back.all_reduce(), [slice(0, size[0])]).weight
-    upsampler.gain.weight.copy_(weight[:-1].T)
-    upsampler.gain.bias.copy_(weight[-1])
+        for one, index in zip(sums, (~chosen, chosen), strict=True):
+            one.update(inputs[index], gains[index], torch.ones(int(index.sum()), device=device))
+
+    passes.sum("gains of tiles", sums, add, before=GAIN_IMAGES)
+    put_in(upsampler.gain, choose_ridges(*sums, [slice(0, size[0])]).weight)
 
 
-def view_rows(adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample, places: Tensor | None = None) -> Rows:
-    """The least-squares rows of all views of these images; places: as in `fit_linear`."""
+def view_rows(
+    adapter: Adapter, upsampler: RidgeUpsampler, sample: Sample, places: Tensor | None = None, *, tiles: bool = True
+) -> Rows:
+    """The least-squares rows of all views of these images; places: as in `fit_linear`. Inputs without tiles, or all."""
     low = adapter.denoise_normalised(sample.views.low)
-    tiles = {n: adapter.denoise_normalised(sample.views.tiles[n], n) for n in adapter.tile_grids}
-    phi, base = upsampler.phi(low, tiles, sample.guidance()), resize_features(low, upsampler.factor)
+    base = resize_features(low, upsampler.factor)
+    if tiles:
+        maps = {n: adapter.denoise_normalised(sample.views.tiles[n], n) for n in adapter.tile_grids}
+        phi = upsampler.phi(low, maps, sample.guidance())
+    else:
+        phi = upsampler.low_phi(low, sample.guidance())
     pool = AverageDownsampler(upsampler.factor)
     inputs, targets, weights = [], [], []
     for view in range(sample.targets.shape[1]):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from common.keyed_random import mix
+from common.progress import Progress
 from featsharp_adapter.model.multiview import ViewSettings, random_homographies, view_images
 from featsharp_adapter.model.views import Views, teacher_views
 from imagery.stream import Batch, ImageStream, to_float
@@ -105,9 +106,9 @@ class SampleStore:
         """The samples at these positions [b]."""
         return _unflatten({name: tensor[index] for name, tensor in self._tensors.items()})
 
-    def in_order(self, batch_size: int) -> Iterator[Sample]:
-        """All samples once, in order."""
-        for index in torch.arange(self.size).split(batch_size):
+    def in_order(self, batch_size: int, start: int = 0) -> Iterator[Sample]:
+        """All samples once, in order; `start`: without the first so many, whole batches of them."""
+        for index in torch.arange(start, self.size).split(batch_size) if start < self.size else ():
             yield self.gather(index)
 
 
@@ -117,26 +118,25 @@ class StreamedSamples:
     def __init__(self, size: int, open_stream: Callable[[int], ImageStream], maker: "SampleMaker") -> None:
         self.size, self.open_stream, self.maker = size, open_stream, maker
 
-    def in_order(self, batch_size: int) -> Iterator[Sample]:
-        """All samples once, in order."""
+    def in_order(self, batch_size: int, start: int = 0) -> Iterator[Sample]:
+        """As a store's; what is left out is read, and not shown to the teacher."""
         stream = self.open_stream(batch_size)
         try:
-            for start in range(0, self.size, batch_size):
-                sample = self.maker(next(stream))
-                yield sample.take(torch.arange(min(batch_size, self.size - start)))
+            for first in range(0, self.size, batch_size):
+                batch = next(stream)
+                if first >= start:
+                    yield self.maker(batch).take(torch.arange(min(batch_size, self.size - first)))
         finally:  # also when nobody asks for the rest
             stream.close()
 
 
-def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: Any) -> SampleStore:
-    """Encode the first `size` images of `stream`; `progress` is a tqdm bar over images."""
+def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: Progress) -> SampleStore:
+    """Encode the first `size` images of `stream`."""
     store = SampleStore(size)
-    done = 0
     for batch in stream:
         store.add(maker(batch))
-        progress.update(min(len(batch.images), size - done))
-        done += len(batch.images)
-        if done >= size:
+        progress.update(min(len(batch.images), size - progress.done))
+        if progress.done >= size:
             return store
     raise AssertionError("a stream never ends")
 

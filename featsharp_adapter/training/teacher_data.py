@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from common.progress import Progress
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.recipe import AdapterRecipe
@@ -40,6 +40,7 @@ class TeacherData:
     held_out: SampleStore | StreamedSamples
     device: torch.device
     images: int  #: for training, over all processes
+    place: Place = ALONE  #: of this process among them
 
     @property
     def store(self) -> SampleStore | None:
@@ -92,7 +93,7 @@ def open_teacher_data(recipe: AdapterRecipe, recipes: Iterable[AdapterRecipe], p
         maps = _low_maps(images, training(FILL_BATCH), maker)
     statistics = statistics_of(maps, spec.spatial_dim)
     statistics.all_reduce()
-    return TeacherData(backbone, maker, statistics, train, held_out, device, data.images)
+    return TeacherData(backbone, maker, statistics, train, held_out, device, data.images, place)
 
 
 def fits_in_memory(recipe: AdapterRecipe, spec: BackboneSpec, grids: tuple[int, ...], images: int) -> bool:
@@ -165,19 +166,17 @@ def statistics_of(maps: Iterable[Tensor], dim: int) -> CovarianceStatistics:
 
 
 def _fill(size: int, stream: ImageStream, maker: SampleMaker, title: str) -> SampleStore:
-    with tqdm(total=size, desc=title, unit="image", disable=None) as bar:
+    with Progress(size, title, "image") as bar:
         store = fill_store(size, stream, maker, bar)
     _finish(stream)
     return store
 
 
 def _low_maps(size: int, stream: ImageStream, maker: SampleMaker) -> Iterator[Tensor]:
-    with tqdm(total=size, desc="PHI-S statistics", unit="image", disable=None) as bar:
-        seen = 0  # not bar.n: a bar that is off (no terminal) does not count
-        while seen < size:
-            images = to_float(next(stream).images.to(maker.device))[: size - seen]
+    with Progress(size, "PHI-S statistics", "image") as bar:
+        while bar.done < size:
+            images = to_float(next(stream).images.to(maker.device))[: size - bar.done]
             yield teacher_views(maker.backbone, images, (), antialias=maker.antialias).low
-            seen += len(images)
             bar.update(len(images))
     _finish(stream)
 

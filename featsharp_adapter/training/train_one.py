@@ -15,14 +15,17 @@ from featsharp_adapter.model.downsampler import AverageDownsampler, build_downsa
 from featsharp_adapter.model.normalisers import fit_normaliser
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.checkpoints import Checkpoints
-from featsharp_adapter.training.closed_form import fit_linear
+from featsharp_adapter.training.closed_form import fit_linear, fit_without_tiles
 from featsharp_adapter.training.evaluation import Fidelity, evaluate_held_out
+from featsharp_adapter.training.passes import Passes
 from featsharp_adapter.training.samples import LiveSamples, Samples, StoredSamples
-from featsharp_adapter.training.teacher_data import FILL_BATCH, TeacherData, open_stream
+from featsharp_adapter.training.teacher_data import FILL_BATCH, TeacherData, open_once, open_stream
 from featsharp_adapter.training.trainer import Trainer, place_weights, seeded, train_adapter
 from featsharp_adapter.training.watching import Watching
 from featsharp_adapter.upsamplers.ridge import RidgeUpsampler
 from featsharp_adapter.upsamplers.table import upsampler_class
+
+CHECKPOINTS = "checkpoints"
 
 
 def train_one(
@@ -30,20 +33,23 @@ def train_one(
 ) -> tuple[Adapter, dict[str, Fidelity]]:
     """Train and evaluate one adapter; with a `folder`, checkpoints and a log go there and it resumes from them."""
     if upsampler_class(recipe.upsampler).closed_form:
-        adapter = fit_one(recipe, teacher_data)
+        adapter = fit_one(recipe, teacher_data, folder=folder)
         with watched(folder, recipe, teacher_data) as watching:
             if watching is not None:
                 watching.line(0, {"error": adapter.meta.training["closed form"]["error"]})
                 watching.picture(0, adapter)
         return evaluate(adapter, AverageDownsampler(recipe.factor), teacher_data)
-    trainer = new_trainer(recipe, teacher_data)
+    trainer = new_trainer(recipe, teacher_data, folder=folder)
     checkpoints = None
     if folder is not None:
-        identity = f"{decisive(recipe)}{teacher_data.spec.digest}"
-        checkpoints = Checkpoints(folder / "checkpoints", identity, keep=recipe.checkpoint.keep)
+        checkpoints = Checkpoints(folder / CHECKPOINTS, identity(recipe, teacher_data), keep=recipe.checkpoint.keep)
     with watched(folder, recipe, teacher_data) as watching:
         samples = open_samples(recipe, teacher_data)
         adapter = train_adapter(trainer, samples, checkpoints=checkpoints, watching=watching)
+    if adapter.upsampler.budgeted:
+        fit_without_tiles(
+            adapter, passes_of(recipe, teacher_data, folder), places=place_weights(adapter, recipe.border_weight)
+        )
     return evaluate(adapter, trainer.downsampler, teacher_data)
 
 
@@ -61,29 +67,48 @@ def watched(folder: Path | None, recipe: AdapterRecipe, teacher_data: TeacherDat
         watching.close()
 
 
+def identity(recipe: AdapterRecipe, teacher_data: TeacherData) -> str:
+    """What a checkpoint is of."""
+    return f"{decisive(recipe)}{teacher_data.spec.digest}"
+
+
 def decisive(recipe: AdapterRecipe) -> str:
     """The recipe without what changes nothing that is trained."""
     said = recipe.model_dump(mode="json", exclude={"log"})
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
 
 
-def fit_one(recipe: AdapterRecipe, teacher_data: TeacherData) -> Adapter:
+def fit_one(recipe: AdapterRecipe, teacher_data: TeacherData, *, folder: Path | None = None) -> Adapter:
     """An adapter whose upsampler is solved and not trained; the seed decides its random features alone."""
     with seeded(recipe.seed):
         adapter = new_adapter(recipe, teacher_data)
-    solve_linear(adapter, recipe, teacher_data)
+    solve_linear(adapter, recipe, teacher_data, folder)
     facts = {name: value for name, value in adapter.meta.training.items() if name not in ("optim", "downsampler")}
     adapter.meta = replace(adapter.meta, training=facts | {"bias": False, "gradient steps": 0})
     return adapter.eval()
 
 
-def solve_linear(adapter: Adapter, recipe: AdapterRecipe, teacher_data: TeacherData) -> None:
-    """Put the closed form's weights in place, and say on the card what was chosen."""
-    training = teacher_data.training
+def solve_linear(adapter: Adapter, recipe: AdapterRecipe, teacher_data: TeacherData, folder: Path | None) -> None:
+    """Put the closed form's weights in place, and say on the card what was chosen. folder: where sums are saved."""
     places = place_weights(adapter, recipe.border_weight)
-    solution = fit_linear(adapter, lambda: training.in_order(FILL_BATCH), reweight=recipe.ridge.reweight, places=places)
+    passes = passes_of(recipe, teacher_data, folder)
+    solution = fit_linear(adapter, passes, reweight=recipe.ridge.reweight, places=places)
     facts = {"ridges": list(solution.ridges), "error": solution.error}
     adapter.meta = replace(adapter.meta, training=adapter.meta.training | {"closed form": facts})
+
+
+def passes_of(recipe: AdapterRecipe, teacher_data: TeacherData, folder: Path | None) -> Passes:
+    """Over the training images; what they sum is saved in this folder, if there is one."""
+    if folder is None:
+        return Passes(teacher_data.training)
+    where = folder / CHECKPOINTS / f"sums-{teacher_data.place.rank}-of-{teacher_data.place.world}"
+    # Of images by content: those of a changed folder are others, though the recipe says the same.
+    of = identity(recipe, teacher_data) + open_once(recipe.data.train).fingerprint
+    return Passes(
+        teacher_data.training,
+        lambda name: Checkpoints(where / name.replace(" ", "-"), of, keep=1),
+        recipe.checkpoint.every,
+    )
 
 
 def evaluate(
@@ -96,7 +121,7 @@ def evaluate(
     return adapter, fidelity
 
 
-def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData) -> Trainer:
+def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData, *, folder: Path | None = None) -> Trainer:
     """Everything that learns, freshly initialised from the recipe's seed; what has a closed form is solved first."""
     node = recipe.downsampler
     with seeded(recipe.seed):
@@ -104,7 +129,7 @@ def new_trainer(recipe: AdapterRecipe, teacher_data: TeacherData) -> Trainer:
         dim = teacher_data.spec.spatial_dim
         downsampler = build_downsampler(node.name, dim=dim, factor=recipe.factor, kernel=node.kernel)
         if isinstance(adapter.upsampler, RidgeUpsampler):
-            solve_linear(adapter, recipe, teacher_data)
+            solve_linear(adapter, recipe, teacher_data, folder)
         return Trainer(adapter, downsampler.to(teacher_data.device), recipe)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.interruption import Stopped, heeding, signal_name
 from common.keyed_random import mix
+from common.progress import Progress
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.conditional_bias import disturbance
 from featsharp_adapter.model.multiview import border_weights, consistency_loss, inside_share, warp
@@ -149,7 +149,7 @@ def train_adapter(
     if watching:
         watching.log.truncate(start)
     title = f"{recipe.upsampler} {recipe.factor}x"
-    bar = tqdm(total=recipe.optim.steps, initial=start, desc=title, unit="step", disable=None)
+    bar = Progress(recipe.optim.steps, title, "step", start=start)
     with bar, heeding() as wishes:
         for number in range(start, recipe.optim.steps):
             report = trainer.step(number, samples.next())
@@ -159,7 +159,7 @@ def train_adapter(
                 stop_if_diverged(values, done)
                 if watching:
                     watching.line(done, values)
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
+                bar.note(loss=f"{values['loss']:.4f}")
             if watching and recipe.log.pictures and (done % recipe.log.pictures == 0 or done == recipe.optim.steps):
                 watching.picture(done, trainer.adapter)
             asked = bool(wishes.stop or wishes.save)

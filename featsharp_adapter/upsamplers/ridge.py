@@ -63,6 +63,12 @@ class ImageStem(nn.Module):
         return part
 
 
+def side_by_side(widths: Sequence[int]) -> list[slice]:
+    """Where each of several maps lies when they are put after each other."""
+    ends = list(accumulate(widths))
+    return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+
+
 def local_mean(maps: Tensor, n: int = 1) -> Tensor:
     """The mean of the 3 x 3 tokens around each of [B, C, n*g, n*g'], within its own tile; a border continues itself."""
     tiles = F.pad(tile_images(maps, n), (1,) * 4, mode="replicate")
@@ -119,8 +125,13 @@ class RidgeUpsampler(Upsampler):
     @property
     def groups(self) -> list[slice]:
         """The channels of phi that each input has."""
-        ends = list(accumulate(self.widths))
-        return [slice(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
+        return side_by_side(self.widths)
+
+    @property
+    def low_groups(self) -> list[slice]:
+        """The channels of `low_phi` that each input has that needs no tiles."""
+        named = zip(self.inputs, self.widths, strict=True)
+        return side_by_side([width for name, width in named if name not in OF_TILES])
 
     @property
     def local(self) -> bool:
