@@ -116,7 +116,7 @@ class RidgeNode(Node):
 class CheckpointNode(Node):
     """When training state is written, and how many are kept."""
 
-    every: Count = 500  #: updates between two checkpoints
+    every: Count = 500  #: updates between two checkpoints; of sums over images, batches of 16
     keep: Count = 2  #: newest checkpoints that stay on disk
 
 

@@ -143,6 +143,11 @@ class Plan:
         return (average + whole) * count + shared * count / gpus + gathered + 4 * ZERO_BUCKET
 
     @property
+    def saved_bytes(self) -> float:
+        """Of a checkpoint: weights, their moving average and two moments. It is copied to the host's memory first."""
+        return (12 if self.recipe.ema.decay is None else 16) * self.parameters
+
+    @property
     def teacher_bytes(self) -> int:
         """Weights of all teachers and of what sharpens them, as held on every GPU; zero3 leaves each its share."""
         whole = sum(teacher.bytes for teacher in self.teachers.values())

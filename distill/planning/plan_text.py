@@ -103,6 +103,8 @@ def _memory(made: Plan, gpu: Gpu) -> list[str]:
         theirs = "-" if said is None else f"{said / GIB:.2f}"
         verdict = "fits" if whole <= room else "DOES NOT FIT"
         lines.append(f"    {title:12s} {made.state_bytes(zero) / GIB:15.2f} {theirs:>15s} {whole:9.1f}   {verdict}")
+    host = f"{made.saved_bytes / GIB:.1f} GiB over all processes"
+    lines.append(f"  beside it, in the host's memory while a checkpoint is written: {host}")
     zero = made.recipe.engine.zero_stage or 2
     return lines if made.bytes_on_a_gpu(zero) / GIB <= room else [*lines, *_what_helps(made, room, zero)]
 

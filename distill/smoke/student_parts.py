@@ -86,7 +86,9 @@ def planned_cost(plan: Plan) -> Cost:
             looking = sum(one.teachers.values())
             flops += stage.stage.steps * (one.student + looking + sum(one.adapters.values()))
             flops += looking if stage is plan.stages[0] else 0.0
-    return Cost(flops, int(plan.bytes_on_a_gpu(0)))
+    # On a CPU what is saved and its copy, from which it is written while the next step begins, lie in one memory.
+    written = 2 * plan.saved_bytes if run_device().type == "cpu" else 0
+    return Cost(flops, int(max(plan.bytes_on_a_gpu(0), written)))
 
 
 def resume(recipe: Recipe, last: Path, loss: float) -> Part:
