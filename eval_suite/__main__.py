@@ -181,7 +181,7 @@ def run(options: argparse.Namespace) -> None:
         metrics = run_suite(
             in_dtype(load_backbone(node), options.dtype, suite.batch_size),
             suite,
-            progress=sys.stderr.isatty() and rank() == 0,
+            progress=rank() == 0,
             samples=True,
             cache=options.cache,
             device=device,
@@ -240,9 +240,7 @@ def vlm(options: argparse.Namespace) -> None:
     wanted = {stage.data for stage in suite.vlm.stages.values()}
     data = {name: Remembered(suite.data[name].open(name)) for name in wanted}
     node = backbone_node(options.backbone)
-    where = Where(
-        torch.device(options.device), options.out, node=node, progress=sys.stderr.isatty(), take_over=options.take_over
-    )
+    where = Where(torch.device(options.device), options.out, node=node, progress=True, take_over=options.take_over)
     trained(load_backbone(node), suite.vlm, data, suite.seed, where)
     print(f"the model is in {options.out}")
 
@@ -255,7 +253,7 @@ def keep(options: argparse.Namespace) -> None:
 
     suite = load_suite(options.suite, options.overrides)
     node = backbone_node(options.backbone)
-    print(f"written to {record(load_backbone(node), suite, progress=sys.stderr.isatty())}")
+    print(f"written to {record(load_backbone(node), suite)}")
 
 
 def backbone_node(text: str) -> str | dict[str, Any]:

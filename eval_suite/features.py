@@ -1,6 +1,6 @@
 """One pass of a backbone over a set of images, shared by every probe that asks for it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError
+from common.progress import ProgressBar
 from common.store import Store
 from eval_suite import processes
 from eval_suite.predictions import Predictions
@@ -184,15 +184,13 @@ class ProbedBackbone:
 
             items = list(enumerate(rows))
             made = processes.in_turns(make, items) if together else (make(*item) for item in items)
-            for some, values in zip(self._progress(images, rows), made, strict=False):  # other processes get nothing
+            bar = ProgressBar(len(rows), f"features {images.key}", "batch", shown=self.progress, leave=False)
+            for some, values in zip(bar.over(rows), made, strict=False):  # other processes get nothing
                 for name, value in values.items():
                     if name not in found:
                         found[name] = value.new_empty(len(images), *value.shape[1:])
                     found[name][some[0] : some[-1] + 1] = value
         return found
-
-    def _progress(self, images: ImageSource, rows: Sequence[Tensor]) -> Iterable[Tensor]:
-        return tqdm(rows, desc=f"features {images.key}", disable=not self.progress, leave=False)
 
     def _forward(self, forward: Forward, ahead: ReadAhead, rows: Tensor) -> dict[str, Tensor]:
         batch = ahead.read(rows).to(self.device).float().div_(255)

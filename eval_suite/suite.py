@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
 from common.digests import digest_value
 from common.errors import unknown
 from common.plugins import validate_plugin
+from common.progress import ProgressBar
 from common.recipes import Count, Name, Node, Seed, load_recipe
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
@@ -167,10 +167,10 @@ def run_probes(
         backbone, batch_size=suite.batch_size, device=device, progress=progress, cache=cache, predictions=predictions
     )
     data = {name: Remembered(node.open(name)) for name, node in suite.data.items()}
-    bar = tqdm(suite.probes.items(), desc=f"probes {backbone.spec.name}", disable=not progress)
-    for name, probe in bar:
+    bar = ProgressBar(len(suite.probes), f"probes {backbone.spec.name}", "probe", shown=progress)
+    for name, probe in bar.over(suite.probes.items()):
         processes.all_say(None, patient=True)  # the first one may come from hours of a probe that it ran alone
-        bar.set_postfix_str(name)
+        bar.note(now=name)
         started = time.perf_counter()
         known = _known(suite, probe, data, (made_of, dtype), finished, predictions)
         if known is not None:

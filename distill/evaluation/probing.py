@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from common.digests import digest_value
 from common.json_files import write_json
 from common.launcher import end_with_parent
+from common.progress import ProgressBar
 from distill.recipe import Recipe
 from distill.recipe_engine import EvalNode
 from eval_suite.finished import FinishedTasks
@@ -99,7 +99,7 @@ def probe_jobs(node: EvalNode, jobs: Sequence[ProbeJob]) -> dict[str, Metrics]:
         waiting = {pool.submit(probe_job, node, job): job.name for job in jobs}
         paths = {}
         try:
-            for done in tqdm(as_completed(waiting), total=len(jobs), desc="probing"):
+            for done in ProgressBar(len(jobs), "probing", "backbone").over(as_completed(waiting)):
                 paths[waiting[done]] = done.result()
         except BaseException:  # asked to stop, say: what is finished is on the disk, the rest need not be
             for process in multiprocessing.active_children():

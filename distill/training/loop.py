@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.interruption import Stopped, heeding
 from common.jsonl import Log
+from common.progress import ProgressBar
 from distill.losses.step import DistillStep, StepResult
 from distill.planning.mfu import FlopMeter, StudentFlops
 from distill.recipe import Recipe
@@ -45,7 +45,7 @@ def train(trainers: Sequence["ArmTrainer"], stream: Streams, device: torch.devic
     loop = Loop(trainers, stream.take, device)
     quiet = not trainers[0].engine.accelerator.is_main_process
     name = ", ".join(trainer.recipe.name for trainer in trainers)
-    bar = tqdm(total=last, initial=first, desc=name, disable=quiet, mininterval=2, leave=True)
+    bar = ProgressBar(last, name, "update", start=first, shown=not quiet)
     losses: dict[str, str] = {}
     with heeding(trainers[0].recipe.checkpoint.grace) as wishes:
         for trainer in trainers:
@@ -53,7 +53,7 @@ def train(trainers: Sequence["ArmTrainer"], stream: Streams, device: torch.devic
         for done in range(first + 1, last + 1):
             for trainer, loss in loop.update(done):
                 losses["loss" if len(trainers) == 1 else trainer.recipe.name] = f"{loss:.4f}"
-                bar.set_postfix(losses, refresh=False)
+                bar.note(**losses)
             bar.update()
             loop.heed(done)
         for trainer in trainers:

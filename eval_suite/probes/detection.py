@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.lr_schedule import warm_up
+from common.progress import ProgressBar
 from common.recipes import Rate
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
@@ -99,7 +99,7 @@ class DetectionProbe(ProbeNode):
             detector.train()
             order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch))]
             steps = [(epoch * each + at, order[at * batch : (at + 1) * batch]) for at in range(each)]
-            bar = tqdm(total=each, desc=f"{self.name} epoch {epoch + 1}/{epochs}", disable=not backbone.progress)
+            bar = ProgressBar(each, f"{self.name} epoch {epoch + 1}/{epochs}", "step", shown=backbone.progress)
             for number, examples in ahead(lambda step: (step[0], self._examples(learn, *step, seed)), steps):
                 for group in optimiser.param_groups:
                     group["lr"] = most * rate(number, each * epochs)
@@ -148,13 +148,14 @@ class DetectionProbe(ProbeNode):
     def _found(self, backbone: ProbedBackbone, detector: "FasterRCNN", judge: InstanceImages) -> list[Boxes]:
         """Detections of every image, in the photographs' pixels."""
         rows = list(processes.own_rows(len(judge.objects)))
-        bar = tqdm(total=len(rows), desc=f"{self.name} test", disable=not backbone.progress, leave=False)
+        bar = ProgressBar(len(rows), f"{self.name} test", "image", shown=backbone.progress, leave=False)
         found = []
         for picture in ahead(lambda row: judge.images.original(row).float() / 255, rows):  # type: ignore[attr-defined]
             out = detector([picture.to(backbone.device)])[0]
             boxes, labels, scores = (out[name].cpu().double().numpy() for name in ("boxes", "labels", "scores"))
             found.append(Boxes(boxes, labels.astype(np.int64) - 1, scores))
             bar.update()
+        bar.close()
         return [boxes for part in processes.all_say(found) for boxes in part]
 
 

@@ -12,10 +12,10 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.lr_schedule import half_cosine, progress, warm_up
+from common.progress import ProgressBar
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.maps import resize_map
@@ -112,8 +112,8 @@ class LinearSegmentationProbe(ProbeNode):
         optimiser = torch.optim.AdamW(head.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
         generator = torch.Generator().manual_seed(seed)
         made = ahead(_training_batches(learn, images, labels, (steps, batch, crop), generator))
-        progress = tqdm(made, desc=self.named_protocol, total=steps, disable=not backbone.progress, leave=False)
-        for step, (pictures, truth) in enumerate(progress):
+        bar = ProgressBar(steps, self.named_protocol, "step", shown=backbone.progress, leave=False)
+        for step, (pictures, truth) in enumerate(bar.over(made)):
             pictures, truth = pictures.to(backbone.device), truth.to(backbone.device)
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * schedule.rate(step, steps)
@@ -135,9 +135,8 @@ class LinearSegmentationProbe(ProbeNode):
         def logits_of(window: Tensor) -> Tensor:
             return resize_map(head(spatial_of(backbone, window)), (window.shape[-2], window.shape[-1]))
 
-        for row in tqdm(
-            processes.own_rows(len(judge.rows)), desc="windows", disable=not backbone.progress, leave=False
-        ):
+        rows = processes.own_rows(len(judge.rows))
+        for row in ProgressBar(len(rows), "windows", "image", shown=backbone.progress, leave=False).over(rows):
             picture, truth = images.original(int(judge.rows[row])).float() / 255, labels.original(row)
             picture = resize_map(picture[None], keep_ratio((picture.shape[-2], picture.shape[-1]), crop))[0]
             size = (truth.shape[-2], truth.shape[-1])

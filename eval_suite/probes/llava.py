@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
-from tqdm import tqdm
 
 from common.errors import UserError, unknown
+from common.progress import ProgressBar
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.answer_rules import score_replies
 from eval_suite.probes.base import Need, ProbeNode
@@ -102,7 +102,7 @@ def answer_all(model: Llava, asked: QuestionImages, longest: int, *, progress: b
     order = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
     replies = [""] * len(texts)
     parts = [order[at : at + recipe.answer_batch] for at in range(0, len(order), recipe.answer_batch)]
-    for part in tqdm(parts, desc=f"answers {name}", disable=not progress, leave=False):
+    for part in ProgressBar(len(parts), f"answers {name}", "batch", shown=progress, leave=False).over(parts):
         pictures = [
             [model.view(picture_of(asked.images, row)) for row in (asked.questions[at].row, *asked.questions[at].more)]
             for at in part

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.lr_schedule import progress, warm_up
+from common.progress import ProgressBar
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone, quarter_layers
 from eval_suite.metrics.depth import Depth
@@ -101,7 +101,7 @@ class Probe3dDenseProbe(ProbeNode):
         for epoch in range(0 if state is None else int(state["epochs"]), epochs):
             order = torch.randperm(len(learn.rows), generator=torch.Generator().manual_seed(seed + epoch))
             steps = [Step(epoch * each + at, order[at * batch : (at + 1) * batch]) for at in range(each)]
-            bar = tqdm(total=each, desc=f"{self.name} epoch {epoch + 1}/{epochs}", disable=not backbone.progress)
+            bar = ProgressBar(each, f"{self.name} epoch {epoch + 1}/{epochs}", "step", shown=backbone.progress)
             for step, pictures, labels in self._batches(learn, steps, seed):
                 for group in optimiser.param_groups:
                     group["lr"] = RATE * rate(step, each, epochs)
@@ -143,13 +143,14 @@ class Probe3dDenseProbe(ProbeNode):
         def make(part: Tensor) -> tuple[Tensor, Tensor]:
             return judge.images.read(judge.rows[part]).float() / 255, labels[part].float()
 
-        bar = tqdm(total=len(rows), desc=f"{self.name} test", disable=not backbone.progress, leave=False)
+        bar = ProgressBar(len(rows), f"{self.name} test", "image", shown=backbone.progress, leave=False)
         for pictures, truth in ahead(make, rows.split(self.batch or BATCH) if len(rows) else ()):
             coarse = self.coarse(head, inner_maps(backbone, pictures))
             if backbone.predictions is not None:
                 kept.append((coarse.float().cpu(), truth.half()))
             yield self.enlarged(coarse, (truth.shape[-2], truth.shape[-1])).float().cpu(), truth
             bar.update(len(truth))
+        bar.close()
 
     def keep_whole(
         self, backbone: ProbedBackbone, judge: DenseImages, kept: list[tuple[Tensor, Tensor]], farthest: float | None

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError
+from common.progress import ProgressBar
 from eval_suite import processes
 from eval_suite.features import ProbedBackbone
 from eval_suite.metrics.instance_masks import InstanceIou
@@ -54,8 +54,8 @@ class SamInstancesProbe(ProbeNode):
             raise UserError(f"{judge.images.key} has no photographs at their own size; read COCO from its files")
         metric = InstanceIou()
         decoder = load_sam_decoder(self.decoder).to(backbone.device)
-        bar = tqdm(processes.own_rows(len(judge.objects)), desc=self.name, disable=not backbone.progress, leave=False)
-        for row in bar:
+        rows = processes.own_rows(len(judge.objects))
+        for row in ProgressBar(len(rows), self.name, "image", shown=backbone.progress, leave=False).over(rows):
             objects = [thing for thing in judge.objects[row] if thing.area >= 1]
             ious = self._ious(backbone, project, decoder, judge, row, objects)
             metric.add_ious(ious, [thing.area for thing in objects])

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError
+from common.progress import ProgressBar
 from eval_suite.vlm.model import Llava
 from eval_suite.vlm.prompts import IMAGE_MARK, Encoded, encode
 from eval_suite.vlm.views import Views
@@ -40,7 +40,7 @@ def generate(
     by_limit: dict[int, list[int]] = {}
     for at, request in enumerate(requests):
         by_limit.setdefault(int(request.args[1].get("max_new_tokens") or LONGEST), []).append(at)
-    with tqdm(total=len(requests), desc="replies", disable=not progress) as bar:
+    with ProgressBar(len(requests), "replies", "request", shown=progress) as bar:
         for limit, members in by_limit.items():
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
@@ -57,7 +57,7 @@ def likelihoods(
 ) -> list[tuple[float, bool]]:
     """(log-likelihood of the continuation and its end mark, whether greedy decoding says just that)."""
     out = []
-    for request in tqdm(requests, desc="likelihoods", disable=not progress):
+    for request in ProgressBar(len(requests), "likelihoods", "request", shown=progress).over(requests):
         target, (_, doc_id, task, split) = request.args[1], request.args[2:]
         continuation = target if isinstance(target, str) else target(tasks[task][split][doc_id])
         out.append(model.likelihood(*_asked(model, request.args, str(continuation).strip(), tasks)))

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.interruption import Stopped, heeding, signal_name
 from common.lr_schedule import warm_up_cosine
+from common.progress import ProgressBar
 from common.run_lock import maybe_locked
 from eval_suite.readers.contracts import ConversationImages, ImageSource, LabelledData
 from eval_suite.vlm.checkpoints import Checkpoints, Progress
@@ -82,14 +82,14 @@ def train_stage(
     if kept is not None and kept.newest is not None:
         kept.load(model, optimiser if start else None)
     losses: list[float] = []
-    bar = tqdm(range(start, total), desc=f"vlm {name}", initial=start, total=total, disable=not progress, leave=False)
+    bar = ProgressBar(total, f"vlm {name}", "step", start=start, shown=progress, leave=False)
     with heeding() as wishes:
-        for step in bar:
+        for step in bar.over(range(start, total)):
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * ramp(step, total, stage.warmup)
             rows = rows_of_step(len(told.conversations), stage.batch, step, seed)
             losses.append(one_step(model, stage, told, rows, optimiser, seed + step))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            bar.note(loss=f"{losses[-1]:.3f}")
             if not math.isfinite(losses[-1]):
                 raise UserError(f"vlm {name}: the loss is {losses[-1]} at step {step}; lower vlm.{name}.learning_rate")
             asked = bool(wishes.stop or wishes.save)

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError
+from common.progress import ProgressBar
 from common.tensor_files import write_tensors
 from featsharp_adapter.adapter.adapter import Adapter, make_untrained
 from featsharp_adapter.model.phi_s import CovarianceStatistics
@@ -112,7 +112,7 @@ def sharpen_files(
     A single image that cannot be read is an error; among several it is skipped, and so is one that is too small.
     """
     bad: dict[str, str] = {}
-    for name, path in tqdm(files.items(), desc="sharpening", unit="image", disable=None):
+    for name, path in ProgressBar(len(files), "sharpening", "image").over(files.items()):
         try:
             image = read_image(path).to(device)
             features = sharpener(image)
@@ -168,7 +168,7 @@ def _all_maps(
     files: dict[str, Path], bilinear: Sharpener, out: Path, device: torch.device, title: str
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
     """Name, image, and three maps of each file: the teacher's own, enlarged, sharpened."""
-    for name, path in tqdm(files.items(), desc=title, unit="image", disable=None):
+    for name, path in ProgressBar(len(files), title, "image").over(files.items()):
         image = read_image(path)
         shown = image.to(device)
         own = bilinear.backbone(resize_images(shown, bilinear.backbone.spec.native_size)).spatial

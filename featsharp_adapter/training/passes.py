@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any
 
 from common.interruption import Stopped, heeding, signal_name
-from common.progress import Progress
+from common.progress import ProgressBar
 from featsharp_adapter.model.least_squares import LeastSquaresSums
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.samples import Sample, SampleStore, StreamedSamples
@@ -45,7 +45,7 @@ class Passes:
         start = checkpoints.restore(load) if checkpoints else 0
         total = self.samples.size if before is None else min(self.samples.size, before)
         if start < total:
-            with Progress(total, f"sums of the {name}", "image", start=start) as progress, heeding() as wishes:
+            with ProgressBar(total, f"sums of the {name}", "image", start=start) as progress, heeding() as wishes:
                 samples = self.samples.in_order(FILL_BATCH, start)
                 wanted = takewhile(lambda sample: before is None or int(sample.positions[0]) < before, samples)
                 for number, sample in enumerate(wanted, 1):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.keyed_random import mix
-from common.progress import Progress
+from common.progress import ProgressBar
 from featsharp_adapter.model.multiview import ViewSettings, random_homographies, view_images
 from featsharp_adapter.model.views import Views, teacher_views
 from imagery.stream import Batch, ImageStream, to_float
@@ -130,7 +130,7 @@ class StreamedSamples:
             stream.close()
 
 
-def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: Progress) -> SampleStore:
+def fill_store(size: int, stream: ImageStream, maker: SampleMaker, progress: ProgressBar) -> SampleStore:
     """Encode the first `size` images of `stream`."""
     store = SampleStore(size)
     for batch in stream:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.progress import Progress
+from common.progress import ProgressBar
 from featsharp_adapter.model.phi_s import CovarianceStatistics
 from featsharp_adapter.model.views import teacher_views
 from featsharp_adapter.recipe import AdapterRecipe
@@ -166,14 +166,14 @@ def statistics_of(maps: Iterable[Tensor], dim: int) -> CovarianceStatistics:
 
 
 def _fill(size: int, stream: ImageStream, maker: SampleMaker, title: str) -> SampleStore:
-    with Progress(size, title, "image") as bar:
+    with ProgressBar(size, title, "image") as bar:
         store = fill_store(size, stream, maker, bar)
     _finish(stream)
     return store
 
 
 def _low_maps(size: int, stream: ImageStream, maker: SampleMaker) -> Iterator[Tensor]:
-    with Progress(size, "PHI-S statistics", "image") as bar:
+    with ProgressBar(size, "PHI-S statistics", "image") as bar:
         while bar.done < size:
             images = to_float(next(stream).images.to(maker.device))[: size - bar.done]
             yield teacher_views(maker.backbone, images, (), antialias=maker.antialias).low

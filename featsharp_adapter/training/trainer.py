@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.interruption import Stopped, heeding, signal_name
 from common.keyed_random import mix
-from common.progress import Progress
+from common.progress import ProgressBar
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.conditional_bias import disturbance
 from featsharp_adapter.model.multiview import border_weights, consistency_loss, inside_share, warp
@@ -149,7 +149,7 @@ def train_adapter(
     if watching:
         watching.log.truncate(start)
     title = f"{recipe.upsampler} {recipe.factor}x"
-    bar = Progress(recipe.optim.steps, title, "step", start=start)
+    bar = ProgressBar(recipe.optim.steps, title, "step", start=start)
     with bar, heeding() as wishes:
         for number in range(start, recipe.optim.steps):
             report = trainer.step(number, samples.next())
