@@ -40,6 +40,8 @@ class BackboneSpec:
     source: str  #: where the weights came from
     digest: str  #: "sha256:..." of the weights
     other_sizes: str = ""  #: how it takes other sizes than the native one, in words; "" where its loader does not say
+    #: what of the network `spatial` is, where that is a choice ("level:2"): weights do not tell; None: nobody says
+    reads: str | None = None
 
     @property
     def native_grid(self) -> tuple[int, int]:

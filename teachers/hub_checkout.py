@@ -106,6 +106,7 @@ def load(
         licence=licence,
         source=weights or str(path),
         other_sizes="any multiple of the patch, says its recipe" if resizable else "one size only, says its recipe",
+        reads=spatial,
     )
     tower = kind(model.eval(), summary, spatial, patch_size)
     return finish(facts, measure(tower, facts), tower, None)

@@ -58,6 +58,7 @@ class Facts:
     licence: str
     source: str
     other_sizes: str  #: how the model takes other sizes than its native one, in words
+    reads: str  #: which map is the spatial one, and whatever else the weights do not tell
 
 
 class LibraryBackbone(Backbone):
@@ -139,6 +140,7 @@ def finish(facts: Facts, shapes: "Shapes", tower: Tower, encode_text: TextEncode
         source=facts.source,
         digest="meta" if meta else state_digest(tower.model),
         other_sizes=facts.other_sizes,
+        reads=facts.reads,
     )
     return LibraryBackbone(tower, spec, shapes.num_blocks, encode_text).eval()
 

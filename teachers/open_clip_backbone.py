@@ -167,6 +167,7 @@ def load(
         licence=licence,
         source=_source(full, tag, weights, pretrained),
         other_sizes="one size only, named by image_size: position embeddings are interpolated when it is built",
+        reads=spatial,
     )
     return assemble(facts, build, text_of, device)
 

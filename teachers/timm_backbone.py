@@ -142,6 +142,7 @@ def load(
         licence=licence if licence != "unknown" or untold else config.get("license") or "unknown",
         source=_source(full, config, weights, pretrained),
         other_sizes=_other_sizes(scout, free),
+        reads=_reads(spatial, model_args or {}),
     )
     return assemble(facts, build, lambda _: None, device)
 
@@ -246,6 +247,11 @@ def _other_sizes(model: nn.Module, free: bool) -> str:
     if hasattr(model, "pos_embed"):
         return "any multiple of the patch: position embeddings are interpolated"
     return "any multiple of the stride: it has no positions"
+
+
+def _reads(spatial: str, model_args: Mapping[str, Any]) -> str:
+    """The map, and the arguments that the model was made with."""
+    return " ".join([spatial, *(f"{name}={value}" for name, value in sorted(model_args.items()))])
 
 
 def _source(full: str, config: Mapping[str, Any], weights: str | None, pretrained: bool) -> str:

@@ -105,6 +105,7 @@ def load(
         licence=licence,
         source=_source(name, pretrained),
         other_sizes=family.other_sizes if free == family.resizable else "one size only: its recipe says so",
+        reads=spatial,
     )
     return assemble(facts, build, text_of, device)
 

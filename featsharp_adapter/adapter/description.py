@@ -12,6 +12,8 @@ from teachers.contracts import BackboneSpec
 FORMAT = 1
 #: The option by which a recipe consents to running code of others; never taken from a file that describes an adapter.
 CONSENT_OPTION = "trust_remote_code"
+#: What the same weights at the same size can still differ in, and by which their maps do. None: an older file.
+MUST_AGREE = {"spatial": "reads", "patches of": "patch_size", "mean": "mean", "std": "std"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class AdapterMeta:
             raise UserError(f"{source} does not describe an adapter ({error})") from error
 
     def check_teacher(self, name: str, spec: BackboneSpec) -> None:
-        """UserError unless `spec` is the very teacher that adapter `name` was trained on: same weights, same size."""
+        """UserError unless `spec` is the very teacher that adapter `name` was trained on: weights, size, map."""
         made_for = self.teacher
         if spec.digest != made_for.digest:
             raise UserError(
@@ -66,3 +68,10 @@ class AdapterMeta:
                 f"adapter {name} was trained on {made_for.name} at {made_for.native_size} px, this one runs at "
                 f"{spec.native_size} px; give the teacher that size, or train an adapter for this one"
             )
+        for what, fact in MUST_AGREE.items():
+            mine, other = getattr(made_for, fact), getattr(spec, fact)
+            if mine != other and None not in (mine, other):
+                raise UserError(
+                    f"adapter {name} was trained on {made_for.name} with {what} {mine}, this one has {other}; give the "
+                    "teacher the node that it was trained with, or train an adapter for this one"
+                )

@@ -8,12 +8,13 @@ from pathlib import Path
 from common.digests import digest_value
 from common.errors import UserError
 from common.recipes import load_recipe
+from common.run_lock import RunLock, add_take_over_flag
 from featsharp_adapter.compare.ablations import ABLATIONS
-from featsharp_adapter.compare.compare import compare, draw
+from featsharp_adapter.compare.compare import compare, draw, refuse_twice
 from featsharp_adapter.compare.outcomes import Outcome, append_outcome, read_outcomes
 from featsharp_adapter.compare.page import write_page
 from featsharp_adapter.compare.probes import Probes
-from featsharp_adapter.compare.table import tables_of, write_tables
+from featsharp_adapter.compare.table import beside, tables_of, write_tables
 from featsharp_adapter.compare.variants import FIELDS, TRUE_RESOLUTION, parse_variant, recipes_of
 from featsharp_adapter.recipe import AdapterRecipe
 from featsharp_adapter.training.teacher_data import open_teacher_data
@@ -46,6 +47,7 @@ def add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     command.add_argument("--pictures", type=int, default=4, metavar="N", help="held-out images drawn; 0 for none")
     suite_help = "probe the sharpened features too: a suite file, and changes to it"
     command.add_argument("--suite", nargs="+", metavar=("SUITE.yaml", "key=value"), help=suite_help)
+    add_take_over_flag(command)
     command.set_defaults(run=partial(run_compare, open_probes=open_probes))
 
 
@@ -60,8 +62,20 @@ def run_compare(arguments: argparse.Namespace, open_probes: OpenProbes) -> int:
             parse_variant(text, recipes[0])
     suite = arguments.suite
     probes = open_probes(Path(suite[0]), suite[1:]) if suite else None
-    results = arguments.out.with_suffix(".jsonl")
+    refuse_twice(variants, arguments.seeds)
+    if not arguments.out.name:
+        raise UserError(f"--out is the name that all files begin with, got {arguments.out}")
+    with RunLock(beside(arguments.out, ".jsonl"), is_file=True, take_over=arguments.take_over):
+        return _compare_all(arguments, recipes, variants, probes)
+
+
+def _compare_all(
+    arguments: argparse.Namespace, recipes: Sequence[AdapterRecipe], variants: Sequence[str], probes: Probes | None
+) -> int:
+    """With all options looked at, and nobody else at work on OUT."""
+    results = beside(arguments.out, ".jsonl")
     known = read_outcomes([*([results] if results.exists() else []), *arguments.add])
+    write_tables(known, arguments.out)  # says what is wrong with lines of others before anything is trained
 
     def keep(found: Outcome) -> None:  # so that an interruption loses one training at most
         append_outcome(results, found)
@@ -79,9 +93,11 @@ def run_compare(arguments: argparse.Namespace, open_probes: OpenProbes) -> int:
             probes,
             keep,
             passes=arguments.passes,
-            suite=suite or (),
+            suite=arguments.suite or (),
             known=tuple(known),
         )
+        if arguments.pictures and len(trained.adapters) < len(variants):
+            print("pictures: of what was trained now; results that were known already are not drawn again")
         if arguments.pictures and trained.adapters:
             name = teacher_data.spec.name.replace("/", "-").replace(":", "-")
             again = f"-{len(pictures) + 1}" if len(recipes) > 1 else ""  # one network may stand in several recipes

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.adapter.budget import budget_of, choose_tiles
 from featsharp_adapter.compare.outcomes import Outcome, key_of, setting_of, variant_digest
@@ -57,13 +58,20 @@ def compare(
     teacher = RememberingBackbone(teacher_data.backbone)
     setting = setting_of(recipe, teacher_data, suite)
     there = {outcome.key: outcome for outcome in known}
+    refuse_twice(upsamplers, seeds)
+    budgets = {name: _budgets(name, _variant(name, recipe, recipe.seed), teacher_data, passes) for name in upsamplers}
+    if passes and all(len(each) == 1 for each in budgets.values()):
+        raise UserError(
+            f"passes: none of {', '.join(upsamplers)} can do with {' or '.join(f'{each:g}' for each in passes)} passes "
+            "only; ridge and ridge_block with tiles can do with less than all"
+        )
     outcomes: list[Outcome] = []
     adapters: dict[str, Adapter] = {}
     for seed in seeds:
         for name in upsamplers:
-            variant = recipe if name == NAME else parse_variant(name, recipe).recipe(recipe, seed)
+            variant = _variant(name, recipe, seed)
             identity = _identity(setting, name, variant, seed)
-            wanted = [identity | {"passes": each} for each in _budgets(name, variant, teacher_data, passes)]
+            wanted = [identity | {"passes": each} for each in budgets[name]]
             keys = [key_of(each) for each in wanted]
             if all(key in there for key in keys):
                 outcomes += [there[key] for key in keys]
@@ -72,10 +80,26 @@ def compare(
             adapter, made = _measure(wanted, variant, teacher_data, teacher, probes)
             adapters.setdefault(name, adapter)
             for outcome in made:
+                if outcome.key in there:  # counts once, though it had to be made again beside another budget
+                    outcomes.append(there[outcome.key])
+                    continue
                 outcomes.append(outcome)
                 keep(outcome)
                 print(_told(outcome), flush=True)
     return Comparison(outcomes, adapters)
+
+
+def refuse_twice(upsamplers: Sequence[str], seeds: Sequence[int]) -> None:
+    """UserError for one that comes twice: it would count as two, with no difference between them."""
+    for what, named in (("upsamplers", upsamplers), ("seeds", seeds)):
+        twice = [each for place, each in enumerate(named) if each in named[:place]]
+        if twice:
+            raise UserError(f"{what}: {twice[0]} is named twice")
+
+
+def _variant(name: str, recipe: AdapterRecipe, seed: int) -> AdapterRecipe:
+    """The recipe of a row of the comparison."""
+    return recipe if name == NAME else parse_variant(name, recipe).recipe(recipe, seed)
 
 
 def _identity(setting: dict[str, Any], name: str, variant: AdapterRecipe, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.atomic import write_text
 from common.digests import digest_value
-from featsharp_adapter.compare.table import Table, cells_of
+from featsharp_adapter.compare.table import Table, beside, cells_of
 
 TITLE = "Upsamplers compared"
 WORDS = "Held-out images, the teacher's map, and every upsampler's, in one colour basis."
@@ -31,8 +31,8 @@ def write_page(tables: Sequence[Table], pictures: Mapping[str, Path], out: Path)
             data = base64.b64encode(picture.read_bytes()).decode()
             shown = f'<img alt="{WORDS}" src="data:image/png;base64,{data}">'
             parts.append(f"<figure>{shown}<figcaption>{WORDS}</figcaption></figure>")
-    write_text(out.with_suffix(".html"), "\n".join(parts))
-    return out.with_suffix(".html")
+    write_text(beside(out, ".html"), "\n".join(parts))
+    return beside(out, ".html")
 
 
 def _line(cells: Sequence[str], tag: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.atomic import write_text
 from common.digests import digest_value
+from common.errors import UserError
 from common.json_files import write_json
 from featsharp_adapter.compare.outcomes import Outcome
 
@@ -56,7 +57,9 @@ def tables_of(outcomes: Sequence[Outcome]) -> list[Table]:
 def title_of(setting: dict[str, Any]) -> str:
     """Teacher, factor, images."""
     images = f"{setting.get('images')} images, judged on {setting.get('held_out_images')}"
-    return f"{setting['teacher']}, {setting.get('factor')}x, {images}"
+    seen = setting.get("teacher_map")
+    reads = seen.get("reads") if isinstance(seen, dict) else None
+    return f"{setting['teacher']}{f' ({reads})' if reads else ''}, {setting.get('factor')}x, {images}"
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
@@ -94,10 +97,15 @@ def cells_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def write_tables(outcomes: Sequence[Outcome], out: Path) -> str:
     """Write OUT.md (a table a setting) and OUT.json (the rows); returns the text."""
     tables = tables_of(outcomes)
-    write_json(out.with_suffix(".json"), {"tables": [asdict(table) for table in tables]})
+    write_json(beside(out, ".json"), {"tables": [asdict(table) for table in tables]})
     text = "\n".join(f"{table.title}\n\n{markdown(table.rows)}" for table in tables)
-    write_text(out.with_suffix(".md"), text)
+    write_text(beside(out, ".md"), text)
     return text
+
+
+def beside(out: Path, ending: str) -> Path:
+    """OUT with an ending; a point in its name is part of the name."""
+    return out.with_name(f"{out.name.removesuffix(ending)}{ending}")
 
 
 def _row(group: Sequence[Outcome]) -> Row:
@@ -119,8 +127,21 @@ def _row(group: Sequence[Outcome]) -> Row:
         seconds=sum(outcome.seconds for outcome in group) / len(group),
         milliseconds=sum(outcome.milliseconds for outcome in group) / len(group),
         mebibytes=max(outcome.mebibytes for outcome in group),
-        probes={title: mean_and_error([outcome.probes[title] for outcome in group]) for title in first.probes},
+        probes={title: mean_and_error([outcome.probes[title] for outcome in group]) for title in _probed(group)},
     )
+
+
+def _probed(group: Sequence[Outcome]) -> list[str]:
+    """What was probed. UserError where it was not so for each seed: a mean over some would stand for all."""
+    titles = list(dict.fromkeys(title for outcome in group for title in outcome.probes))
+    for outcome in group:
+        lacking = [title for title in titles if title not in outcome.probes]
+        if lacking:
+            raise UserError(
+                f"{outcome.teacher} {outcome.upsampler} seed {outcome.seed}: its line has no {lacking[0]}, which other "
+                "seeds of the same setting have; take the line out"
+            )
+    return titles
 
 
 def mean_and_error(values: Sequence[float]) -> Estimate:

@@ -76,6 +76,7 @@ def test_summary_and_spatial_options(vit: tuple[Path, nn.Module]) -> None:
     assert torch.equal(raw(images).spatial, blocks[2])
     assert torch.equal(raw(images).summary, final[:, 0])
     assert not torch.equal(raw(images).spatial, load_backbone(f"timm:{folder}")(images).spatial)
+    assert raw.spec.reads == "last_block" and load_backbone(f"timm:{folder}").spec.reads == "final"
     silent = load_backbone({"spec": f"timm:{folder}", "summary": "none"})
     assert silent(images).summary is None and silent.spec.summary_dim is None
     assert raw.num_blocks == 3

@@ -118,6 +118,13 @@ def test_other_teachers_are_refused(teacher, tmp_path: Path) -> None:
         Adapter.from_pretrained(folder, replace(teacher.spec, name="timm:other", digest="sha256:0"))
     with pytest.raises(UserError, match="px"):
         Adapter.from_pretrained(folder, replace(teacher.spec, native_size=(64, 48)))
+    assert teacher.spec.reads is None
+    Adapter.from_pretrained(folder, replace(teacher.spec, reads="final"))  # its file is older than this fact
+    adapter.meta = replace(adapter.meta, teacher=replace(teacher.spec, reads="final"))
+    folder = adapter.save_pretrained(tmp_path / "adapter")
+    for other, words in (({"reads": "level:1"}, "spatial final, this one has level:1"), ({"std": (1.0,) * 3}, "std")):
+        with pytest.raises(UserError, match=words):
+            Adapter.from_pretrained(folder, replace(adapter.meta.teacher, **other))
 
 
 def test_missing_and_damaged_folders_are_explained(teacher, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from small_teacher import SmallTeacher
 from common.digests import digest_value
 from common.errors import UserError, guard
 from common.recipes import dump
+from common.run_lock import RunLock
 from featsharp_adapter.__main__ import main
 from featsharp_adapter.compare import outcomes
 from featsharp_adapter.compare.ablations import ABLATIONS
@@ -155,8 +156,8 @@ def test_results_are_lines_that_others_can_add_to(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"
     for seed in (0, 1):
         append_outcome(ours, outcome(seed, 0.1))
-    for seed in (1, 2):
-        append_outcome(theirs, outcome(seed, 0.3))
+    for seed, mse in ((1, 0.1 + 1e-5), (2, 0.3)):  # another machine's last digits differ
+        append_outcome(theirs, outcome(seed, mse))
     found = read_outcomes([ours, theirs])
     assert [(each.seed, each.mse_average) for each in found] == [(0, 0.1), (1, 0.1), (2, 0.3)]
     (table,) = tables_of(found)
@@ -173,6 +174,95 @@ def test_results_are_lines_that_others_can_add_to(tmp_path: Path) -> None:
         (tmp_path / "bad.jsonl").write_text(line)
         with pytest.raises(UserError, match=words):
             read_outcomes([tmp_path / "bad.jsonl"])
+
+
+def test_two_results_of_one_thing_that_differ_are_refused(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"
+    append_outcome(ours, outcome(0, 0.1))
+    for changed, words in (
+        (
+            outcome(0, 0.3),
+            r"ours.jsonl, line 1 and .*theirs.jsonl, line 1 measured the same .* 0.1 and 0.3",
+        ),
+        (replace(outcome(0, 0.1), steps=900), "steps 3 and 900"),
+        (replace(outcome(0, 0.1), mse_learned=None), "mse_learned 0.2 and None"),
+        (replace(outcome(0, 0.1), probes={"kind miou": 30.0}), "kind miou None and 30.0"),
+    ):
+        theirs.unlink(missing_ok=True)
+        append_outcome(theirs, changed)
+        with pytest.raises(UserError, match=words):
+            read_outcomes([ours, theirs])
+    assert len(read_outcomes([ours, ours])) == 1
+
+
+def test_a_line_has_to_hold_what_a_line_holds(tmp_path: Path) -> None:
+    good, path = {"schema": 1, **asdict(outcome(0, 0.1))}, tmp_path / "theirs.jsonl"
+    for name, value in (
+        ("mse_average", "0.1"),
+        ("mse_average", math.nan),
+        ("tv", None),
+        ("seed", "0"),
+        ("seed", 0.5),
+        ("passes", "all"),
+        ("probes", {"kind": "high"}),
+        ("setting", {"factor": 2}),
+        ("setting", ["teacher"]),
+        ("upsampler", 3),
+        ("seconds", math.inf),
+        ("better", True),
+    ):
+        path.write_text(json.dumps(good | {name: value}) + "\n")
+        with pytest.raises(UserError, match="line 1 is no result of a comparison"):
+            read_outcomes([path])
+    path.write_text(json.dumps(good | {"passes": 5}) + "\n")  # a whole number is one too
+    assert read_outcomes([path]) == [outcome(0, 0.1)] and read_outcomes([path])[0].key == outcome(0, 0.1).key
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | {"seed": 1})[:90])  # what a kill leaves
+    assert read_outcomes([path]) == [outcome(0, 0.1)]
+    with pytest.raises(UserError, match="finite number"):
+        append_outcome(tmp_path / "own.jsonl", outcome(0, math.nan))
+    some = [replace(outcome(0, 0.1), probes={"kind": 1.0}), outcome(1, 0.1)]
+    with pytest.raises(UserError, match="seed 1: its line has no kind"):
+        summarise(some)
+
+
+def test_a_measurement_counts_once_however_often_it_is_asked_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: SmallTeacher())
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
+    ridge = "ridge:inputs=low+tiles"
+    data = open_teacher_data(recipe, recipes_of(recipe, [ridge]))
+    kept: list[Outcome] = []
+    compare(recipe, data, [ridge], [0], keep=kept.append)
+    compare(recipe, data, [ridge], [0], keep=kept.append, passes=[0.5], known=tuple(kept))
+    assert [(row.passes, row.seeds) for row in summarise(kept)] == [(5.0, 1), (2.5, 1)]
+    for upsamplers, seeds, words in (([ridge], [0, 1, 0], "seeds: 0 is named"), ([ridge, ridge], [0], "upsamplers")):
+        with pytest.raises(UserError, match=words):
+            compare(recipe, data, upsamplers, seeds)
+    with pytest.raises(UserError, match=r"none of bilinear can do with 2\.5 passes"):
+        compare(recipe, data, ["bilinear"], [0], passes=[2.5])
+
+
+def test_what_the_same_weights_are_asked_for_is_part_of_the_setting(tmp_path: Path, monkeypatch) -> None:
+    recipe = small_recipe(image_folder(tmp_path / "images"), optim__steps=1, optim__warmup=1)
+
+    def title_and_key(reads: str | None = None, **changes: object) -> tuple[str, str]:
+        teacher = SmallTeacher()
+        teacher.spec = replace(teacher.spec, reads=reads)
+        monkeypatch.setattr(teacher_data_module, "load_backbone", lambda node: teacher)
+        changed = recipe.model_copy(update=changes)
+        setting = setting_of(changed, open_teacher_data(changed, [changed]))
+        return tables_of([replace(outcome(0, 0.1), setting=setting)])[0].title, digest_value(setting)
+
+    found = [
+        title_and_key(),
+        title_and_key("level:1"),
+        title_and_key("level:2"),
+        title_and_key(teacher={"spec": "test:small0", "depth": 2}),
+        title_and_key(teacher_dtype="bfloat16"),
+        title_and_key(data=recipe.data.model_copy(update={"cache_gib": 0.0})),
+    ]
+    assert len({key for _, key in found}) == len(found)
+    assert found[1][0].startswith("test:small0 (level:1), 2x")
+    assert title_and_key() == found[0]
 
 
 def test_a_result_of_other_code_or_another_suite_is_of_another_setting(tmp_path: Path, monkeypatch) -> None:
@@ -215,6 +305,11 @@ def test_the_command_trains_tabulates_and_draws(tmp_path: Path, monkeypatch, cap
     before = (tmp_path / "out" / "t.jsonl").read_text()
     assert guard(main, [*arguments, "--pictures", "2", "--out", str(tmp_path / "out" / "t")]) == 0
     assert capsys.readouterr().out.count(": known") == 2 and (tmp_path / "out" / "t.jsonl").read_text() == before
+    assert guard(main, [*arguments, "--pictures", "0", "--out", str(tmp_path / "out" / "v1.0")]) == 0
+    assert {"v1.0.jsonl", "v1.0.md", "v1.0.json", "v1.0.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    with RunLock(tmp_path / "out" / "t.jsonl", is_file=True):
+        assert guard(main, [*arguments, "--out", str(tmp_path / "out" / "t")]) == 2
+    assert "is in use" in capsys.readouterr().err
     assert guard(main, [*arguments[:2], "--upsamplers", "featsharp:blok=linear", "--out", "x"]) == 2
     assert 'did you mean "block"' in capsys.readouterr().err
     assert guard(main, [*arguments[:2], "--upsamplers", "bilinar", "--out", "x"]) == 2
