@@ -19,6 +19,8 @@ from common.atomic import WRITING, replacing_file
 from common.digests import digest_value, short
 from common.errors import UserError
 from imagery.shard_files import Shard
+from imagery.shard_index import LOOKS
+from imagery.tar_members import BLOCK
 
 GIB = 1 << 30
 _PIECE = 16 << 20
@@ -30,7 +32,7 @@ class ShardCache:
 
     def __init__(self, shards: Sequence[Shard], folder: Path, max_bytes: int) -> None:
         self._shards, self._folder, self._max_bytes = shards, folder, max_bytes
-        self._paths = [folder / f"{short(digest_value([each.name, each.identity]))}.tar" for each in shards]
+        self._paths = [folder / f"{short(digest_value([each.where, each.identity]))}.tar" for each in shards]
         self._copied: set[int] = set()
         self._started = threading.Lock()
         try:
@@ -72,7 +74,7 @@ class ShardCache:
         path, shard = self._paths[number], self._shards[number]
         try:
             with FileLock(self._folder / f".{path.name}.lock", timeout=0):
-                if not path.is_file() or path.stat().st_size != shard.size:
+                if not _is_copy(path, shard):
                     if not self._make_room(shard.size):
                         return True
                     with replacing_file(path) as temporary, open(temporary, "wb") as file:
@@ -99,3 +101,12 @@ class ShardCache:
                 path.unlink(missing_ok=True)
                 used -= status.st_size
         return used + size <= self._max_bytes
+
+
+def _is_copy(path: Path, shard: Shard) -> bool:
+    """Whether a file is a copy of the shard as it is, by its size and some blocks: a date may outlive a content."""
+    if not path.is_file() or path.stat().st_size != shard.size:
+        return False
+    with open(path, "rb", buffering=0) as file:
+        starts = {shard.size * part // (LOOKS - 1) // BLOCK * BLOCK for part in range(LOOKS - 1)}
+        return all(os.pread(file.fileno(), BLOCK, start) == shard.read(start, BLOCK) for start in starts)

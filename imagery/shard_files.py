@@ -19,6 +19,8 @@ ATTEMPTS = 6
 FIRST_WAIT = 0.2  # seconds; doubled after every attempt
 #: URL scheme -> what has to be installed for it.
 SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub"}
+#: What stores call the version of an object, or its date; the best first.
+VERSIONS = ("ETag", "etag", "Content-MD5", "Digest", "LastModified", "Last-Modified", "updated", "mtime")
 
 
 class Shard(Protocol):
@@ -76,7 +78,7 @@ class RemoteShard:
         if not facts.get("size"):
             raise UserError(f"{url}: the server does not say how large it is, so it cannot be read in ranges")
         self.size = int(facts["size"])
-        version = facts.get("ETag") or facts.get("etag") or facts.get("LastModified") or facts.get("mtime") or ""
+        version = next((facts[name] for name in VERSIONS if facts.get(name)), "")
         self.identity = {"size": self.size, "etag": str(version)}
 
     def read(self, offset: int, size: int) -> bytes:
@@ -98,10 +100,10 @@ class RemoteShard:
 
     def _range(self, offset: int, size: int) -> bytes:
         content = self._files.cat_file(self._path, start=offset, end=offset + size)
-        if len(content) > size:
+        if len(content) == self.size > size:
             raise UserError(f"{self.where}: the server ignores ranges and sends the whole file; copy it to a disk")
-        if len(content) < size:
-            raise OSError(f"{len(content)} of {size} bytes came")
+        if len(content) != size:  # cut off, or the page of somebody in between
+            raise OSError(f"{len(content)} bytes came where {size} were asked for")
         return content
 
     def _patiently(self, what: str, action: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ lies before the damage, a truncated member is left out; both are problems.
 import io
 import json
 import posixpath
+import tarfile
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 from imagery.decode import MAX_FILE_BYTES, SUFFIXES, why_no_image
 from imagery.left_out import LeftOut
 from imagery.samples import Extensions, extensions_of
-from imagery.tar_members import Damage, Member, Read, members
+from imagery.tar_members import BLOCK, Damage, Member, Read, members
 
 VERSION = 1
+LOOKS = 8  #: images whose headers are looked at before an index counts
 _HOPS = 8  # of links that lead to links
 
 
@@ -151,6 +153,8 @@ def from_bytes(content: bytes, shard: dict[str, Any]) -> ShardIndex | None:
             if not same or (about["version"], about["suffixes"]) != (VERSION, sorted(SUFFIXES)):
                 return None
             ends = np.cumsum(stored["lengths"])
+            if not _possible(stored, about, about["shard"]["size"]):
+                return None
             text = stored["names"].tobytes()
             names = [
                 text[end - length : end].decode("utf-8", "surrogateescape")
@@ -170,3 +174,28 @@ def from_bytes(content: bytes, shard: dict[str, Any]) -> ShardIndex | None:
             )
     except Exception:  # whatever can be wrong with a file that somebody else may have written
         return None
+
+
+def _possible(stored: Any, about: dict[str, Any], size: int) -> bool:
+    """Whether an index says one thing of each image, and nothing of bytes that a shard of `size` bytes has not."""
+    offsets, sizes, extension = stored["offsets"], stored["sizes"], stored["extension"]
+    kinds = {each.dtype.kind for each in (offsets, sizes, extension, stored["lengths"])}
+    if kinds != {"i"} or {offsets.shape, sizes.shape, extension.shape} != {stored["lengths"].shape}:
+        return False
+    if not len(offsets):
+        return True
+    inside = offsets.min() >= BLOCK and sizes.min() >= 0 and (offsets + sizes).max() <= size
+    named = extension.min() >= 0 and extension.max() < len(about["extensions"])
+    return bool(inside and named and stored["lengths"].min() >= 0)
+
+
+def agrees(index: ShardIndex, read: Read) -> bool:
+    """Whether headers stand where an index says, of some images: a shard's size and date may outlive its content."""
+    for place in np.unique(np.linspace(0, len(index.names) - 1, LOOKS).astype(int)) if index.names else ():
+        try:
+            header = tarfile.TarInfo.frombuf(read(int(index.offsets[place]) - BLOCK, BLOCK), "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            return False
+        if header.size != index.sizes[place]:
+            return False
+    return True

@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from common.atomic import write_bytes
 from common.digests import digest_bytes, short
 from common.errors import UserError
+from imagery.decode import BadImage
 from imagery.shard_files import LocalShard, RemoteShard, Shard
-from imagery.shard_index import ShardIndex, from_bytes, index_shard, to_bytes
+from imagery.shard_index import ShardIndex, agrees, from_bytes, index_shard, to_bytes
 
 SUFFIX = ".index"
 THREADS = 16
@@ -56,11 +57,21 @@ def kept(shard: Shard) -> ShardIndex | None:
     """The index that was kept of a shard as it is now, if any."""
     for path in _places(shard):
         with suppress(OSError):
-            if index := from_bytes(path.read_bytes(), shard.identity):
+            if index := _true(from_bytes(path.read_bytes(), shard.identity), shard):
                 return index
     if isinstance(shard, RemoteShard) and (content := shard.beside(SUFFIX)):
-        return from_bytes(content, {"size": shard.size})
+        return _true(from_bytes(content, {"size": shard.size}), shard, known=False)
     return None
+
+
+def _true(index: ShardIndex | None, shard: Shard, *, known: bool = True) -> ShardIndex | None:
+    """The index, if it is of this very shard. known: it is of a shard of the same identity."""
+    if index is None or (known and shard.identity.get("etag")):  # an entity tag changes with the content
+        return index
+    try:
+        return index if agrees(index, shard.read) else None
+    except BadImage:  # a disk that fails: whoever reads on says so
+        return None
 
 
 def make(shard: Shard) -> ShardIndex | None:

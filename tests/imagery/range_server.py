@@ -8,13 +8,16 @@ from pathlib import Path
 
 
 class Server(ThreadingHTTPServer):
-    """break_every: so many answers, one breaks off half-way; asked: (first byte, last byte) of every range."""
+    """break_every: so many answers, one breaks off half-way; page_every: one is somebody's page of words instead;
+    tagged: entity tags are sent; asked: (first byte, last byte) of every range.
+    """
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root, self.break_every, self.ranges = root, 0, True
+        self.page_every, self.tagged = 0, True
         self.asked: list[tuple[str, int, int]] = []
         self.lock = threading.Lock()
 
@@ -42,9 +45,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         content = path.read_bytes()
+        with self.server.lock:
+            turn = len(self.server.asked) + 1
+        if with_body and self.server.page_every and turn % self.server.page_every == 0:
+            content = b"<html>Please wait</html>" * 200
         first, last, whole = 0, len(content) - 1, len(content)
         asked = self.headers.get("Range")
-        if asked and self.server.ranges:
+        paged = content.startswith(b"<html>")
+        if asked and self.server.ranges and not paged:
             low, _, high = asked.removeprefix("bytes=").partition("-")
             first, last = int(low), min(int(high or last), last)
             self.send_response(206)
@@ -54,7 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.ranges:
             self.send_header("Accept-Ranges", "bytes")
         body = content[first : last + 1]
-        self.send_header("ETag", f'"{hash(content)}"')
+        if self.server.tagged:
+            self.send_header("ETag", f'"{hash(content)}"')
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if not with_body:

@@ -154,6 +154,53 @@ def test_a_server_without_ranges_is_refused(server: Server) -> None:
         source.read(0)
 
 
+def test_a_page_of_words_in_between_is_asked_for_again(server: Server, tmp_path: Path) -> None:
+    server.page_every = 3
+    remote = stream(f"webdataset:{server.url}/{{0..2}}.tar")
+    assert_same(take(remote, 5), take(stream(f"webdataset:{tmp_path}/store"), 5))
+
+
+def test_without_entity_tags_an_index_of_another_shard_is_noticed(server: Server, tmp_path: Path) -> None:
+    server.tagged = False
+    spec, path = f"webdataset:{server.url}/0.tar", tmp_path / "store" / "0.tar"
+    chance = np.random.default_rng(1)
+    pictures = {f"{i}.png": encode(chance.integers(0, 256, (9, 9 + i, 3), np.uint8)) for i in range(IMAGES)}
+    write_tar(path, pictures)
+    size = path.stat().st_size
+    open_source(spec)
+    write_tar(path, dict(reversed(pictures.items())))
+    assert path.stat().st_size == size
+    again = open_source(spec)
+    assert {again.key(i).partition(":")[2]: again.read(i) for i in range(IMAGES)} == pictures
+
+
+def test_copies_of_shards_of_one_name_are_kept_apart(server: Server, tmp_path: Path) -> None:
+    server.tagged = False
+    for folder, shard in (("a", "0"), ("b", "1")):
+        (tmp_path / "store" / folder).mkdir()
+        (tmp_path / "store" / f"{shard}.tar").rename(tmp_path / "store" / folder / "part.tar")
+    plain = [open_source(f"webdataset:{server.url}/{folder}/part.tar") for folder in "ab"]
+    assert len({source.shards[0].size for source in plain}) == 1  # archives are padded: equal sizes are common
+    for folder, source in zip("ab", plain, strict=True):
+        cached = open_source(f"webdataset:{server.url}/{folder}/part.tar?cache={tmp_path}/copies&cache_gib=1")
+        cached._cache._copy_all()
+        server.asked.clear()
+        assert [cached.read(i) for i in range(IMAGES)] == [source.read(i) for i in range(IMAGES)]
+
+
+def test_a_copy_of_what_a_shard_was_before_is_made_again(tmp_path: Path) -> None:
+    pictures = [
+        (f"{i}.png", encode(np.random.default_rng(i).integers(0, 256, (9, 9 + i, 3), np.uint8))) for i in range(6)
+    ]
+    path, spec = tmp_path / "a.tar", f"webdataset:{tmp_path}/a.tar?cache={tmp_path}/copies&cache_gib=1"
+    for content in (pictures, pictures[::-1]):
+        write_tar(path, dict(content))
+        os.utime(path, (0, 0))
+        source = open_source(spec)
+        source._cache._copy_all()
+        assert {source.key(i).partition(":")[2]: source.read(i) for i in range(6)} == dict(pictures)
+
+
 def test_s3_by_its_own_protocol(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moto = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")

@@ -50,6 +50,42 @@ def test_a_changed_shard_and_a_damaged_index_make_a_new_one(tmp_path: Path) -> N
         assert len(open_source(f"webdataset:{path}")) == 4
 
 
+def test_a_shard_replaced_by_one_of_its_size_and_date_is_noticed(tmp_path: Path) -> None:
+    pictures = [
+        (f"{i}.png", encode(np.random.default_rng(i).integers(0, 256, (5 + i, 9, 3), np.uint8))) for i in range(6)
+    ]
+    path = write_tar(tmp_path / "a.tar", dict(pictures))
+    open_source(f"webdataset:{path}")
+    status = path.stat()
+    write_tar(path, dict(reversed(pictures)))
+    assert path.stat().st_size == status.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    source = open_source(f"webdataset:{path}")
+    assert {source.key(i).partition(":")[2]: source.read(i) for i in range(6)} == dict(pictures)
+
+
+def test_an_index_that_contradicts_itself_or_its_shard_is_made_again(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", 3)
+    right = open_source(f"webdataset:{path}")
+    index = path.with_name("a.tar.index")
+    with np.load(index) as stored:
+        facts = dict(stored)
+    for name, value in (
+        ("offsets", facts["offsets"][:2]),
+        ("offsets", facts["offsets"] + (1 << 30)),
+        ("offsets", facts["offsets"] - (1 << 30)),
+        ("offsets", facts["offsets"] + 512),
+        ("sizes", -facts["sizes"]),
+        ("sizes", facts["sizes"].astype(np.float64)),
+        ("extension", facts["extension"] + 40),
+        ("lengths", facts["lengths"][:-1]),
+    ):
+        with index.open("wb") as file:
+            np.savez_compressed(file, **(facts | {name: value}))
+        again = open_source(f"webdataset:{path}")
+        assert again.fingerprint == right.fingerprint and len(again) == len(right) == 4
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_where_nobody_may_write_it_goes_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGGLOMERATE_CACHE", str(tmp_path / "cache"))
