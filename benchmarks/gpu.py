@@ -5,7 +5,7 @@
 
 1 exactness    every fused path against its plain form in float64, and against the slow form at real sizes
 2 crossover    from which factor on a sharpened teacher costs less time than the teacher at full resolution
-3 step         a distillation step's time by parts, TFLOP/s and MFU, the adapter in float32 and in bfloat16
+3 step         a distillation step: time by parts, TFLOP/s, MFU; also the adapter in bfloat16, and teachers compiled
 4 ZeRO         the same step plain and under DeepSpeed ZeRO 1, 2, 3 on this one GPU: time, memory, losses
 5 decoding     photographs to crops to the device, images a second
 
@@ -49,7 +49,9 @@ from imagery.augment import Augment
 from teachers.registry import load_backbone
 
 ENGINES = {"plain": "off", "ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3}
-LEFT_OUT = 3  #: updates of an engine that warm it up
+#: Ways to do the same step: (teachers.*.adapter_dtype, engine.compile_teachers).
+WAYS = {"plain": ("float32", False), "adapter in bfloat16": ("bfloat16", False), "teachers compiled": ("float32", True)}
+LEFT_OUT = 3  #: updates of an engine that warm it up, and compile
 ADAPTER = "builtin:tiny-clip-featsharp-2x"
 
 
@@ -118,14 +120,18 @@ def crossing(sizes: Sizes, device: torch.device) -> str:
     return f"{table(head, rows)}\nthe sharpened teacher costs less from factor {crossover.crossover(rows)} on"
 
 
-def recipe_of(sizes: Sizes, folder: Path, engine: str, adapter: Path, adapter_dtype: str) -> Recipe:
+def recipe_of(sizes: Sizes, folder: Path, engine: str, adapter: Path, way: str) -> Recipe:
     """One teacher, sharpened twofold, of random weights."""
     zero = ENGINES[engine]
+    adapter_dtype, compiled = WAYS[way]
     own = {"deepspeed": "off"} if zero == "off" else {"deepspeed": "on", "zero_stage": zero}
-    own["threads"] = 1  # on a CPU, which may be shared: threads that wait for each other spin
+    own |= {
+        "compile_teachers": compiled,
+        "threads": 1,
+    }  # on a CPU, which may be shared: threads that wait for each other spin
     data = {
         "name": "gpu",
-        "out": str(folder / f"{engine}-{adapter_dtype}"),
+        "out": str(folder / f"{engine}-{way}"),
         "data": {"train": f"scenes:seed=1,count={sizes.batch},size={sizes.pixels}", "size": [sizes.pixels] * 2},
         "student": {"model": sizes.student, "patch_size": 16},
         "teachers": {
@@ -138,7 +144,8 @@ def recipe_of(sizes: Sizes, folder: Path, engine: str, adapter: Path, adapter_dt
             }
         },
         "normaliser": {"batches": 1},
-        "optim": {"name": "lamb", "steps": sizes.steps, "batch_size": sizes.batch, "lr": 1e-3, "warmup_steps": 1},
+        # One more than is made: after the last one a checkpoint is written, beside what is measured.
+        "optim": {"name": "lamb", "steps": sizes.steps + 1, "batch_size": sizes.batch, "lr": 1e-3, "warmup_steps": 1},
         "checkpoint": {"every": 1_000_000},
         "engine": own,
     }
@@ -150,7 +157,7 @@ def teacher_node(sizes: Sizes) -> dict[str, Any]:
     return {"spec": sizes.taught_by, "pretrained": False, "image_size": sizes.teacher_pixels}
 
 
-def steps_of(sizes: Sizes, engine: str, adapter_dtype: str) -> dict[str, Any]:
+def steps_of(sizes: Sizes, engine: str, way: str) -> dict[str, Any]:
     """Medians of the log's times over the steps that count, losses and memory; run in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -158,7 +165,7 @@ def steps_of(sizes: Sizes, engine: str, adapter_dtype: str) -> dict[str, Any]:
         spec = load_backbone(teacher_node(sizes)).spec
         adapter = Adapter.build(AdapterMeta(spec, teacher_node(sizes), "featsharp", 2), PhiS(spec.spatial_dim))
         adapter.save_pretrained(folder / "adapter")
-        recipe = recipe_of(sizes, folder, engine, folder / "adapter", adapter_dtype)
+        recipe = recipe_of(sizes, folder, engine, folder / "adapter", way)
         stepped = SteppedArms.of({recipe.name: recipe})
         began = 0.0
         for number in range(sizes.steps):
@@ -173,9 +180,9 @@ def steps_of(sizes: Sizes, engine: str, adapter_dtype: str) -> dict[str, Any]:
 
 
 @functools.cache
-def run_apart(device: torch.device, engine: str, adapter_dtype: str) -> dict[str, Any]:
+def run_apart(device: torch.device, engine: str, way: str) -> dict[str, Any]:
     """`steps_of` in a process of its own; what it said where it failed."""
-    command = [sys.executable, __file__, "--device", device.type, "--engine", engine, "--adapter-dtype", adapter_dtype]
+    command = [sys.executable, __file__, "--device", device.type, "--engine", engine, "--way", way]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TQDM_DISABLE": "1"}, check=False)
     found = [line for line in done.stdout.splitlines() if line.startswith('{"ms"')]
     if done.returncode or not found:
@@ -187,16 +194,16 @@ def run_apart(device: torch.device, engine: str, adapter_dtype: str) -> dict[str
 def step(_: Sizes, device: torch.device) -> str:
     """Seconds of a step by parts, from the last line of its log."""
     rows: list[list[object]] = []
-    for dtype in ("float32", "bfloat16"):
-        found = run_apart(device, "plain", dtype)
+    for way in WAYS:
+        found = run_apart(device, "plain", way)
         if "failed" in found:
-            rows.append([dtype, f"failed: {found['failed']}", *[""] * 6])
+            rows.append([way, f"failed: {found['failed']}", *[""] * 6])
             continue
         parts = [1000 * found[name] for name in ("data", "teachers", "student")]
         rows.append(
-            [dtype, found["ms"], *parts, found["tflops_per_second"], found["mfu"], found["peak_memory_mib"] / 1024]
+            [way, found["ms"], *parts, found["tflops_per_second"], found["mfu"], found["peak_memory_mib"] / 1024]
         )
-    return table(["adapter", "step ms", "data", "teachers", "student", "TFLOP/s", "MFU", "GiB"], rows)
+    return table(["way", "step ms", "data", "teachers", "student", "TFLOP/s", "MFU", "GiB"], rows)
 
 
 def zero(sizes: Sizes, device: torch.device) -> str:
@@ -204,7 +211,7 @@ def zero(sizes: Sizes, device: torch.device) -> str:
     rows: list[list[object]] = []
     plain: list[float] = []
     for engine in ENGINES:
-        found = run_apart(device, engine, "float32")
+        found = run_apart(device, engine, "plain")
         if "failed" in found:
             rows.append([engine, f"failed: {found['failed']}", "", ""])
             continue
@@ -243,7 +250,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="no section begins after")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a section; may be repeated")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
-    parser.add_argument("--adapter-dtype", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=list(WAYS), default="plain", help=argparse.SUPPRESS)
     add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
@@ -252,7 +259,7 @@ def main(argv: list[str]) -> int:
     device = open_device(arguments)
     sizes = REAL if device.type == "cuda" else SMALL
     if arguments.engine:
-        print(json.dumps(steps_of(sizes, arguments.engine, arguments.adapter_dtype)), flush=True)
+        print(json.dumps(steps_of(sizes, arguments.engine, arguments.way)), flush=True)
         return 0
     print(describe(device), "" if sizes is REAL else "(small sizes: a smoke, no measurement)")
     began = time.monotonic()

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.recipes import Count, Node, Threads
 
@@ -40,10 +40,18 @@ class EngineNode(Node):
     checkpointing: bool = False  #: compute the student's activations again in the backward pass: less memory, more time
     threads: Threads | None = None  #: of torch on the CPU; None: the cores, shared by the processes
     compile: bool = False  #: torch.compile of the student: minutes at the start, less time a step
+    #: torch.compile of frozen teachers and of what sharpens them; every size is compiled anew, full chunks and the last
+    compile_teachers: bool = False
     #: further settings, as DeepSpeed's JSON has them
     deepspeed_config: dict[str, Any] = Field(default_factory=dict)
     teachers: Literal["replicated", "zero3"] = "replicated"  #: zero3: every process holds a share of their weights
     patience: float = Field(10.0, gt=0)  #: minutes a process waits for the others before it calls them lost
+
+    @model_validator(mode="after")
+    def _whole_teachers(self) -> "EngineNode":
+        if self.compile_teachers and self.teachers == "zero3":
+            raise ValueError("compile_teachers wants whole teachers: leave out engine.teachers: zero3")
+        return self
 
     @field_validator("deepspeed_config")
     @classmethod

@@ -21,11 +21,14 @@ class FrozenBackbone(Backbone):
             would turn into it in every forward are held in it, in place: the same bits in half the memory. Norms,
             tokens, positions and what is sensitive stay in float32.
         chunk: images per forward pass at most, so that many tiles need no more memory than `chunk` of them.
+        compiled: by torch.compile, in place, on the first images of each size: features differ by rounding.
 
     It has `intermediate`, `num_blocks`, `encode_text` and `adaptor` if and only if `backbone` has them.
     """
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype | str | None = None, chunk: int = 64) -> None:
+    def __init__(
+        self, backbone: Backbone, dtype: torch.dtype | str | None = None, chunk: int = 64, *, compiled: bool = False
+    ) -> None:
         super().__init__()
         if chunk < 1:
             raise UserError(f"chunk is a number of images, got {chunk}")
@@ -38,6 +41,9 @@ class FrozenBackbone(Backbone):
         if self.dtype is not None:
             hold_matrices(getattr(backbone, "image_part", backbone), self.dtype)
         self.node = {"frozen": backbone.node, "dtype": str(self.dtype), "chunk": chunk}
+        if compiled:
+            backbone.compile(dynamic=False)
+            self.node["compiled"] = True
         if capability(backbone, "intermediate"):
             self.intermediate = self._intermediate
             self.num_blocks = backbone.num_blocks

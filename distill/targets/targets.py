@@ -105,7 +105,12 @@ class Targets(nn.Module):
                 name: TeacherTarget(
                     name,
                     node,
-                    teachers.get(node.backbone, dtype, max(each.chunk for each in [node, *nodes[name]])),
+                    teachers.get(
+                        node.backbone,
+                        dtype,
+                        max(each.chunk for each in [node, *nodes[name]]),
+                        compiled=recipe.engine.compile_teachers,
+                    ),
                     nodes[name],
                 )
                 for name, node in recipe.teachers.items()
@@ -113,6 +118,10 @@ class Targets(nn.Module):
         )
         self.teachers: Mapping[str, TeacherTarget] = made  # type: ignore[assignment]  # its stubs do not say of what it is
         self.eval().requires_grad_(False).to(device)
+        if recipe.engine.compile_teachers:
+            for target in self.teachers.values():
+                for upsampler in target.target_upsamplers.values():
+                    upsampler.compile(dynamic=False)
 
     @property
     def only(self) -> Pass:

@@ -37,17 +37,19 @@ class TeacherPool:
         """All that have been asked for."""
         return list(self._loaded.values())
 
-    def get(self, node: str | Mapping[str, Any], dtype: torch.dtype | None, chunk: int) -> FrozenBackbone:
+    def get(
+        self, node: str | Mapping[str, Any], dtype: torch.dtype | None, chunk: int, *, compiled: bool = False
+    ) -> FrozenBackbone:
         """The teacher of a backbone node, computing in `dtype` (None: as its weights are), `chunk` images at a time."""
-        key = json.dumps([node, str(dtype), chunk], sort_keys=True)
+        key = json.dumps([node, str(dtype), chunk, compiled], sort_keys=True)
         if key not in self._loaded:
             made = load_backbone(node)
             if drop_text := capability(made, "drop_text"):  # targets are made of images alone
                 drop_text()
             self._loaded[key] = (
-                FrozenBackbone(made, dtype, chunk)
+                FrozenBackbone(made, dtype, chunk, compiled=compiled)
                 if self.cache is None
-                else CachedBackbone(made, dtype, chunk, self.cache, node)
+                else CachedBackbone(made, dtype, chunk, self.cache, node, compiled=compiled)
             )
         return self._loaded[key]
 

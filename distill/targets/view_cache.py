@@ -55,9 +55,12 @@ class ViewCache:
 class CachedBackbone(FrozenBackbone):
     """A frozen teacher with a cache of its views; called directly it looks as always."""
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype | None, chunk: int, folder: Path, node: Any) -> None:
-        super().__init__(backbone, dtype, chunk)
+    def __init__(
+        self, backbone: Backbone, dtype: torch.dtype | None, chunk: int, folder: Path, node: Any, *, compiled: bool
+    ) -> None:
+        super().__init__(backbone, dtype, chunk, compiled=compiled)
         decides = {"digest": backbone.spec.digest, "node": node, "dtype": str(dtype), "chunk": chunk}
+        decides |= {"compiled": True} if compiled else {}
         self.cache = ViewCache(folder, decides | {"torch": torch.__version__})
 
 

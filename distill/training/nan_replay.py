@@ -28,7 +28,12 @@ from distill.training.trained_student import TrainedStudent, build_trained_stude
 from teachers.artefacts import check_artefact_node
 
 #: A replay is one process that computes as the run did, but needs neither its engine nor its speed.
-PLAIN = ["engine.teachers=replicated", "engine.compile=false", 'engine.deepspeed="off"']
+PLAIN = [
+    "engine.teachers=replicated",
+    "engine.compile=false",
+    "engine.compile_teachers=false",
+    'engine.deepspeed="off"',
+]
 MOST = 5  #: parameters and images named
 
 
