@@ -70,6 +70,7 @@ class CheckpointNode(Node):
 
     every: Count = 500  #: updates between two checkpoints
     keep: Count = 2  #: newest checkpoints that stay on disk
+    background: bool = True  #: written while training goes on; false: training waits, and the copy never lies beside it
     grace: float = Field(27.0, gt=0)  #: seconds from a signal to the end, saved or not; schedulers kill after 30
 
 

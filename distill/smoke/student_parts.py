@@ -46,7 +46,8 @@ def smoke_recipe(recipe: Recipe, out: Path) -> Recipe:
     data["data"] |= {"train": IMAGES, "workers": 0}
     data["student"] |= {"weights": None}
     data["normaliser"] |= {"batches": 1, "load": None}
-    data["checkpoint"] = {"every": max(1, updates - 1), "keep": 2}
+    # On a CPU the copy that is written lies in the memory that the next update wants.
+    data["checkpoint"] = {"every": max(1, updates - 1), "keep": 2, "background": run_device().type != "cpu"}
     data["log"] = {"every": 1, "trackers": []}
     data |= {"name": f"{recipe.name}-smoke", "out": str(out), "eval": None, "arms": {}, "baseline": None, "seeds": []}
     return validate(Recipe, data, f"the smoke of {recipe.name}")
@@ -86,7 +87,7 @@ def planned_cost(plan: Plan) -> Cost:
             looking = sum(one.teachers.values())
             flops += stage.stage.steps * (one.student + looking + sum(one.adapters.values()))
             flops += looking if stage is plan.stages[0] else 0.0
-    # On a CPU what is saved and its copy, from which it is written while the next step begins, lie in one memory.
+    # On a CPU what is saved and its copy lie in one memory.
     written = 2 * plan.saved_bytes if run_device().type == "cpu" else 0
     return Cost(flops, int(max(plan.bytes_on_a_gpu(0), written)))
 

@@ -177,6 +177,7 @@ def find_unfinished(arm: Arm, targets: Targets, images: str) -> UnfinishedArm | 
         arm.accelerator,
         identity,
         arm.recipe.checkpoint.keep,
+        background=arm.recipe.checkpoint.background,
         patience=60 * arm.recipe.engine.patience,
         elastic=arm.elastic,
     )

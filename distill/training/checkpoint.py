@@ -67,12 +67,13 @@ class Checkpoints:
         identity: Mapping[str, Any],
         keep: int,
         *,
+        background: bool = True,
         patience: float = 600.0,
         elastic: bool = False,
     ) -> None:
         self.folders = StepFolders(folder, keep)
         self.accelerator, self.identity = accelerator, dict(identity)
-        self.patience, self.elastic = patience, elastic
+        self.background, self.patience, self.elastic = background, patience, elastic
         self._holders: dict[str, Holder] = {}
         self._writer = Background("checkpoint")
         self._saved: int | None = None  # the step that is written last, or being written
@@ -103,6 +104,8 @@ class Checkpoints:
             texts[STATE] = json.dumps({"step": step, "identity": self.identity}, indent=1)
         self._saved = step
         self._writer.start(lambda: self._write(step, pieces, tensors, texts))
+        if not self.background:
+            self.wait()
 
     def wait(self) -> None:
         """Until what was saved is written, by all processes; all must call it. UserError where one could not."""

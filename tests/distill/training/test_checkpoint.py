@@ -77,6 +77,17 @@ def test_everything_comes_back(checkpoints: Checkpoints, engine: EngineState, mo
     assert torch.equal(checkpoints.read_targets(path)["a.mean"], TARGETS["a.mean"])
 
 
+def test_in_the_foreground_it_is_on_the_disk_when_training_goes_on(
+    checkpoints: Checkpoints, engine: EngineState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.background = False
+    checkpoints.save(1, engine, Place(1), TARGETS)
+    assert checkpoints.folders.path(1).is_dir()
+    monkeypatch.setattr(checkpoints, "_write", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    with pytest.raises(UserError, match="no room"):  # now, not when the next one is due
+        checkpoints.save(2, engine, Place(2), TARGETS)
+
+
 def test_what_changes_while_it_is_written_is_not_in_it(
     checkpoints: Checkpoints, engine: EngineState, model: torch.nn.Linear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
