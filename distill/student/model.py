@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from distill.recipe_models import StudentNode
 from distill.student.cropped_positions import resize_stored
 from distill.student.heads import spatial_head, summary_head, unfold
 from distill.student.spectral import reparametrise
-from distill.student.starting_weights import backbone_state
+from distill.student.starting_weights import Kin, backbone_state
 from distill.student.vit import StudentTransformer
 from teachers.contracts import Features
 
@@ -197,21 +198,53 @@ def load_backbone_weights(vit: VisionTransformer, node: StudentNode, teachers: S
 
     A class token starts every summary token; a teacher that the other did not know starts with the mean of its own.
     """
-    state, theirs = backbone_state(str(node.weights), node.model)
-    state = _without_prefix(state, vit, teachers, theirs)
-    if node.cpe is not None:
-        state["pos_embed"] = resize_stored(state["pos_embed"], vit.patch_embed.grid_size[0])
+    state, kin = backbone_state(str(node.weights), node.model)
+    if kin is not None:
+        _refuse_another_kind(vit, node, kin)
+    state = _without_prefix(state, vit, teachers, kin)
+    here = (int(vit.patch_embed.grid_size[0]), int(vit.patch_embed.grid_size[1]))
+    there = (math.isqrt(state["pos_embed"].shape[1]),) * 2 if kin is None else kin.grid
+    if there[0] != there[1]:  # timm takes positions for those of a square
+        if there != here:
+            state["pos_embed"] = resample_abs_pos_embed(
+                state["pos_embed"], list(here), list(there), 0, interpolation="bicubic", antialias=True
+            )
+    elif node.cpe is not None:
+        state["pos_embed"] = resize_stored(state["pos_embed"], here[0])
+    elif there != here and math.prod(there) == math.prod(here):
+        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(here), list(there), 0)
     state = checkpoint_filter_fn(state, vit, interpolation="bicubic", antialias=True)
     for name in [name for name in state if name.split(".", 1)[0] in ("head", "fc_norm", "attn_pool")]:
         del state[name]
     try:
         vit.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"student.weights {node.weights} do not fit {node.model}: {error}") from error
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise UserError(
+            f"student.weights {node.weights} do not fit {node.model} of these sizes: {lines[0][:300]}{more}"
+        ) from error
+
+
+def _refuse_another_kind(vit: VisionTransformer, node: StudentNode, kin: Kin) -> None:
+    """UserError for a student whose tensors would fit and would be read as something else."""
+    with torch.device("meta"):
+        other: Any = timm.create_model(kin.node.model, **kin.node.overrides())
+    mine, theirs = _kind(vit), _kind(other)
+    wrong = [f"{what} {theirs[what]}, this recipe's {mine[what]}" for what in mine if mine[what] != theirs[what]]
+    if wrong:
+        raise UserError(f"student.weights {node.weights} are of a student with {wrong[0]}: give it the student it was")
+
+
+def _kind(vit: Any) -> dict[str, Any]:
+    """What decides a ViT's answers and has no tensor."""
+    config, block = vit.pretrained_cfg, vit.blocks[0]
+    pixels = {f"{name} of pixels": tuple(config[name]) for name in ("mean", "std")}
+    return {"attention heads": int(block.attn.num_heads), "activation": type(block.mlp.act).__name__} | pixels
 
 
 def _without_prefix(
-    state: dict[str, Tensor], vit: VisionTransformer, teachers: Sequence[str], theirs: Sequence[str] | None
+    state: dict[str, Tensor], vit: VisionTransformer, teachers: Sequence[str], kin: Kin | None
 ) -> dict[str, Tensor]:
     """Class and register tokens taken out, positions of the patches kept, and the tokens of the student put in."""
     state = dict(state)
@@ -221,7 +254,14 @@ def _without_prefix(
     if "pos_embed" not in state:
         raise UserError("student.weights: these weights have no learned positions, and a student needs them")
     positions = state["pos_embed"]
-    prefix = positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
+    prefix = 0 if kin is not None else positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
+    others = (0 if token is None else 1) + (0 if registers is None else registers.shape[1])
+    if prefix not in (0, 0 if token is None else 1, others):
+        raise UserError(
+            f"student.weights: its {positions.shape[1]} positions are those of no square of patches; only a student of "
+            "this program says what rectangle they are of"
+        )
+    theirs = None if kin is None else kin.teachers
     state["pos_embed"] = positions[:, prefix:]
     if theirs is not None and registers is not None and registers.shape[-1] == started.shape[-1]:
         mean = registers[:, : len(theirs)].mean(1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from common.checksums import check_weights
 from common.errors import UserError
 from common.step_folders import StepFolders, problem
+from distill.recipe_models import StudentNode
 from distill.student.spectral import fold_scales
 from distill.training.engine_state import read_student
 
@@ -32,6 +33,15 @@ class Start:
 
     path: Path
     checkpoint: bool
+
+
+@dataclass(frozen=True)
+class Kin:
+    """What a student of ours says of its ViT that its tensors do not."""
+
+    teachers: list[str]  #: whose its summary tokens are, in order
+    node: StudentNode  #: without the weights it began with
+    grid: tuple[int, int]  #: rows and columns of its positions
 
 
 def find_start(text: str) -> Start:
@@ -60,8 +70,8 @@ def find_start(text: str) -> Start:
     raise UserError(f"{text}: {path} holds no weights; {HINT}")
 
 
-def backbone_state(text: str, model: str) -> tuple[dict[str, Tensor], list[str] | None]:
-    """A ViT's state under timm's names, and for a student of ours whose its summary tokens are."""
+def backbone_state(text: str, model: str) -> tuple[dict[str, Tensor], Kin | None]:
+    """A ViT's state under timm's names, and for a student of ours what its tensors do not tell."""
     if text == PRETRAINED:
         try:
             return dict(timm.create_model(model, pretrained=True).state_dict()), None
@@ -76,16 +86,26 @@ def backbone_state(text: str, model: str) -> tuple[dict[str, Tensor], list[str] 
     else:
         check_weights(start.path / "model.safetensors", _read_json(start.path / "config.json"))
         state = _read(start.path / "model.safetensors")
-    return {name[4:]: t for name, t in state.items() if name.startswith("vit.")}, teachers_of(start)
+    vit = {name[4:]: t for name, t in state.items() if name.startswith("vit.")}
+    try:
+        return vit, kin_of(start, int(vit["patch_embed.proj.weight"].shape[-1]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{start.path} does not say what student it holds ({type(error).__name__}: {error})") from error
 
 
-def teachers_of(start: Start) -> list[str]:
-    """Whose the summary tokens of a student of ours are, in order."""
-    if not start.checkpoint:
-        return list(_read_json(start.path / "config.json")["teachers"])
-    identity = _read_json(start.path / "state.json")["identity"]
-    names = [name.split(".")[1] for name in identity if name.startswith("teachers.")]
-    return list(dict.fromkeys(names))
+def kin_of(start: Start, patch: int) -> Kin:
+    """Of a student of ours with patches of so many pixels."""
+    if start.checkpoint:
+        identity = _read_json(start.path / "state.json")["identity"]
+        teachers = [name.split(".")[1] for name in identity if name.startswith("teachers.")]
+        said = {name[8:]: value for name, value in identity.items() if name.startswith("student.")}
+        size = identity["data.size"]
+    else:
+        config = _read_json(start.path / "config.json")
+        teachers, said, size = config["teachers"], config["student"], config["size"]
+    node = StudentNode.model_validate(dict(said) | {"weights": None})
+    height, width = (node.cpe, node.cpe) if node.cpe else size
+    return Kin(list(dict.fromkeys(teachers)), node, (height // patch, width // patch))
 
 
 def plain_names(state: Mapping[str, Any], where: str) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """`start_from`: a new run begins with the student of another, with its heads and, if asked, its optimiser's state."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from distill.student.starting_weights import Start, find_start
 from distill.targets.targets import Targets
 from distill.training.checkpoint import STATE
 from distill.training.engine_state import EngineState, read_student
+
+#: Of a teacher's node: where its weights are, and how they are run, not what is asked of them.
+WHERE = ("spec", "weights", "pretrained", "digest", "licence", "chunk", "max_memory", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def find_beginning(recipe: Recipe, targets: Targets) -> Beginning | None:
     if recipe.start_from is None:
         return None
     start = find_start(recipe.start_from)
-    whole = start.checkpoint and _same_teachers(start, targets)
+    whole = start.checkpoint and _same_teachers(start, recipe, targets)
     if recipe.start_optimiser and not whole:
         what = "has other teachers" if start.checkpoint else "is no checkpoint"
         raise UserError(f"start_optimiser: {start.path} {what}, so the optimiser's state does not fit")
@@ -72,7 +76,16 @@ def begin_with_optimiser(engine: EngineState, beginning: Beginning) -> None:
         ) from error
 
 
-def _same_teachers(start: Start, targets: Targets) -> bool:
+def _same_teachers(start: Start, recipe: Recipe, targets: Targets) -> bool:
     identity: dict[str, Any] = json.loads((start.path / STATE).read_text(encoding="utf-8"))["identity"]
     wanted = {key: value for key, value in targets.digests().items() if key.startswith("digest of teacher ")}
-    return all(identity.get(key) == value for key, value in wanted.items())
+    return all(identity.get(key) == value for key, value in wanted.items()) and all(
+        _asked(identity, name) == _asked(recipe.fingerprint(), name) for name in targets.teachers
+    )
+
+
+def _asked(identity: Mapping[str, Any], teacher: str) -> dict[str, Any]:
+    """What a teacher's node says besides where its weights are: another level of the same weights is another map."""
+    prefix = f"teachers.{teacher}.backbone."
+    asked = {name.removeprefix(prefix): value for name, value in identity.items() if name.startswith(prefix)}
+    return {name: value for name, value in asked.items() if name not in WHERE}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from small_run import train
 
@@ -60,6 +61,44 @@ def test_an_exported_student_starts_the_body_and_its_tokens(trained: Path, write
     )
     vit = [name for name in theirs if name.startswith("vit.")]
     assert vit and all(torch.allclose(theirs[name], ours[name], atol=1e-6) for name in vit)
+
+
+def test_positions_of_a_rectangle_stay_where_they_are(write_recipe: Callable[..., Path]) -> None:
+    wide = ["data.size=[32,48]", "data.train=scenes:seed=1,count=16,size=32x48", "optim.lr=1e-12", *SHORT]
+    first = train(read(write_recipe(), [*wide, "name=wide"]))
+    before = read_student(first / "checkpoints" / "step-00000001")["vit.pos_embed"]
+    for start in ("student", "checkpoints/step-00000001"):
+        again = train(read(write_recipe(), [*wide, f"name=again-{start[:3]}", f"student.weights={first / start}"]))
+        assert torch.allclose(read_student(again / "checkpoints" / "step-00000001")["vit.pos_embed"], before, atol=1e-6)
+    high = ["data.size=[48,32]", *wide[1:], "name=high", f"start_from={first}"]
+    turned = read_student(train(read(write_recipe(), high)) / "checkpoints" / "step-00000001")["vit.pos_embed"]
+    rows, columns = 4, 6
+    square = before.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+    expected = F.interpolate(square, size=(columns, rows), mode="bicubic", antialias=True)
+    assert torch.allclose(turned, expected.flatten(2).transpose(1, 2), atol=1e-6)
+
+
+def test_what_fits_and_would_be_read_as_something_else_is_refused(
+    trained: Path, tmp_path: Path, write_recipe: Callable[..., Path]
+) -> None:
+    for change, message in (
+        ("student.num_heads=4", "attention heads 2, this recipe's 4"),
+        ("student.depth=3", r"do not fit .*Missing key[^\n]*$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(read(write_recipe(), [f"start_from={trained}", change, "name=refused", *SHORT]))
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=(32, 48), class_token=False, global_pool="", **SIZES)
+    torch.save(vit.state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(UserError, match="24 positions are those of no square"):
+        train(read(write_recipe(), [f"student.weights={tmp_path / 'wide.pt'}", "name=refused", *SHORT]))
+
+
+def test_another_map_of_the_same_teacher_takes_neither_heads_nor_normalisers(
+    trained: Path, write_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = "teachers.fine.backbone.spatial=last_block"
+    train(read(write_recipe(), [f"start_from={trained}", change, "name=other-map", *SHORT]))
+    assert "heads and normalisers are new" in capsys.readouterr().out
 
 
 def test_what_cannot_be_a_start_is_said(trained: Path, tmp_path: Path, write_recipe: Callable[..., Path]) -> None:
