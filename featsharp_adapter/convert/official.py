@@ -33,6 +33,20 @@ def convert(path: Path, teacher: BackboneSpec, node: str | dict[str, Any], *, pu
     published_views: resize what a FeatSharp's teacher sees without antialiasing, as in its training.
     """
     content = read_checkpoint(path)
+    try:
+        adapter = _converted(content, teacher, node, published_views, path)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} is not laid out as the published programs write it ({said})") from error
+    wrong = [name for name, value in adapter.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise UserError(f"{path}: values are NaN or infinite (of what becomes {wrong[0]}); the file is damaged")
+    return adapter
+
+
+def _converted(
+    content: Mapping[str, Any], teacher: BackboneSpec, node: str | dict[str, Any], published_views: bool, path: Path
+) -> Adapter:
     if isinstance(content.get("model_state"), Mapping):
         return _from_featsharp(content, teacher, node, published_views, path)
     state = content.get("state_dict", content)
@@ -149,7 +163,7 @@ def _normaliser(module: Mapping[str, Tensor], mode: str, teacher: BackboneSpec, 
     """Of a mode: PHI-S, its parts alone (the affine map that they are), layer normalisation, or none."""
     if mode in ("layernorm", "none"):
         if module:
-            raise UserError(f"{path} has a trained layer norm, which no normaliser of this package is")
+            raise UserError(f'{path} says normalizer "{mode}" and holds tensors of one ({", ".join(sorted(module))})')
         return (
             (LayerNormaliser(teacher.spatial_dim), "layer_norm")
             if mode == "layernorm"
@@ -166,8 +180,13 @@ def _normaliser(module: Mapping[str, Tensor], mode: str, teacher: BackboneSpec, 
     dim = module["mean"].shape[0]
     alpha = module["alpha"].reshape(()).float() if scales else torch.ones(())
     rotation = module["rotation"].float() if rotates else torch.eye(dim)
-    if (rotation @ rotation.T - torch.eye(dim)).abs().max() > ORTHOGONAL or not math.isfinite(float(alpha)):
+    if not (rotation @ rotation.T - torch.eye(dim)).abs().max() <= ORTHOGONAL:
         raise UserError(f"{path}: the rotation of its normaliser is not orthogonal; the file is damaged")
+    back = module.get("inv_rotation")
+    if rotates and back is not None and not (rotation @ back.float() - torch.eye(dim)).abs().max() <= ORTHOGONAL:
+        raise UserError(f"{path}: rotation and inv_rotation of its normaliser do not undo each other")
+    if not 0 < float(alpha) < math.inf:
+        raise UserError(f"{path}: the scale of its normaliser is {float(alpha):g}; the file is damaged")
     phi_s = PhiS(dim)
     for name, value in (("mean", module["mean"]), ("alpha", alpha), ("rotation", rotation)):
         getattr(phi_s, name).copy_(value.reshape(getattr(phi_s, name).shape))

@@ -95,7 +95,7 @@ def _factors(levels: Mapping[int, Mapping[str, Tensor]], said: Any, progressive:
         raise UserError(f"{source}: its fusion reads no tiles (no tile_pos); only one that does can be converted")
     steps = [names["tile_pos"].shape[-1] for names in levels.values()]
     whole = math.prod(steps)
-    if said is not None and int(said) != whole:
+    if said is not None and str(said) != str(whole):
         raise UserError(f"{source}: its tile positions are for factor {whole}, it says {said}")
     if steps != (prime_factors(whole) if progressive else [whole]):
         raise UserError(f"{source}: {len(steps)} levels of factors {steps} are not what its type builds for {whole}")

@@ -36,6 +36,9 @@ def parse_type(kind: str, source: Path) -> ParsedType:
         raise UserError(f"{source}: an upsampler of type {kind} cannot be converted; featsharp and jbu_stack can")
     inputs, window = list(INPUTS), WINDOW
     known = {"no-ln", "prog", "no-attn", "no-ffn"}
+    said = [flag.partition("-")[0] if flag.startswith(("inputs-", "wnd-")) else flag for flag in flags]
+    if twice := [each for place, each in enumerate(said) if each in said[:place]]:
+        raise UserError(f"{source}: type {kind} says {twice[0]} twice")
     for flag in flags:
         if flag.startswith("inputs-"):
             inputs = flag.removeprefix("inputs-").split("-")

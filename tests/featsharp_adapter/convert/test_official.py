@@ -436,3 +436,40 @@ def test_the_command_converts_or_says_why_not(tmp_path: Path, capsys) -> None:
     published_featup(path)
     assert guard(main, ["convert", str(path), "--teacher", node, "--out", str(tmp_path / "a")]) == 2
     assert "8 wide" in capsys.readouterr().err
+
+
+DAMAGED: dict[str, tuple[str, Any, str]] = {
+    "a bias of NaN": ("model_state", {"bias_buffer.buffer": torch.full((1, 8, 4, 3), math.nan)}, "NaN or infinite"),
+    "a width of zero": ("model_state", {"upsampler.ups.0.jbu.ups.0.sigma_spatial": torch.tensor(0.0)}, "infinite"),
+    "a scale of zero": ("model_state", {"normalizer.alpha": torch.tensor(0.0)}, "scale of its normaliser is 0"),
+    "a turned scale": ("model_state", {"normalizer.alpha": torch.tensor(-1.0)}, "scale of its normaliser is -1"),
+    "scales": ("model_state", {"normalizer.alpha": torch.ones(8)}, "not laid out"),
+    "a rotation of NaN": ("model_state", {"normalizer.rotation": torch.full((8, 8), math.nan)}, "not orthogonal"),
+    "half a rotation": ("model_state", {"normalizer.rotation": torch.eye(8)[:4]}, "not laid out"),
+    "another way back": ("model_state", {"normalizer.inv_rotation": torch.eye(8).roll(1, 0)}, "undo each other"),
+    "flat positions": ("model_state", {"upsampler.ups.0.tile_pos": torch.zeros(8, 2, 2)}, "not laid out"),
+    "a name that is a number": ("model_state", {1: torch.ones(2)}, "not laid out"),
+    "half a factor": ("upsample_args", {"factor": 2.5}, "it says 2.5"),
+    "a factor in words": ("upsample_args", {"factor": "two"}, "it says two"),
+    "a list of factors": ("upsample_args", {"factor": [2]}, "it says"),
+    "two windows": ("upsample_args", {"type": "featsharp.wnd-3.wnd-7"}, "says wnd twice"),
+    "another normaliser": ("upsample_args", {"normalizer": "none"}, 'says normalizer "none" and holds tensors of one'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_checkpoints_are_refused_in_words(name: str, teacher, tmp_path: Path) -> None:
+    part, change, words = DAMAGED[name]
+    featsharp_checkpoint(tmp_path / "a")
+    content = torch.load(tmp_path / "a", weights_only=True)
+    content[part] |= change
+    torch.save(content, tmp_path / "a")
+    with pytest.raises(UserError, match=words):
+        convert(tmp_path / "a", teacher.spec, "test")
+
+
+def test_arguments_that_are_no_mapping_are_refused(teacher, tmp_path: Path) -> None:
+    featsharp_checkpoint(tmp_path / "a")
+    torch.save(torch.load(tmp_path / "a", weights_only=True) | {"upsample_args": ["featsharp"]}, tmp_path / "a")
+    with pytest.raises(UserError, match="not laid out"):
+        convert(tmp_path / "a", teacher.spec, "test")
