@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from common.errors import nearest
 from common.recipes import Count, Node, Threads
 
 #: DeepSpeed settings that other fields of a recipe decide, or that would change what is computed.
@@ -16,6 +17,7 @@ DEEPSPEED_OWNED = {
     "scheduler": "optim",
     "fp16": "engine.precision",
     "bf16": "engine.precision",
+    "bfloat16": "engine.precision",
     "amp": "engine.precision",
     "torch_autocast": "engine.precision",
     "data_types": "engine.precision",
@@ -29,6 +31,26 @@ DEEPSPEED_OWNED = {
     "zero_optimization.zero_quantized_gradients": "engine.precision",
     "zero_optimization.zero_hpz_partition_size": "engine.zero_stage",
 }
+#: DeepSpeed settings of the first level that change how fast it goes and what it says, and nothing that is computed.
+#: DeepSpeed passes over names that it does not know, and some of those it knows change gradients, weights or images.
+DEEPSPEED_FREE = (
+    "zero_optimization",
+    "aio",
+    "checkpoint",
+    "comms_logger",
+    "csv_monitor",
+    "disable_python_gc",
+    "dump_state",
+    "flops_profiler",
+    "gradient_predivide_factor",
+    "log_level",
+    "memory_breakdown",
+    "prescale_gradients",
+    "tensorboard",
+    "timers",
+    "wall_clock_breakdown",
+    "wandb",
+)
 
 
 class EngineNode(Node):
@@ -62,6 +84,12 @@ class EngineNode(Node):
         for name in [*config, *(f"zero_optimization.{key}" for key in zero)]:
             if name in DEEPSPEED_OWNED:
                 raise ValueError(f"{name} is decided by {DEEPSPEED_OWNED[name]}")
+        for name in config:
+            if name not in DEEPSPEED_FREE:
+                known = ", ".join(DEEPSPEED_FREE)
+                raise ValueError(
+                    f'"{name}" is no setting that changes speed alone{nearest(name, DEEPSPEED_FREE)}: {known}'
+                )
         return config
 
 

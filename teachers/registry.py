@@ -74,6 +74,8 @@ def check_types(name: str, load: Callable[..., Any], options: Mapping[str, Any])
         try:
             if wanted is not None:
                 wanted.validate_python(value)
+                if isinstance(value, bool) and wanted.validate_python(value) is not value:
+                    raise UserError(f"{name}: option {option} takes no true or false")
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{name}: option {option}: {first['msg']} (got {value!r:.80})") from error

@@ -17,7 +17,7 @@ from featsharp_adapter.sharpening.max_memory import parse_memory
 from featsharp_adapter.sharpening.sharpener import FITS, Fit, Sharpener, SharpenSettings, choose_fit, resample
 from teachers.artefacts import BackboneNode, check_artefact_node
 from teachers.contracts import Backbone, BackboneSpec, Features, capability, check_size, resize_images, state_digest
-from teachers.frozen import FrozenBackbone
+from teachers.frozen import FrozenBackbone, dtype_of
 from teachers.registry import load_backbone
 
 
@@ -41,7 +41,7 @@ class SharpenedBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.teacher, self.adapter, self.chunk, self.settings, self.passes = teacher, adapter, chunk, settings, passes
-        self.spec = sharpened_spec(teacher.spec, adapter, name, settings, passes)
+        self.spec = sharpened_spec(teacher.spec, adapter, name, settings, passes, dtype_of(teacher))
         encode_text = capability(teacher, "encode_text")
         if encode_text is not None:
             self.encode_text = encode_text
@@ -79,11 +79,14 @@ def sharpened_spec(
     name: str,
     settings: SharpenSettings | None = None,
     passes: float | None = None,
+    dtype: str = "float32",
 ) -> BackboneSpec:
     """The teacher's spec at k times its size; the digest covers teacher, adapter, and what else features depend on."""
     parts = f"{teacher.digest} {state_digest(adapter)}"
     if passes is not None:
         parts += f" passes {passes}"
+    if dtype != "float32":
+        parts += f" teacher in {dtype}"
     if adapter.dtype is not None:
         parts += f" adapter in {adapter.dtype}"
     if settings is not None:

@@ -29,6 +29,8 @@ FITS = ("auto", "squash", "resize", "windows")
 ROWS = 8
 #: Channels resampled at a time, for the same reason.
 CHANNELS = 64
+#: So far beyond [0, 1] resizing may take an image; more is 0 to 255, or normalised already.
+BEYOND = 0.5
 #: Share of a window that it has in common with its neighbour at least.
 WINDOW_OVERLAP = 0.25
 
@@ -210,7 +212,10 @@ class Sharpener:
 
 
 def check_images(spec: BackboneSpec, images: Tensor) -> None:
-    """UserError unless [B, 3, H, W] are numbers and at least one patch large."""
+    """UserError unless [B, 3, H, W] are numbers in [0, 1], of one image or more, at least one patch large."""
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or not images.is_floating_point():
+        said = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        raise UserError(f"images are floating-point numbers [B, 3, H, W] in [0, 1], got {said}")
     height, width = images.shape[-2:]
     if min(height, width) < spec.patch_size:
         raise UserError(
@@ -219,6 +224,11 @@ def check_images(spec: BackboneSpec, images: Tensor) -> None:
         )
     if not all_finite(images):
         raise UserError("the image holds values that are not finite (NaN or infinity)")
+    low, high = (float(value) for value in torch.aminmax(images.detach()))
+    if low < -BEYOND or high > 1 + BEYOND:
+        raise UserError(
+            f"images are in [0, 1] and the backbone normalises them itself; these go from {low:.3g} to {high:.3g}"
+        )
 
 
 def all_finite(values: Tensor) -> bool:

@@ -120,6 +120,11 @@ def test_deepspeed_takes_further_settings_but_not_those_of_the_recipe(tmp_path: 
     for own, said in (
         ({"gradient_clipping": 0.1}, r"gradient_clipping is decided by optim\.clip"),
         ({"fp16": {"enabled": True}}, r"fp16 is decided by engine\.precision"),
+        ({"bfloat16": {"enabled": True}}, r"bfloat16 is decided by engine\.precision"),
+        ({"gradient_allreduce_op": "sum"}, '"gradient_allreduce_op" is no setting that changes speed alone'),
+        ({"disable_allgather": True}, '"disable_allgather" is no setting'),
+        ({"progressive_layer_drop": {"enabled": True}}, '"progressive_layer_drop" is no setting'),
+        ({"wall_clock_breakdwn": True}, 'did you mean "wall_clock_breakdown"'),
         ({"zero_optimization": {"stage": 3}}, r"zero_optimization\.stage is decided by engine\.zero_stage"),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},

@@ -134,6 +134,13 @@ def test_the_teacher_may_compute_in_bfloat16_the_adapter_does_not(adapter_folder
         load_backbone(typed(adapter_folder, dtype="int8"))
 
 
+def test_the_digest_covers_what_the_teacher_computes_in_and_true_is_no_number(adapter_folder: Path) -> None:
+    plain, half = (load_backbone(typed(adapter_folder, **more)).spec.digest for more in ({}, {"dtype": "bfloat16"}))
+    assert plain != half
+    with pytest.raises(UserError, match="option chunk takes no true or false"):
+        load_backbone(typed(adapter_folder, chunk=True))
+
+
 def test_options_of_the_node(adapter_folder: Path) -> None:
     node = typed(adapter_folder, fit="windows", overlap=0.25, max_memory="1G")
     assert load_backbone(node).settings == SharpenSettings(fit="windows", overlap=0.25, max_memory=2**30)

@@ -275,3 +275,18 @@ def test_a_budget_holds_for_the_whole_process() -> None:
         tensors, resident, _, *sums = measured(int(budget * 2**20))
         assert tensors < budget and resident < 1.05 * budget
         assert sums == pytest.approx(free[3:], rel=1e-4)
+
+
+def test_images_that_are_none_are_refused(teacher) -> None:
+    sharpener = Sharpener(teacher, make_untrained("bilinear", teacher.spec, 2), SharpenSettings())
+    images = torch.rand(2, 3, 64, 48)
+    for wrong, words in (
+        (images * 255, "these go from"),
+        ((images - 0.5) / 0.22, "these go from"),
+        ((images * 255).to(torch.uint8), "uint8"),
+        (images[:0], r"float32 \[0, 3, 64, 48\]"),
+        (images[:, :1], r"float32 \[2, 1, 64, 48\]"),
+        (images[0], r"float32 \[3, 64, 48\]"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sharpener(wrong)
