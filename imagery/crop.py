@@ -72,9 +72,10 @@ def _crop_jpeg(image: Image.Image, content: bytes, box: tuple[int, int, int, int
     if shrink >= 2:
         full = image.size
         image.draft(None, (int(full[0] / shrink), int(full[1] / shrink)))
-        across, down = image.width / full[0], image.height / full[1]
         image.load()
-        return np.asarray(_resized(to_rgb(image), (left * across, top * down, right * across, bottom * down), size))
+        # 1/2, 1/4 or 1/8 of the picture, its last pixel reaching over the edge: 1203 become 301, which are 1204.
+        by = round(max(full) / max(image.size))
+        return np.asarray(_resized(to_rgb(image), (left / by, top / by, right / by, bottom / by), size))
     # Not `frombuffer` of the bytes themselves: torch wants memory it may write to.
     decoded = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
     if decoded.shape[1:] != (image.height, image.width):

@@ -28,7 +28,7 @@ def smoke(recipe: Recipe, only: list[str]) -> str:
         if name not in known:
             raise UserError(f"--part {name}: the parts of {recipe.name} are {', '.join(known)}")
     parts: list[Part] = []
-    for name in only or [*recipe.teachers, STUDENT]:
+    for name in dict.fromkeys(only or [*recipe.teachers, STUDENT]):
         parts += _shown(recipe, name)
     return as_table(f"{recipe.name}, one image a partition, {machine()}", parts)
 

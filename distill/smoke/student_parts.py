@@ -45,6 +45,7 @@ def smoke_recipe(recipe: Recipe, out: Path) -> Recipe:
     data["optim"] |= {"batch_size": 1, "accumulate": 1, "steps": updates, "warmup_steps": 0, "freeze_body_steps": 0}
     data["data"] |= {"train": IMAGES, "workers": 0}
     data["student"] |= {"weights": None}
+    data |= {"start_from": None, "start_optimiser": False}
     data["normaliser"] |= {"batches": 1, "load": None}
     # On a CPU the copy that is written lies in the memory that the next update wants.
     data["checkpoint"] = {"every": max(1, updates - 1), "keep": 2, "background": run_device().type != "cpu"}

@@ -65,6 +65,16 @@ def test_a_jpeg_that_shrinks_a_lot() -> None:
         assert difference.mean() < 1.5
 
 
+@pytest.mark.parametrize("width", [2001, 2003, 2007])
+def test_a_draft_of_a_picture_whose_sides_no_eight_divides_lies_where_the_picture_lies(width: int) -> None:
+    """Smooth, so that what is left of a difference is a shift: the far end is where a wrong scale shows."""
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(small).resize((width, 1501), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    box = (width - 1400, 101, width, 1501)
+    difference = np.abs(crop(data, box, 64, 64) - twin(data, box, 64, 64))
+    assert difference.mean() < 0.5
+
+
 def test_a_draft_is_never_below_twice_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     resize = Image.Image.resize

@@ -62,7 +62,8 @@ def test_the_table_says_how_far_the_plan_was_off() -> None:
 
 def test_what_went_through_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another recipe that shows the teacher the same takes its rows too; one that shows it other sizes does not."""
-    first = smoke(recipe(tmp_path), ["dinov2"])
+    first = smoke(recipe(tmp_path), ["dinov2", "dinov2"])  # asked for twice, measured and shown once
+    assert len(set(first.splitlines())) == len(first.splitlines())
     assert "measured before" not in capsys.readouterr().out
     again = smoke(
         recipe(tmp_path, "name=other", "student.embed_dim=16", "teachers.dinov2.adapters={tile: x}"), ["dinov2"]
@@ -71,6 +72,11 @@ def test_what_went_through_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
     assert again.splitlines()[2:] == first.splitlines()[2:]
     smoke(recipe(tmp_path, "stages.first.partitions.low.sizes=[24]"), ["dinov2"])
     assert "measured before" not in capsys.readouterr().out
+
+
+def test_a_run_that_begins_with_another_is_tried_without_it(tmp_path: Path) -> None:
+    small = smoke_recipe(recipe(tmp_path, "start_from=run:elsewhere", "start_optimiser=true"), tmp_path)
+    assert small.start_from is None and not small.start_optimiser
 
 
 @pytest.mark.slow
