@@ -101,6 +101,10 @@ class RidgeUpsampler(Upsampler):
             raise UserError(f"inputs of a ridge are different names out of {', '.join(INPUTS)}, got {list(inputs)}")
         self.inputs = tuple(inputs)
         self.n = factor if tile_grid is None else tile_grid
+        if isinstance(tile_grid, bool) or isinstance(image_width, bool) or image_width < 1:
+            raise UserError(
+                f"tile_grid and image_width of a ridge are numbers from 1, got {tile_grid} and {image_width}"
+            )
         if not 1 <= self.n <= factor or factor % self.n:
             raise UserError(f"tile_grid: {self.n} tiles a side do not divide a factor of {factor}")
         tiled = any(name in OF_TILES for name in inputs)

@@ -8,6 +8,7 @@ import torch
 from small_recipes import image_folder, small_recipe, small_teacher_data
 from torch import Tensor
 
+from common.errors import UserError
 from featsharp_adapter.adapter.adapter import Adapter
 from featsharp_adapter.model.downsampler import AverageDownsampler
 from featsharp_adapter.model.least_squares import RIDGES
@@ -178,3 +179,9 @@ def test_a_block_is_trained_from_the_solution_on(world) -> None:
         trainer.step(number, samples.next())
     assert not torch.equal(before, trainer.adapter.upsampler.leave.weight)
     assert max(RIDGES) >= max(trainer.adapter.meta.training["closed form"]["ridges"])
+
+
+@pytest.mark.parametrize("options", [{"image_width": 0}, {"image_width": -1}, {"tile_grid": True}])
+def test_sizes_that_are_none_are_refused_in_words(options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="numbers from 1"):
+        build_upsampler("ridge", dim=8, factor=2, grid=(4, 3), **options)
