@@ -63,6 +63,7 @@ def describe(
         "schema": SCHEMA,
         "backbone": node or backbone.spec.name,
         "backbone_digest": backbone.spec.digest,
+        "backbone_map": _map_of(backbone),
         "recipe": recipe.model_dump(mode="json"),
         "seed": seed,
         "digest": digest,
@@ -70,6 +71,13 @@ def describe(
         "last": [last.stage, last.step],
     }
     write_json(path, card)
+
+
+def _map_of(backbone: Backbone) -> dict[str, Any]:
+    """What decides the map that a model of vision and language reads, beside the weights; as JSON gives it back."""
+    spec = backbone.spec
+    sizes = {"patch_size": spec.patch_size, "width": spec.spatial_dim}
+    return {"reads": spec.reads, **sizes, "mean": list(spec.mean), "std": list(spec.std)}
 
 
 def load_vlm(
@@ -98,6 +106,12 @@ def load_vlm(
     loaded = load_backbone(backbone or check_artefact_node(card["backbone"], str(folder / CARD), remedy))
     if loaded.spec.digest != card["backbone_digest"]:
         raise UserError(f"{folder} was trained on other weights of {card['backbone']}; name them with backbone=")
+    learnt, now = card.get("backbone_map"), _map_of(loaded)  # cards of before do not say it
+    if learnt is not None and (wrong := [what for what in now if learnt.get(what) != now[what]]):
+        raise UserError(
+            f"{folder} was trained on another map of the same weights: {wrong[0]} was {learnt.get(wrong[0])}, the one "
+            f"named has {now[wrong[0]]}"
+        )
     recipe = validate(VlmRecipe, card["recipe"], str(folder / CARD))
     if language_model is None:
         remedy = "Type it: load_vlm(folder, language_model=NAME_OR_FOLDER)"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,12 @@ def test_a_folder_that_does_not_belong_is_refused(folder: Path, tmp_path: Path) 
         load_vlm(tmp_path)
     with pytest.raises(UserError, match="other weights of tiny:dino"):
         load_vlm(folder, backbone="tiny:clip")
+    shutil.copytree(folder, tmp_path / "other")
+    card = json.loads((folder / "vlm.json").read_text())
+    card["backbone_map"]["reads"] = "level:2"
+    (tmp_path / "other" / "vlm.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="another map of the same weights: reads was level:2, the one named has None"):
+        load_vlm(tmp_path / "other")
 
 
 def test_the_entry_point_names_the_class() -> None:
