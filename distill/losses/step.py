@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +13,19 @@ from distill.losses.shift_equivariance import Shifts, overlap_mean
 from distill.losses.teacher_dropping import Loss, drop, per_image
 from distill.recipe import Recipe
 from distill.schedule import Pass, schedule
-from distill.student.ema import MovingAverage, mesa
+from distill.student.ema import mesa
 from distill.student.model import BACKBONE
 from teachers.contracts import Features
 
 Predict = Callable[[Tensor], Mapping[str, Features]]
 Reduction = Callable[[Loss, Tensor, Tensor], Tensor]
 STUDENT, AVERAGE = "_student", "_average"  #: viewers of shifted crops beside the teachers
+
+
+class Average(Protocol):
+    """The student's moving average, as far as MESA asks it."""
+
+    def features(self, images: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class DistillStep:
         part: Pass | None = None,
         scale: float = 1.0,
         shifts: Shifts | None = None,
-        average: MovingAverage | None = None,
+        average: Average | None = None,
     ) -> None:
         self.student = student
         self.targets = targets

@@ -19,6 +19,7 @@ from distill.planning.weightless_backbones import shapes_only
 from distill.recipe import Recipe
 from distill.recipe_models import StudentNode, TeacherNode
 from distill.schedule import Grid, Pass, View, views
+from distill.student.ema import NoAverage
 from distill.student.model import HeadSpec, Student
 from distill.student.spectral import ReparametrisedLinear
 from distill.targets.target_upsampler import adapter_dtype, plain_upsampler
@@ -259,7 +260,9 @@ class Counter:
         key = str((tuple(pixels.shape), grids, part.aligns, weights))
         if key not in self._learnt:
             everyone = dict.fromkeys(self.recipe.teachers, 1.0)
-            step = DistillStep(self.student, lambda images: dict(targets), self.recipe, everyone, part)
+            average = NoAverage(self.student) if self.recipe.loss.mesa else None
+            self.student.returns_backbone = average is not None
+            step = DistillStep(self.student, lambda images: dict(targets), self.recipe, everyone, part, average=average)
             self._learnt[key] = self._of_like_blocks(step, pixels, targets) or self._learn(step, pixels, targets)
         return self._learnt[key]
 

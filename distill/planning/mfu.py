@@ -14,6 +14,7 @@ from distill.planning.counting import CostCounter
 from distill.planning.gpus import GPUS
 from distill.recipe_models import StudentNode
 from distill.schedule import Grid
+from distill.student.ema import NoAverage
 from distill.student.model import HeadSpec, Student
 
 Made = TypeVar("Made")
@@ -49,8 +50,10 @@ def peak_in_words(device: torch.device, *, bf16: bool) -> str:
 class StudentFlops:
     """FLOPs of a student's forward and backward pass, counted on the meta device, once for each size of images."""
 
-    def __init__(self, node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec]) -> None:
+    def __init__(self, node: StudentNode, size: Grid, heads: Mapping[str, HeadSpec], *, mesa: bool = False) -> None:
+        """mesa: with the forward pass of the moving average that MESA asks."""
         self._node, self._size, self._heads = node.model_copy(update={"weights": None}), size, heads
+        self._mesa = mesa
         self._known: dict[Grid, float] = {}
 
     def of(self, images: Tensor) -> float:
@@ -69,6 +72,8 @@ class StudentFlops:
             images = torch.empty(1, 3, *size)
             with CostCounter(meta=True) as counted:
                 answers = student(images)
+                if self._mesa:
+                    NoAverage(student).features(images)
                 parts = [part for features in answers.values() for part in features if part is not None]
                 torch.stack([part.sum() for part in parts]).sum().backward()
         return float(counted.flops)

@@ -233,7 +233,7 @@ def build_trainer(
         names = stream.names(bad_update.step - 1)
         return write_capture(bad_update, recipe, engine, targets.normaliser_state(), average, names)
 
-    flops = StudentFlops(recipe.student, recipe.data.size, targets.heads())
+    flops = StudentFlops(recipe.student, recipe.data.size, targets.heads(), mesa=recipe.loss.mesa > 0)
     for size in {size for stage in schedule(recipe) for part in stage.passes for size in part.sizes}:
         flops.per_image(size)  # now, so that no step's time has it
     return ArmTrainer(

@@ -26,6 +26,7 @@ from distill.planning.plan_text import plan_text
 from distill.planning.weightless_backbones import TableBackbone
 from distill.recipe import Recipe, read
 from distill.schedule import schedule
+from distill.student.ema import MovingAverage
 from distill.student.model import Student
 from distill.targets.targets import Targets
 from featsharp_adapter.sharpening.peak_memory import PeakMemory
@@ -73,7 +74,9 @@ def really_counted(recipe: Recipe, backends: list[SDPBackend], mapping: dict[Any
     images = torch.rand(part.batch_size, 3, *part.sizes[0])
     targets.fit([images])
     student = Student(recipe.student, recipe.data.size, targets.heads())
-    step = DistillStep(student, targets, recipe, targets.dispersions(), part)
+    average = MovingAverage(student, 0.5, torch.device("cpu")) if recipe.loss.mesa else None
+    student.returns_backbone = average is not None
+    step = DistillStep(student, targets, recipe, targets.dispersions(), part, average=average)
     with sdpa_kernel(backends):
         with FlopCounterMode(display=False, custom_mapping=mapping) as looking:
             seen = step.make_targets(images)
@@ -82,9 +85,13 @@ def really_counted(recipe: Recipe, backends: list[SDPBackend], mapping: dict[Any
     return learning.get_total_flops(), looking.get_total_flops()
 
 
-@pytest.mark.parametrize("teachers", [None, SHARPENED], ids=["tiles", "featsharp"])
-def test_flops_are_those_of_torchs_counter_on_a_real_step(teachers: dict[str, Any] | None, tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, **({"teachers": teachers} if teachers else {}))
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"teachers": SHARPENED}, {"loss": {"mesa": 1.0}, "ema": {"decay": 0.5}}],
+    ids=["tiles", "featsharp", "mesa"],
+)
+def test_flops_are_those_of_torchs_counter_on_a_real_step(changes: dict[str, Any], tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, **changes)
     made = Plan(recipe, 1, bf16=False)
     (cost,) = made.stages[0].passes
     planned = cost.student, sum(cost.teachers.values()) + sum(cost.adapters.values())
@@ -92,7 +99,8 @@ def test_flops_are_those_of_torchs_counter_on_a_real_step(teachers: dict[str, An
     student, looked = really_counted(recipe, [SDPBackend.MATH], {})
     assert planned == pytest.approx((student, looked), rel=1e-6)
     # The log counts as the plan does.
-    logged = StudentFlops(recipe.student, recipe.data.size, made.heads).per_image((64, 64))
+    mesa = recipe.loss.mesa > 0
+    logged = StudentFlops(recipe.student, recipe.data.size, made.heads, mesa=mesa).per_image((64, 64))
     assert logged == pytest.approx(planned[0] / 16, rel=0.01)
 
 
