@@ -5,9 +5,12 @@ several commands, one a shard: their order is shuffled, and images within window
 command runs again and what was seen is passed over, so a command has to write the same each time.
 """
 
+import os
 import posixpath
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -46,6 +49,8 @@ class CommandSource:
         self.left_out = LeftOut()  # the look at the first image is no pass over the data
         sample = first[1] if isinstance(first[1], bytes) else b""
         self.fingerprint = f"{PREFIX}{digest_bytes(sample)} of {len(self.commands)} shards, window {window}"
+        if self.picked is not None:  # it decides which members are images, and so where a run is in a shard
+            self.fingerprint += f", pick {','.join(sorted(self.picked))}"
 
     def open_epoch(self, epoch: int, seed: int, *, shuffle: bool, state: dict[str, Any] | None) -> "CommandReader":
         count, key = len(self.commands), mix(seed, epoch)
@@ -55,7 +60,8 @@ class CommandSource:
     def shard(self, number: int) -> Generator[tuple[str, Content], None, None]:
         """(name, content) of every image of one shard. UserError if its command fails or writes no whole archive."""
         command = self.commands[number]
-        with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
+        # In a session of its own: Ctrl-C asks the run to stop after its update, for which the command has to go on.
+        with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True) as process:
             assert process.stdout is not None
             output = _Forward(process.stdout)
             beside: tuple[str, str] = ("", "")
@@ -82,7 +88,8 @@ class CommandSource:
                 said = f"; it ended with exit code {code}" if code > 0 else ""
                 raise UserError(f"what `{command}` wrote {damage} (byte {damage.offset}){said}") from damage
             except GeneratorExit:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what the shell has started too
                 raise
             if process.wait():
                 raise UserError(f"`{command}` ended with exit code {process.returncode}")

@@ -12,7 +12,10 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """'a{08..10}{x,y}' -> ['a08x', 'a08y', 'a09x', ...]; a range keeps the width of its first number."""
+    """'a{08..10}{x,y}' -> ['a08x', 'a08y', 'a09x', ...]; a range keeps the width of its first number.
+
+    Braces around neither a list nor a range stay as they are, as in a shell: `${HOME}`, `awk '{print}'`, `xargs -I{}`.
+    """
     parts: list[list[str]] = []
     end = 0
     for group in _GROUP.finditer(pattern):
@@ -28,7 +31,7 @@ def expand_braces(pattern: str) -> list[str]:
 def _alternatives(group: str) -> list[str]:
     numbers = _RANGE.fullmatch(group)
     if numbers is None:
-        return group.split(",")
+        return group.split(",") if "," in group else [f"{{{group}}}"]
     low, high, digits = int(numbers[1]), int(numbers[2]), len(numbers[1])
     if not low <= high < low + MAX_PATHS:
         raise UserError(f"{{{group}}} is not a range of at most {MAX_PATHS} paths, low number first")

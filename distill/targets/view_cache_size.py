@@ -110,10 +110,12 @@ def cached_views(targets: Targets, part: Pass, size: Grid) -> list[tuple[str, st
             continue
         target = targets.teachers[name]
         grids = target.upsampler_for(node).tile_grids
-        small, *_ = views(node, target.spec, size, targets.patch, grids)
+        small, *tiles = views(node, target.spec, size, targets.patch, grids)
         patch = target.spec.patch_size
         grid = small.size[0] // patch, small.size[1] // patch
         found.append((name, small_name(small.size), grid))
         native = target.spec.native_grid
-        found += [(name, tiles_name(n), (n * native[0], n * native[1])) for n in grids]
+        for n, view in zip(grids, tiles, strict=True):
+            if view.what == tiles_name(n):  # those that a budget of passes chooses differ by batch, and are not kept
+                found.append((name, tiles_name(n), (n * native[0], n * native[1])))
     return found

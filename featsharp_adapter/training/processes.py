@@ -51,7 +51,7 @@ def joined() -> Iterator[Place]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
         yield Place(dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
-        raise in_words(error, "What was summed is lost") or error from error
+        raise in_words(error, "What was summed is kept up to the last save (checkpoint.every)") or error from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

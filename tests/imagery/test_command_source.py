@@ -1,8 +1,10 @@
 """Shards that commands write: in sequence, resumed to the image, and no error of a command is an end of the data."""
 
 import json
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 from image_files import encode, flat, write_tar
 
@@ -67,3 +69,34 @@ def test_samples_with_several_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="several pictures"):
         values(stream(f"webdataset:pipe:cat {tmp_path}/a.tar"), 2)
     assert set(values(stream(f"webdataset:pipe:cat {tmp_path}/a.tar?pick=jpg"), 4)) == {1}
+
+
+def test_another_pick_is_other_images_and_no_run_goes_on_with_it(tmp_path: Path) -> None:
+    members = {"0.jpg": encode(flat(1)), "0.png": encode(flat(99)), "1.jpg": encode(flat(2)), "1.png": encode(flat(98))}
+    write_tar(tmp_path / "a.tar", members)
+    before = stream(f"webdataset:pipe:cat {tmp_path}/a.tar?pick=jpg")
+    values(before, 1)
+    state = before.state_dict()
+    for pick in ("*", "jpg,png"):
+        with pytest.raises(UserError, match="pick"):
+            stream(f"webdataset:pipe:cat {tmp_path}/a.tar?pick={pick}").load_state_dict(state)
+    stream(f"webdataset:pipe:cat {tmp_path}/a.tar?pick= JPG").load_state_dict(state)
+
+
+def test_braces_that_are_the_shells_stay(tmp_path: Path) -> None:
+    shards(tmp_path)
+    command = f"A={tmp_path}; echo ${{A}}/1.tar | xargs -I{{}} cat {{}}"
+    assert set(values(stream(f"webdataset:pipe:{command}"), 4)) == {10, 11, 12, 13}
+
+
+def test_a_command_is_not_of_the_terminals_group_and_ends_with_its_reader(tmp_path: Path) -> None:
+    shards(tmp_path)
+    reader = open_source(f"webdataset:pipe:(cat {tmp_path}/0.tar; sleep 60); true").open_epoch(
+        0, 1, shuffle=False, state=None
+    )
+    assert len(reader.read(1)) == 1
+    running = psutil.Process().children(recursive=True)
+    assert running and all(os.getpgid(each.pid) != os.getpgrp() for each in running)  # Ctrl-C does not reach them
+    del reader
+    _, alive = psutil.wait_procs(running, timeout=5)
+    assert all(each.status() == psutil.STATUS_ZOMBIE for each in alive)

@@ -39,6 +39,9 @@ def test_images_of_several_shards_by_index(tmp_path: Path) -> None:
 def test_braces() -> None:
     assert expand_braces("a{08..10}-{x,y}") == ["a08-x", "a08-y", "a09-x", "a09-y", "a10-x", "a10-y"]
     assert expand_braces("plain") == ["plain"]
+    # Neither a list nor a range.
+    for literal in ("cat ${HOME}/a.tar", "awk '{print}'", "xargs -I{} cat {}"):
+        assert expand_braces(literal) == [literal]
     for pattern in ("{0..99999999}", "{5..3}", "{0..999}{0..999}{0..999}"):
         with pytest.raises(UserError):
             expand_braces(pattern)

@@ -168,6 +168,16 @@ def test_the_forecast_is_what_is_written(tmp_path: Path) -> None:
     assert written - extra == pytest.approx(sum(line.bytes for line in lines), rel=0.15)
 
 
+def test_the_forecast_leaves_out_tiles_that_a_budget_chooses(tmp_path: Path) -> None:
+    adapter = {"upsampler": "ridge", "factor": 2, "adapters": {"ridge": "builtin:tiny-clip-ridge-2x"}}
+    cache = {"folder": str(tmp_path / "views")}
+    for passes, kept in ((0.5, ["small"]), (5, ["small", "tiles"])):
+        teachers = {"sharp": {"backbone": "tiny:clip", "passes": passes, **adapter}}
+        recipe = recipe_of(tmp_path, cache=cache, teachers=teachers)
+        made = Targets(recipe, torch.device("cpu"), TeacherPool(tmp_path / "views"))
+        assert [line.view.split()[0] for line in forecast(recipe, made, 24)] == kept
+
+
 def test_what_cannot_be_replayed_or_has_no_room_is_refused(tmp_path: Path) -> None:
     source = open_source("scenes:seed=3,count=24,size=32,cache=true")
 
