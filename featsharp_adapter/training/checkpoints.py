@@ -42,7 +42,8 @@ class Checkpoints:
         data = torch.load(path / STATE, map_location="cpu", weights_only=True)
         if data["identity"] != self.identity:
             raise UserError(
-                f"{self.folders.folder} holds checkpoints of another recipe or teacher; choose another `out`"
+                f"{self.folders.folder} holds checkpoints of another recipe or teacher, or of other images; choose "
+                "another `out`, or delete it"
             )
         load(data["state"])
         return int(data["step"])

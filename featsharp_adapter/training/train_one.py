@@ -68,8 +68,8 @@ def watched(folder: Path | None, recipe: AdapterRecipe, teacher_data: TeacherDat
 
 
 def identity(recipe: AdapterRecipe, teacher_data: TeacherData) -> str:
-    """What a checkpoint is of."""
-    return f"{decisive(recipe)}{teacher_data.spec.digest}"
+    """What a checkpoint is of; images by content, for those of a changed folder are others under the same recipe."""
+    return f"{decisive(recipe)}{teacher_data.spec.digest}{open_once(recipe.data.train).fingerprint}"
 
 
 def decisive(recipe: AdapterRecipe) -> str:
@@ -102,8 +102,7 @@ def passes_of(recipe: AdapterRecipe, teacher_data: TeacherData, folder: Path | N
     if folder is None:
         return Passes(teacher_data.training)
     where = folder / CHECKPOINTS / f"sums-{teacher_data.place.rank}-of-{teacher_data.place.world}"
-    # Of images by content: those of a changed folder are others, though the recipe says the same.
-    of = identity(recipe, teacher_data) + open_once(recipe.data.train).fingerprint
+    of = identity(recipe, teacher_data)
     return Passes(
         teacher_data.training,
         lambda name: Checkpoints(where / name.replace(" ", "-"), of, keep=1),

@@ -8,6 +8,7 @@ from small_recipes import image_folder, small_recipe, small_teacher_data
 
 from common.errors import UserError
 from featsharp_adapter.recipe import LogNode, OptimNode
+from featsharp_adapter.training import teacher_data as teacher_data_module
 from featsharp_adapter.training.checkpoints import Checkpoints
 from featsharp_adapter.training.optim import build_optimiser, clip_norm, rate_scale
 from featsharp_adapter.training.train_one import fit_one, new_trainer, open_samples, train_one
@@ -48,6 +49,17 @@ def test_interrupted_training_ends_where_uninterrupted_training_ends(images, tmp
     assert state_digest(resumed) == state_digest(straight)
     assert again == fidelity
     assert (tmp_path / "resumed/log.jsonl").read_text() == (tmp_path / "straight/log.jsonl").read_text()
+
+
+def test_a_training_does_not_go_on_with_other_images(images, tmp_path, monkeypatch) -> None:
+    recipe = small_recipe(images)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(4, patch)
+        train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "run")
+    (images / "0.png").write_bytes((images / "1.png").read_bytes())
+    teacher_data_module.open_once.cache_clear()
+    with pytest.raises(UserError, match="or of other images"):
+        train_one(recipe, small_teacher_data(recipe, monkeypatch), folder=tmp_path / "run")
 
 
 def test_training_lowers_the_loss_and_moves_everything_that_learns(images, monkeypatch) -> None:
