@@ -22,5 +22,5 @@ def student(folder: str) -> Backbone:
 
 
 def sharpened(adapter: str = "builtin:tiny-clip-featsharp-2x", teacher: str | None = None) -> Backbone:
-    """A teacher with its adapter, for images of any size."""
+    """A teacher with its adapter, for images of any size in whole patches of the teacher."""
     return agglomerate.sharpened(adapter, teacher)
