@@ -49,7 +49,9 @@ class BackboneSpec:
         return self.native_size[0] // self.patch_size, self.native_size[1] // self.patch_size
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON; without `reads` where a library has nothing to say, so that what is known of it keeps its digest."""
+        facts = asdict(self)
+        return facts if self.reads is not None else {name: value for name, value in facts.items() if name != "reads"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BackboneSpec":

@@ -91,11 +91,12 @@ def test_braces_that_are_the_shells_stay(tmp_path: Path) -> None:
 
 def test_a_command_is_not_of_the_terminals_group_and_ends_with_its_reader(tmp_path: Path) -> None:
     shards(tmp_path)
+    before = {each.pid for each in psutil.Process().children(recursive=True)}  # of other tests in this process
     reader = open_source(f"webdataset:pipe:(cat {tmp_path}/0.tar; sleep 60); true").open_epoch(
         0, 1, shuffle=False, state=None
     )
     assert len(reader.read(1)) == 1
-    running = psutil.Process().children(recursive=True)
+    running = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
     assert running and all(os.getpgid(each.pid) != os.getpgrp() for each in running)  # Ctrl-C does not reach them
     del reader
     _, alive = psutil.wait_procs(running, timeout=5)
