@@ -23,7 +23,7 @@ RIDGE: dict[str, Any] = {"inputs": ["low", "tiles", "image"], "image_width": 4}
 
 @pytest.fixture(params=[4.0, 0.0], ids=["kept", "streamed"])
 def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> AdapterRecipe:
-    """40 images are two whole batches and a half; each of them is a place to be killed at."""
+    """40 images are two whole batches and a half."""
     return small_recipe(
         image_folder(tmp_path / "images"),
         upsampler="ridge",
@@ -63,7 +63,7 @@ def test_killed_at_any_batch_it_ends_with_the_same_bits(
     data = small_teacher_data(recipe, monkeypatch)
     whole = solved(fit_one(recipe, data))
     seen: list[int] = []
-    for lives in range(9):  # three passes of three batches
+    for lives in (0, 2, 4, 6, 8):  # of three passes of three batches
         folder = tmp_path / f"killed-{lives}"
         with pytest.raises(Killed):
             fit_one(recipe, replaced(data, lives), folder=folder)
@@ -71,7 +71,7 @@ def test_killed_at_any_batch_it_ends_with_the_same_bits(
         again = solved(fit_one(recipe, counting, folder=folder))
         assert all(torch.equal(again[name], value) for name, value in whole.items())
         seen.append(99 - counting.training.lives)
-    assert seen == [9 - lives for lives in range(9)]  # and no batch is summed again
+    assert seen == [9 - lives for lives in (0, 2, 4, 6, 8)]  # and no batch is summed again
 
 
 def replaced(data: TeacherData, lives: int) -> TeacherData:
